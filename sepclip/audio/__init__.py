@@ -1,0 +1,1 @@
+"""Waves, spectrograms, masks and scores. Knows nothing of the rest of sepclip but its errors."""

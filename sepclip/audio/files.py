@@ -1,0 +1,126 @@
+"""Reading, finding and writing sound files, and replacing any file in one step."""
+
+import io
+import os
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+from sepclip.errors import UserError
+
+# What libsndfile reads, by the extensions in use; RAW is left out, for it says nothing of its own rate.
+EXTENSIONS = frozenset(
+    f".{name}"
+    for name in (
+        *(format_name.lower() for format_name in soundfile.available_formats() if format_name != "RAW"),
+        *("aif", "aifc", "oga", "opus", "wave", "snd", "sph", "nist"),
+    )
+)
+# libsndfile shortens a file whose header promises more than is there, and says so only in its log
+_TRUNCATED = re.compile(r"^\s*data\s*:\s*\d+ \(should be (\d+)\)", re.MULTILINE)
+
+
+class BadSound(UserError):
+    """A sound file that cannot be used; ``reason`` says why in a few words."""
+
+    def __init__(self, path: Path, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound as read: samples (C, T) in float32, their rate, and what the file stored them as."""
+
+    samples: NDArray[np.float32]
+    rate_hz: int
+    subtype: str
+
+
+def read_sound(path: Path, *, truncated_ok: bool = False) -> Sound:
+    """Read a whole sound file.
+
+    Raises BadSound when it is missing, no sound, holds NaN or infinite samples, or ends before its header says
+    (unless ``truncated_ok``). A file of 0 samples is read as such.
+    """
+    if not path.is_file():
+        raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            promised, log, rate_hz, subtype = file.frames, file.extra_info, file.samplerate, file.subtype
+            samples = file.read(dtype="float32", always_2d=True).T  # (C, T)
+    except PermissionError as error:
+        raise BadSound(path, "no permission to read it") from error
+    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
+        raise BadSound(path, "not readable as sound (damaged, or not a sound file)") from error
+    if not truncated_ok and (samples.shape[1] < promised or is_truncated(log)):
+        raise BadSound(path, "truncated: it ends before its header says")
+    if not np.isfinite(samples).all():
+        raise BadSound(path, "holds NaN or infinite samples")
+    return Sound(np.ascontiguousarray(samples), rate_hz, subtype)
+
+
+def is_truncated(log: str) -> bool:
+    """Tell from libsndfile's log of a RIFF file whether its data chunk is cut short.
+
+    A size of 0 or 0xFFFFFFFF is what programs write that stream to a pipe: no promise, hence no truncation.
+    """
+    match = _TRUNCATED.search(log)
+    return match is not None and int(match[1]) > 0 and "0xFFFFFFFF" not in match[0]
+
+
+def find_sounds(root: Path) -> tuple[list[Path], list[Path]]:
+    """Return the sound files below ``root``, sorted, and those left out because they or a folder are hidden.
+
+    Hidden means a name that begins with a dot, such as the ``._name`` twins that macOS leaves in archives.
+    """
+    found, hidden = [], []
+    for folder, _, names in os.walk(root, followlinks=True):
+        for name in names:
+            path = Path(folder) / name
+            if path.suffix.lower() in EXTENSIONS:
+                parts = path.relative_to(root).parts
+                (hidden if any(part.startswith(".") for part in parts) else found).append(path)
+    return sorted(found), sorted(hidden)
+
+
+def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = True) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in its place in one step.
+
+    A reader sees the old file or the new one, never half of it. ``flush`` brings it to the disk first. Raises
+    UserError when the disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            if flush:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file in one step."""
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_sound(
+    path: Path, samples: NDArray[np.generic], rate_hz: int, subtype: str = "PCM_16", *, flush: bool = True
+) -> None:
+    """Write ``samples`` (C, T) or (T,) as WAV in one step; int16 samples are stored bit for bit."""
+    # encoded in memory first, for libsndfile does not say why a write failed, and the disk may be full
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples.T, rate_hz, subtype=subtype, format="WAV")
+    replace_file(path, lambda temporary: temporary.write_bytes(encoded.getbuffer()), flush=flush)

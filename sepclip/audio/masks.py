@@ -1,0 +1,32 @@
+"""Masks and mask targets on spectrograms: mixture (B, N, F), sources (B, S, N, F), both complex."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+MaskTarget = Literal["tpsa", "psa", "msa"]
+
+
+def ideal_binary_mask(sources: Tensor) -> Tensor:
+    """Return the mask (B, S, N, F) that gives each bin to its loudest source; ties (silence) go to none."""
+    magnitude = sources.abs()
+    loudest = magnitude == magnitude.amax(1, keepdim=True)  # (B, S, N, F)
+    return (loudest & (loudest.sum(1, keepdim=True) == 1)).to(magnitude.dtype)
+
+
+def mask_target(mixture: Tensor, sources: Tensor, kind: MaskTarget = "tpsa") -> Tensor:
+    """Return the real magnitudes (B, S, N, F) that the masked mixture magnitude should equal.
+
+    ``tpsa``, the truncated phase-sensitive approximation of eq. (4) of the AutoClip paper: |S| cos(angle X - angle S)
+    clamped to [0, |X|]. The paper prints the estimate's phase; masking keeps the mixture's, so both are the same.
+    ``psa`` leaves out the clamp, ``msa`` is |S|.
+    """
+    if kind == "msa":
+        return sources.abs()
+    magnitude = mixture.abs().unsqueeze(1)  # (B, 1, N, F)
+    # Re(S conj(X)) / |X| = |S| cos(angle X - angle S); without a mixture there is nothing to mask
+    projection = (sources * mixture.conj().unsqueeze(1)).real / magnitude.clamp_min(1e-20)  # (B, S, N, F)
+    if kind == "psa":
+        return projection
+    return torch.minimum(projection.clamp_min(0), magnitude)

@@ -1,0 +1,79 @@
+"""Short-time Fourier transform with the conventions of the AutoClip paper and its author's code.
+
+Square-root Hann window (periodic) for analysis and synthesis, zeros beyond both ends, and by default the scaling
+of ``scipy.signal.stft``: divided by the sum of the window. The scaling matters more than it seems: it sets the size
+of the mask-inference loss and its gradients, hence what Adam's epsilon does to them (AutoClip paper, footnote 1).
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+@lru_cache(maxsize=16)
+def _window(length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.hann_window(length, periodic=True, device=device, dtype=dtype).sqrt()
+
+
+@dataclass(frozen=True)
+class STFT:
+    """The transform, fixed by its window and hop in samples.
+
+    ``scale`` is ``"window_sum"`` (divide by the sum of the window, as scipy's "spectrum" scaling does) or ``"none"``
+    (as ``torch.stft`` gives it). Inversion is exact when the hop divides the window at least twice.
+    """
+
+    window_length: int = 256
+    hop_length: int = 64
+    scale: Literal["window_sum", "none"] = "window_sum"
+
+    @property
+    def bins(self) -> int:
+        """Number of frequency bins F."""
+        return self.window_length // 2 + 1
+
+    def frames(self, samples: int) -> int:
+        """Return the number of frames N of a wave of ``samples`` samples: the last hop is filled with zeros."""
+        return -(-samples // self.hop_length) + 1
+
+    def samples(self, frames: int) -> int:
+        """Return the longest wave that gives ``frames`` frames (400 frames at hop 64: 25,536 samples)."""
+        return (frames - 1) * self.hop_length
+
+    def forward(self, wave: Tensor) -> Tensor:
+        """Transform ``wave`` (..., T), real, into a complex spectrogram (..., N, F)."""
+        *lead, samples = wave.shape
+        filled = F.pad(wave.reshape(-1, samples), (0, -samples % self.hop_length))  # (*, T')
+        window = _window(self.window_length, wave.device, wave.dtype)
+        spectrum = torch.stft(
+            filled,
+            self.window_length,
+            self.hop_length,
+            window=window,
+            center=True,
+            pad_mode="constant",
+            return_complex=True,
+        )  # (*, F, N)
+        if self.scale == "window_sum":
+            spectrum = spectrum / window.sum()
+        return spectrum.mT.reshape(*lead, *spectrum.mT.shape[1:])  # (..., N, F)
+
+    def inverse(self, spectrum: Tensor, samples: int) -> Tensor:
+        """Turn ``spectrum`` (..., N, F) back into a wave (..., T) of ``samples`` samples."""
+        *lead, frames, bins = spectrum.shape
+        window = _window(self.window_length, spectrum.device, spectrum.real.dtype)
+        if self.scale == "window_sum":
+            spectrum = spectrum * window.sum()
+        wave = torch.istft(
+            spectrum.reshape(-1, frames, bins).mT,
+            self.window_length,
+            self.hop_length,
+            window=window,
+            center=True,
+            length=samples,
+        )  # (*, T)
+        return wave.reshape(*lead, samples)

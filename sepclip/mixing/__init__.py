@@ -1,0 +1,1 @@
+"""From a corpus to mixtures: recipes, rendered audio, and batches for training. Knows ``audio``."""

@@ -1,0 +1,194 @@
+"""Which utterances are mixed with which, and how loud: every choice from a generator of (seed, purpose, index)."""
+
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from sepclip.errors import UserError, counted
+from sepclip.mixing.mixture import Recipe, Source
+from sepclip.mixing.survey import Survey, Utterance, files_of, sex_of
+
+LEVEL_DBFS = -25.0  # RMS of a source before its share of the relative level
+PEAK = 0.9  # no mixture's samples exceed it (as in wsj0-2mix)
+RELATIVE_LEVEL_DB = 5.0  # the two voices of wsj0-2mix differ by 0 to 5 dB
+_TRIES = 50  # at a pair of utterances not drawn before
+
+Voices = Mapping[str, Sequence[Utterance]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The voices and utterances from which the mixtures of one split and group are drawn."""
+
+    split: str
+    name: str
+    voices: Voices
+    count: int
+
+
+def generator(seed: int, purpose: str, index: int = 0) -> random.Random:
+    """Return a generator that depends on its arguments alone, whatever the process, worker or platform."""
+    return random.Random(f"{seed}/{purpose}/{index}")
+
+
+def split_groups(
+    survey: Survey,
+    *,
+    sources: int,
+    counts: Mapping[str, int],
+    unseen: Sequence[str],
+    by_voice: bool,
+    fractions: Mapping[str, float],
+    seed: int,
+) -> list[Group]:
+    """Divide the voices of a survey into what to train, validate and test on.
+
+    ``by_voice``: no voice of one split is heard in another. Otherwise the utterances of every voice are divided by
+    ``fractions``, file by file, and the ``unseen`` voices are kept for a test group of their own. Voices that
+    hold too little are added to ``survey.left_out``. Raises UserError when there are too few voices.
+    """
+    unknown = sorted(set(unseen) - set(survey.voices))
+    if unknown:
+        raise UserError(f"--unseen {','.join(unknown)}: no such voice; there are {', '.join(sorted(survey.voices))}")
+    if 0 < len(set(unseen)) < sources:
+        raise UserError(f"--unseen needs {sources} voices or more to mix with each other, got {', '.join(unseen)}")
+    seen = {voice: survey.voices[voice] for voice in sorted(survey.voices) if voice not in unseen}
+    if by_voice:
+        groups = [
+            Group(split, "seen" if split == "tr" else "unseen", voices, counts[split])
+            for split, voices in _divide_voices(seen, sources, fractions, seed).items()
+        ]
+    else:
+        parts = _divide_utterances(seen, fractions, seed, survey.left_out)
+        groups = [Group(split, "seen", voices, counts[split]) for split, voices in parts.items()]
+    if unseen:
+        voices = {voice: survey.voices[voice] for voice in sorted(set(unseen))}
+        groups.append(Group("tt", "unseen", voices, counts["tt"]))
+    for group in groups:
+        if len(group.voices) < sources:
+            found = ", ".join(sorted(survey.voices)) or "none"
+            raise UserError(
+                f"mixtures of {sources} need {counted(sources, 'voice')} with utterances enough; "
+                f"found {counted(len(survey.voices), 'voice')}: {found}. {_advice(survey)}"
+            )
+    return groups
+
+
+def _advice(survey: Survey) -> str:
+    if len(survey.voices) == 1:
+        return (
+            "Each sub-folder of ROOT is taken as one voice: if the voices lie deeper, give the folder right above "
+            "them; if their names stand in the file names, use --speaker-from REGEX"
+        )
+    if not survey.voices:
+        return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX"
+    return "Add recordings, or lower --min-seconds"
+
+
+def _share(total: int, fractions: Mapping[str, float], least: int) -> dict[str, int]:
+    """Divide ``total`` things by ``fractions``, at least ``least`` to each, the rest to the first."""
+    rest = dict(list(fractions.items())[1:])
+    shares = {name: max(least, round(total * fraction)) for name, fraction in rest.items()}
+    first = next(iter(fractions))
+    return {first: total - sum(shares.values()), **shares}
+
+
+def _divide_voices(
+    voices: Voices, sources: int, fractions: Mapping[str, float], seed: int
+) -> dict[str, dict[str, Sequence[Utterance]]]:
+    if len(voices) < 3 * sources:
+        raise UserError(
+            f"a split by voices needs {3 * sources} voices or more ({sources} to each of tr, cv and tt), "
+            f"found {len(voices)}: use --split within"
+        )
+    order = sorted(voices)
+    generator(seed, "split voices").shuffle(order)
+    divided, start = {}, 0
+    for split, share in _share(len(order), fractions, sources).items():
+        divided[split] = {voice: voices[voice] for voice in sorted(order[start : start + share])}
+        start += share
+    return divided
+
+
+def _divide_utterances(
+    voices: Voices, fractions: Mapping[str, float], seed: int, left_out: dict[str, str]
+) -> dict[str, dict[str, Sequence[Utterance]]]:
+    divided: dict[str, dict[str, Sequence[Utterance]]] = {split: {} for split in fractions}
+    for voice, utterances in voices.items():
+        # pieces of one file stay together, unless the voice has too few files to go round
+        by_file = {path: [u for u in utterances if u.path == path] for path in files_of(utterances)}
+        units = list(by_file.values()) if len(by_file) >= len(fractions) else [[u] for u in utterances]
+        if len(units) < len(fractions):
+            for path in by_file:
+                left_out[path] = f"its voice has too few utterances to split ({len(units)} of {len(fractions)})"
+            continue
+        generator(seed, f"split {voice}").shuffle(units)
+        start = 0
+        for split, share in _share(len(units), fractions, 1).items():
+            divided[split][voice] = [u for unit in units[start : start + share] for u in unit]
+            start += share
+    return divided
+
+
+def combinations_of(voices: Voices, sources: int) -> int:
+    """Return how many different mixtures ``sources`` of ``voices`` can give, levels aside."""
+    return sum(math.prod(len(voices[v]) for v in chosen) for chosen in combinations(sorted(voices), sources))
+
+
+def draw(group: Group, *, sources: int, seed: int, mode: str, rate_hz: int, first: int = 0) -> list[Recipe]:
+    """Draw the recipes of a group: different voices each, every voice as often, no pair twice while others are left.
+
+    In a validation or test split no combination comes twice: the group gives fewer mixtures then.
+    The recipe of an index depends on the seed and on those before it, not on how many follow.
+    """
+    names = sorted(group.voices)
+    possible = combinations_of(group.voices, sources)
+    count = group.count if group.split == "tr" else min(group.count, possible)
+    drawn: set[frozenset[Utterance]] = set()
+    recipes = []
+    for index in range(count):
+        chance = generator(seed, f"draw {group.split} {group.name}", index)
+        chosen: list[Utterance] = []
+        for _ in range(_TRIES if group.split == "tr" else 10**6):
+            chosen = [chance.choice(group.voices[voice]) for voice in chance.sample(names, sources)]
+            if frozenset(chosen) not in drawn:
+                break
+        drawn.add(frozenset(chosen))
+        levels = _levels(chance, sources)
+        recipes.append(_recipe(chosen, levels, group.name, first + index, mode, rate_hz))
+    return recipes
+
+
+def _levels(chance: random.Random, sources: int) -> list[float]:
+    """Return the levels in dB: two sources 0 to 5 dB apart, either the louder, and any others between them."""
+    half = chance.uniform(0, RELATIVE_LEVEL_DB) / 2
+    levels = [half, -half, *[0.0] * (sources - 2)]
+    chance.shuffle(levels)
+    return levels
+
+
+def _recipe(
+    chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, mode: str, rate_hz: int
+) -> Recipe:
+    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.rms for u, level in zip(chosen, levels, strict=True)]
+    room = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
+    common = min(1.0, PEAK / room)  # one gain for all, so that relative levels stay
+    lengths = [utterance.samples for utterance in chosen]
+    sources = tuple(
+        Source(u.path, u.voice, sex_of(u.voice), u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
+        for u, level, gain in zip(chosen, levels, gains, strict=True)
+    )
+    name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])
+    return Recipe(name, group, min(lengths) if mode == "min" else max(lengths), sources)
+
+
+def _identifier(utterance: Utterance) -> str:
+    """Return the utterance's path as part of a file name: plain characters, and not too many."""
+    stem = utterance.path.rsplit(".", 1)[0]
+    if not stem.startswith(utterance.voice):
+        stem = f"{utterance.voice}-{stem}"
+    plain = re.sub(r"[^\w.-]+", "-", stem)[-60:].strip("-.")
+    return f"{plain}@{utterance.offset}" if utterance.offset else plain

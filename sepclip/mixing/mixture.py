@@ -1,0 +1,196 @@
+"""Recipes of mixtures, and the mixture set that holds them.
+
+A recipe says everything about one mixture: which stretch of which file, at which gain. Rendering it needs no random
+numbers, so the same recipe gives the same samples wherever and in whatever order it is rendered.
+
+A set is a folder: ``set.json`` (what it is; written last, so its presence means that the set is whole),
+``tr.jsonl``, ``cv.jsonl``, ``tt.jsonl`` (one recipe a line) and, unless made without audio, the layout of wsj0-2mix:
+``{tr,cv,tt}/{mix,s1,s2,...}/NAME.wav``.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepclip.audio.files import BadSound, read_sound
+from sepclip.errors import UserError
+
+FORMAT = 1
+SPLITS = ("tr", "cv", "tt")
+SET_FILE = "set.json"
+FULL_SCALE = 32768  # of int16
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a mixture: ``length`` samples of ``path`` from ``offset`` on, at the file's own ``rate_hz``."""
+
+    path: str  # relative to the root of the set
+    voice: str
+    sex: str | None  # "f", "m", or None where the voice's name does not tell
+    offset: int
+    length: int
+    rate_hz: int
+    level_db: float  # relative to the other sources
+    gain: float  # what the samples are multiplied by
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One mixture: its sources, and its ``length`` in samples at the rate of the set."""
+
+    name: str
+    group: str  # such as "seen" or "unseen"
+    length: int
+    sources: tuple[Source, ...]
+
+    @property
+    def sexes(self) -> str | None:
+        """The sexes of the voices, sorted, such as ``"fm"``; None where one is unknown."""
+        sexes = [source.sex for source in self.sources]
+        return "".join(sorted(sex for sex in sexes if sex)) if all(sexes) else None
+
+    def to_line(self) -> str:
+        """Return the recipe as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_line(cls, line: str) -> "Recipe":
+        """Read a recipe from one line of JSON."""
+        fields = json.loads(line)
+        fields["sources"] = tuple(Source(**source) for source in fields["sources"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True)
+class MixtureSet:
+    """A finished set in the folder ``path``, whose recipes point into the corpus at ``root``."""
+
+    path: Path
+    root: Path
+    rate_hz: int
+    source_count: int
+    audio: bool
+    digest: str
+    about: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path, root: Path | None = None) -> "MixtureSet":
+        """Open the set at ``path``; ``root`` says where its corpus lies now, should it have moved.
+
+        Raises UserError where there is no set, an unfinished one, or one of a newer format.
+        """
+        file = path / SET_FILE
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder; `sepclip prepare` makes a mixture set")
+        if not file.is_file():
+            if (path / UNFINISHED_FILE).is_file():
+                raise UserError(f"{path} is unfinished: run the same `sepclip prepare` again")
+            raise UserError(f"{path} holds no mixture set ({SET_FILE} is missing); `sepclip prepare` makes one")
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+            if about["format"] > FORMAT:
+                raise UserError(f"{file} has format {about['format']}, newer than this sepclip reads ({FORMAT})")
+            return cls(
+                path,
+                root or Path(about["root"]),
+                about["rate_hz"],
+                about["source_count"],
+                about["audio"],
+                about["digest"],
+                about,
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error!r}): prepare the set again in another folder") from error
+
+    def recipes(self, split: str) -> list[Recipe]:
+        """Read the recipes of one split."""
+        file = self.path / f"{split}.jsonl"
+        if split not in SPLITS:
+            raise UserError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
+        try:
+            return [Recipe.from_line(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except OSError as error:
+            raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is damaged ({error!r}): prepare the set again in another folder") from error
+
+    def wave_path(self, split: str, part: str, name: str) -> Path:
+        """Return where the wave of one ``part`` ("mix", "s1", "s2", ...) lies."""
+        return self.path / split / part / f"{name}.wav"
+
+    def require_root(self) -> None:
+        """Raise UserError where the corpus is not where the set says."""
+        if not self.root.is_dir():
+            raise UserError(
+                f"the recipes of {self.path} read their sources from {self.root}, which is not there: "
+                f"say with --root where the corpus lies now"
+            )
+
+    def waves(self, split: str, recipe: Recipe) -> NDArray[np.int16]:
+        """Return the mixture and its sources as int16 (1 + S, T): read where rendered, else rendered now."""
+        if not self.audio:
+            self.require_root()
+            return with_mixture(render(recipe, self.root, self.rate_hz))
+        parts = ("mix", *part_names(len(recipe.sources)))
+        sounds = [read_sound(self.wave_path(split, part, recipe.name)) for part in parts]
+        if any(sound.samples.shape != (1, recipe.length) for sound in sounds):
+            raise UserError(
+                f"{self.wave_path(split, 'mix', recipe.name)} or one of its sources is not "
+                f"{recipe.length} samples long, as its recipe says: prepare the set again"
+            )
+        return np.concatenate([to_int16(sound.samples) for sound in sounds])
+
+
+UNFINISHED_FILE = "unfinished.json"
+
+
+def part_names(source_count: int) -> list[str]:
+    """Return ``["s1", "s2", ...]``."""
+    return [f"s{index + 1}" for index in range(source_count)]
+
+
+def to_int16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
+    """Round samples in [-1, 1) to 16 bits, as a 16-bit WAV stores them."""
+    return np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+
+
+def with_mixture(sources: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Put the sum of ``sources`` (S, T) before them: (1 + S, T). The gains of a recipe leave room for it."""
+    total = sources.sum(0, dtype=np.int32, keepdims=True)
+    return np.concatenate([total.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16), sources])
+
+
+def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
+    """Average the channels of ``samples`` (C, T) and resample: (T',)."""
+    mono = samples.mean(0)
+    if from_hz == to_hz:
+        return mono
+    import torch  # a second of start-up that a corpus of the right rate does not need
+
+    from sepclip.audio.resample import resample
+
+    return resample(torch.from_numpy(mono), from_hz, to_hz).numpy()
+
+
+def read_source(source: Source, root: Path, rate_hz: int) -> NDArray[np.float32]:
+    """Read the stretch of one source, mono, at ``rate_hz``, without its gain (T,)."""
+    path = root / source.path
+    sound = read_sound(path)
+    if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.offset + source.length:
+        raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
+    stretch = sound.samples[:, source.offset : source.offset + source.length]
+    return mono_at_rate(stretch, sound.rate_hz, rate_hz)
+
+
+def render(recipe: Recipe, root: Path, rate_hz: int) -> NDArray[np.int16]:
+    """Render the sources of ``recipe`` as int16 (S, T); a source that is shorter ends in silence."""
+    rendered = np.zeros((len(recipe.sources), recipe.length), np.int16)
+    for row, source in zip(rendered, recipe.sources, strict=True):
+        wave = read_source(source, root, rate_hz)[: recipe.length]
+        row[: len(wave)] = to_int16(wave * np.float32(source.gain))
+    return rendered

@@ -1,0 +1,1 @@
+"""Networks, losses and what turns them into a separator. Knows ``audio``."""

@@ -1,0 +1,64 @@
+"""A network with its transform: from mixture waves to masks and separated waves."""
+
+import torch
+from torch import Tensor, nn
+
+from sepclip.audio.stft import STFT
+from sepclip.model.clustering import cluster_masks
+from sepclip.model.losses import LOSSES
+from sepclip.model.networks import build_network
+
+
+class Separator(nn.Module):
+    """Separates mono mixtures (B, T) at ``rate_hz`` into ``sources`` waves (B, S, T).
+
+    ``input_level_dbfs``: every mixture is brought to this RMS before the network sees it, so that masks do not depend
+    on how loud a recording is; the masks then multiply the mixture as it came. None leaves the level alone.
+    """
+
+    def __init__(
+        self,
+        *,
+        rate_hz: int,
+        sources: int,
+        stft: STFT,
+        loss: str,
+        network: str,
+        seed: int,
+        input_level_dbfs: float | None,
+        **settings: object,
+    ):
+        super().__init__()
+        self.rate_hz, self.sources, self.stft, self.loss = rate_hz, sources, stft, loss
+        self.input_level_dbfs = input_level_dbfs
+        heads = LOSSES[loss].heads
+        self.network = build_network(network, seed, bins=stft.bins, sources=sources, heads=heads, **settings)
+
+    def level_gain(self, mixture: Tensor) -> Tensor:
+        """Return the gain (B, 1) that brings each mixture (B, T) to the input level; 1 for silence."""
+        rms = mixture.square().mean(-1, keepdim=True).sqrt()
+        if self.input_level_dbfs is None:
+            return torch.ones_like(rms)
+        return torch.where(rms > 0, 10 ** (self.input_level_dbfs / 20) / rms, torch.ones_like(rms))
+
+    def forward(self, spectrum: Tensor) -> dict[str, Tensor]:
+        """Run the network on the complex spectrogram (B, N, F) of a levelled mixture."""
+        outputs: dict[str, Tensor] = self.network(spectrum.abs())
+        return outputs
+
+    def masks(self, outputs: dict[str, Tensor], spectrum: Tensor) -> Tensor:
+        """Return the masks (B, S, N, F) that separate a mixture, from the outputs of the network."""
+        if LOSSES[self.loss].separates_by == "mask":
+            return outputs["mask"]
+        return cluster_masks(outputs["embedding"], spectrum.abs(), self.sources)
+
+    def apply_masks(self, masks: Tensor, spectrum: Tensor, samples: int) -> Tensor:
+        """Multiply the mixture's spectrogram (B, N, F) by ``masks`` and return the waves (B, S, T)."""
+        return self.stft.inverse(masks * spectrum.unsqueeze(1), samples)
+
+    @torch.no_grad()
+    def separate(self, mixture: Tensor) -> Tensor:
+        """Separate mixtures (B, T) of any level and length into waves (B, S, T); silence gives silence."""
+        spectrum = self.stft.forward(mixture * self.level_gain(mixture))  # (B, N, F)
+        masks = self.masks(self(spectrum), spectrum)
+        return self.apply_masks(masks, self.stft.forward(mixture), mixture.shape[-1])

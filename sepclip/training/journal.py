@@ -1,0 +1,93 @@
+"""What a run writes down (``metrics.jsonl``) and shows while it goes on."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sepclip.audio.files import write_text
+from sepclip.errors import UserError
+from sepclip.terminal import notes, say
+
+Value = float | int | str | None
+_PLAIN_SECONDS = 30.0  # between lines where there is no terminal
+
+
+def finite(value: float) -> float | None:
+    """Return ``value``, or None where JSON has no number for it."""
+    return value if math.isfinite(value) else None
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Leave out of ``metrics.jsonl`` what came after the checkpoint of ``step``, half a line included."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            break
+    write_text(path, "".join(kept))
+
+
+class Journal:
+    """Appends rows to ``metrics.jsonl`` and shows the latest of them: a live line, or plain ones in a log."""
+
+    def __init__(self, path: Path, steps: int, start: int):
+        self._path, self._steps = path, steps
+        self._shown: dict[str, Value] = {}
+        self._last_plain = time.monotonic()
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=notes, disable=not notes.is_terminal)
+        self._task = self._progress.add_task("training", total=steps, completed=start, facts="")
+
+    def __enter__(self) -> "Journal":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def record(self, row: Mapping[str, Value]) -> None:
+        """Append one row and show it."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from error
+        self._shown.update(row)
+        self._progress.update(self._task, facts=self._facts())
+        due = time.monotonic() - self._last_plain > _PLAIN_SECONDS
+        if self._progress.disable and (due or "valid_loss" in row):
+            self._last_plain = time.monotonic()
+            say(f"step {row['step']}/{self._steps}  {self._facts()}")
+
+    def advance(self, step: int) -> None:
+        """Show that ``step`` steps are done."""
+        self._progress.update(self._task, completed=step)
+
+    def _facts(self) -> str:
+        names = {
+            "loss": "loss {:.3g}",
+            "valid_si_sdr_improvement": "SI-SDRi {:.1f} dB",
+            "grad_norm": "norm {:.2g}",
+            "threshold": "threshold {:.2g}",
+            "clipped_share": "clipped {:.0%}",
+        }
+        return "  ".join(
+            text.format(value) for name, text in names.items() if isinstance(value := self._shown.get(name), float)
+        )

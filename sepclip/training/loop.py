@@ -1,0 +1,209 @@
+"""The training loop."""
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+
+from sepclip import clip
+from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
+from sepclip.audio.permutation import best_permutation
+from sepclip.config import Config
+from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
+from sepclip.mixing.mixture import MixtureSet
+from sepclip.model.losses import LOSSES
+from sepclip.model.separator import Separator
+from sepclip.terminal import say, warn
+from sepclip.training import checkpoint
+from sepclip.training.journal import Journal, cut_metrics, finite
+from sepclip.training.run import METRICS, Run
+from sepclip.training.state import TrainingState, build_separator
+
+
+class Stopped(Exception):  # noqa: N818 - not an error
+    """Training was told to stop, and saved its state; ``exit_code`` says by which signal."""
+
+    def __init__(self, exit_code: int):
+        super().__init__(f"stopped with {exit_code}")
+        self.exit_code = exit_code
+
+
+def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Return the loss (B,) of a batch and what the network gave; spectra are made here, on the batch's device."""
+    gain = separator.level_gain(batch.mixture)  # (B, 1)
+    mixture = separator.stft.forward(batch.mixture * gain)  # (B, N, F)
+    sources = separator.stft.forward(batch.sources * gain.unsqueeze(-1))  # (B, S, N, F)
+    with torch.autocast(mixture.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        outputs = separator(mixture)
+    loss = LOSSES[config.loss.name].function(
+        outputs, mixture, sources, target=config.loss.target, weights=config.loss.weights
+    )
+    return loss, {"outputs": outputs, "mixture": mixture, "gain": gain}
+
+
+def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[float, clip.Step]:
+    """Do one step; returns the loss of the batch and what the clip rule did."""
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = compute_loss(state.separator, batch, config)[0].mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    clipped = state.clip(state.separator.parameters())
+    state.optimizer.step()
+    if config.optimizer.schedule == "cosine":
+        state.schedule.step()
+    state.step += 1
+    return loss.item(), clipped
+
+
+@torch.no_grad()
+def validate(separator: Separator, crops: ValidationCrops, config: Config, device: torch.device) -> dict[str, float]:
+    """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops.
+
+    Sources that are silent in their crop have no SI-SDR and do not count.
+    """
+    separator.eval()
+    losses, gains = [], []
+    for item in crops:
+        batch = item.to(device)
+        loss, made = compute_loss(separator, batch, config)
+        losses.append(loss)
+        masks = separator.masks(made["outputs"], made["mixture"])
+        estimates = separator.apply_masks(masks, made["mixture"], batch.mixture.shape[-1])
+        pairwise = pairwise_si_sdr(est=estimates, ref=batch.sources)  # (B, est, ref)
+        usable = ~pairwise.isnan().any(-1).any(-1)
+        best, _ = best_permutation(pairwise[usable].clamp(-100, 100), maximise=True)
+        before = si_sdr(est=batch.mixture.unsqueeze(1).expand_as(batch.sources), ref=batch.sources)  # (B, S)
+        gains.append(best - before[usable].clamp(-100, 100).mean(-1))
+    separator.train()
+    return {
+        "valid_loss": torch.cat(losses).mean().item(),
+        "valid_si_sdr_improvement": torch.cat(gains).mean().item(),
+    }
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect the exit code of the first Ctrl-C or termination; a second Ctrl-C stops at once."""
+    asked: list[int] = []
+
+    def ask(number: int, _: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(run: Run, data: MixtureSet) -> dict[str, Any]:
+    """Train a run from where it stands to its last step; returns the summary.
+
+    Raises Stopped after Ctrl-C or a termination, with all saved, and UserError where training cannot go on.
+    """
+    config, device = run.config, torch.device(run.config.device)
+    separator = build_separator(config, data.rate_hz, data.source_count)
+    settings = config.data
+    batches = training_data(
+        data,
+        segment=separator.stft.samples(settings.segment_frames),
+        batch_size=settings.batch_size,
+        dynamic=settings.dynamic,
+        seed=config.seed,
+        memory_gib=settings.memory_gib,
+    )
+    crops = ValidationCrops(data, separator.stft.samples(settings.segment_frames), settings.batch_size)
+    steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
+    valid_every = config.train.valid_every or batches.steps_per_epoch
+    state = TrainingState.start(config, separator, device, steps)
+    found = checkpoint.find(run.checkpoint_path("last"))
+    if found:
+        checkpoint.load(found, state)
+        if state.step >= steps:
+            return {"already": True, **summary(state)}
+        say(f"resuming {run.path} at step {state.step} of {steps}")
+    cut_metrics(run.path / METRICS, state.step)
+    separator.train()
+
+    with stop_signals() as asked, Journal(run.path / METRICS, steps, state.step) as journal:
+        began, saved, interval = time.monotonic() - state.seconds, time.monotonic(), Interval()
+        while state.step < steps:
+            batch = batches.batch(state.step).to(device)
+            try:
+                loss, clipped = training_step(state, batch, config)
+            except clip.TooManySkipped as error:
+                raise UserError(f"training stopped at step {state.step}: {error}; lower the learning rate") from error
+            if clipped.skipped:
+                warn(f"step {state.step}: skipped, {clipped.skipped}")
+            interval.add(loss, clipped)
+            state.seconds = time.monotonic() - began
+            if state.step % config.train.log_every == 0 or state.step == steps:
+                journal.record(interval.row(state))
+                interval = Interval()
+            if state.step % valid_every == 0 or state.step == steps:
+                scores = validate(separator, crops, config, device)
+                journal.record({"step": state.step, **{name: finite(value) for name, value in scores.items()}})
+                if config.optimizer.schedule == "plateau":
+                    state.schedule.step(scores["valid_loss"])  # type: ignore[arg-type]
+                score = scores["valid_si_sdr_improvement"]
+                if math.isfinite(score) and (state.best_score is None or score > state.best_score):
+                    state.best_score, state.best_step = score, state.step
+                    checkpoint.save(run.checkpoint_path("best"), state)
+            journal.advance(state.step)
+            due = time.monotonic() - saved > config.train.save_every_seconds or state.step % valid_every == 0
+            if due or asked or state.step == steps:
+                checkpoint.save(run.checkpoint_path("last"), state)
+                saved = time.monotonic()
+            if asked and state.step < steps:
+                raise Stopped(asked[0])
+    return {"already": False, **summary(state)}
+
+
+class Interval:
+    """Means over the steps since the last row of ``metrics.jsonl``."""
+
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._clips: list[clip.Step] = []
+        self._began = time.monotonic()
+
+    def add(self, loss: float, clipped: clip.Step) -> None:
+        """Add one step."""
+        self._losses.append(loss)
+        self._clips.append(clipped)
+
+    def row(self, state: TrainingState) -> dict[str, Any]:
+        """Return the row at the step of ``state``: means of loss and norm, the last threshold, the share clipped."""
+        norms = [step.norm for step in self._clips if not step.skipped]
+        return {
+            "step": state.step,
+            "loss": finite(sum(self._losses) / len(self._losses)),
+            "grad_norm": finite(sum(norms) / len(norms)) if norms else None,
+            "threshold": finite(self._clips[-1].threshold),
+            "clipped_share": state.clip.clipped / state.clip.steps,
+            "skipped": state.clip.skipped,
+            "learning_rate": state.learning_rate,
+            "seconds": round(state.seconds, 3),
+            "steps_per_second": round(len(self._losses) / max(time.monotonic() - self._began, 1e-9), 3),
+        }
+
+
+def summary(state: TrainingState) -> dict[str, Any]:
+    """Return where a run stands, for people and for ``--json``."""
+    return {
+        "steps": state.step,
+        "seconds": round(state.seconds, 1),
+        "best_step": state.best_step,
+        "best_valid_si_sdr_improvement": state.best_score,
+        "clip": repr(state.clip),
+        "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
+        "skipped_steps": state.clip.skipped,
+    }

@@ -1,0 +1,143 @@
+"""The folder of a run: its resolved configuration, what it ran on and on which data, and its checkpoints."""
+
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sepclip
+from sepclip.audio.files import write_text
+from sepclip.config import Config, differences, load_run_config
+from sepclip.errors import UserError
+from sepclip.mixing.mixture import MixtureSet
+from sepclip.model.separator import Separator
+from sepclip.training import checkpoint
+from sepclip.training.state import build_separator
+
+CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.jsonl"
+# a resumed run may change what does not change the course of its training
+_MAY_CHANGE = {"device", "train.epochs", "train.steps", "train.log_every", "train.save_every_seconds", "data.memory_gib"}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError where it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device, or a CPU build of it"
+            raise UserError(f"--device {name}: torch finds {found}; use --device auto or cpu")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the device computes in it and does not just emulate it."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run in the folder ``path``, its configuration with nothing left to ``auto``, and its data's shape."""
+
+    path: Path
+    config: Config
+    rate_hz: int
+    source_count: int
+
+    @classmethod
+    def start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
+        """Make the folder of a new run, or return the one that is there if ``config`` and ``data`` are its own.
+
+        Raises UserError when the folder holds something else, or a run of another configuration or other data.
+        """
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path} is a file: choose a folder for the run")
+        if (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
+            return cls._resume(path, config, data)
+        others = sorted(child.name for child in path.iterdir()) if path.exists() else []
+        if set(others) - {CONFIG, ENVIRONMENT}:
+            raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
+        device = resolve_device(config.device)
+        precision = resolve_precision(config.precision, device)
+        config = config.model_copy(update={"device": str(device), "precision": precision})
+        data_facts = {
+            "path": str(data.path.resolve()),
+            "digest": data.digest,
+            "rate_hz": data.rate_hz,
+            "source_count": data.source_count,
+        }
+        write_text(path / ENVIRONMENT, json.dumps({"data": data_facts, **environment()}, indent=1) + "\n")
+        write_text(path / CONFIG, config.to_yaml())
+        return cls(path, config, data.rate_hz, data.source_count)
+
+    @classmethod
+    def _resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
+        run = cls.open(path)
+        digest = _read_environment(path)["data"]["digest"]
+        if digest != data.digest:
+            raise UserError(f"{path} was trained on other mixtures than {data.path}: choose another --run")
+        changed = differences(run.config, config)
+        automatic = {key for key in ("device", "precision") if changed.get(key, ("", ""))[1] == "auto"}
+        refused = {key: change for key, change in changed.items() if key not in _MAY_CHANGE | automatic}
+        if refused:
+            told = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
+            raise UserError(f"{path} is a run with other settings ({told}): use those, or choose another --run")
+        kept = {key: changed[key][0] for key in automatic}
+        config = config.model_copy(update=kept)
+        resolve_device(config.device)
+        write_text(path / CONFIG, config.to_yaml())
+        return cls(path, config, run.rate_hz, run.source_count)
+
+    @classmethod
+    def open(cls, path: Path) -> "Run":
+        """Open a run to use what it learned; UserError where ``path`` is none."""
+        if not path.exists():
+            raise UserError(f"{path}: no such run; `sepclip train DATA --run {path}` makes one")
+        if not (path / CONFIG).is_file() or not (path / ENVIRONMENT).is_file():
+            raise UserError(f"{path} is no run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` makes one")
+        data = _read_environment(path)["data"]
+        return cls(path, load_run_config(path / CONFIG), data["rate_hz"], data["source_count"])
+
+    def checkpoint_path(self, which: str) -> Path:
+        """Return where the checkpoint ``last`` or ``best`` is saved."""
+        return self.path / "checkpoints" / which
+
+    def separator(self, device: torch.device) -> Separator:
+        """Return the separator with its best weights, ready for use; the last ones where none were best yet."""
+        for which in ("best", "last"):
+            found = checkpoint.find(self.checkpoint_path(which))
+            if found:
+                separator = build_separator(self.config, self.rate_hz, self.source_count)
+                checkpoint.load_weights(found, separator)
+                return separator.to(device).eval()
+        raise UserError(f"{self.path} has no checkpoint yet: let `sepclip train` reach one")
+
+
+def environment() -> dict[str, Any]:
+    """Return what a run's numbers depend on beside its configuration."""
+    return {
+        "sepclip": sepclip.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _read_environment(path: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
+        _ = (facts["data"]["digest"], facts["data"]["rate_hz"], facts["data"]["source_count"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / ENVIRONMENT} is damaged ({error!r}): start the run anew in another folder") from error
+    return facts

@@ -1,0 +1,97 @@
+"""Everything that must survive a restart, in one object."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+
+from sepclip import clip
+from sepclip.audio.stft import STFT
+from sepclip.config import Config
+from sepclip.model.separator import Separator
+
+
+def build_separator(config: Config, rate_hz: int, sources: int) -> Separator:
+    """Build the untrained separator that ``config`` describes."""
+    model = config.model.model_dump()
+    return Separator(
+        rate_hz=rate_hz,
+        sources=sources,
+        stft=STFT(**config.stft.model_dump()),
+        loss=config.loss.name,
+        seed=config.seed,
+        **model,
+    )
+
+
+@dataclass
+class TrainingState:
+    """Model, optimizer, schedule, clip rule, counters, best score and random generators of a run.
+
+    The position in the data is the step: batches are functions of it.
+    """
+
+    separator: Separator
+    optimizer: Optimizer
+    schedule: LRScheduler
+    clip: clip.Rule
+    device: torch.device
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float | None = None
+    best_step: int = 0
+
+    @classmethod
+    def start(cls, config: Config, separator: Separator, device: torch.device, steps: int) -> "TrainingState":
+        """Return the state of a run before its first step."""
+        torch.manual_seed(config.seed)
+        separator = separator.to(device)
+        settings = config.optimizer
+        optimizer = Adam(
+            separator.parameters(), lr=settings.learning_rate, eps=settings.epsilon, fused=device.type != "mps"
+        )
+        schedules: dict[str, LRScheduler] = {
+            "constant": ConstantLR(optimizer, factor=1.0, total_iters=0),
+            "cosine": CosineAnnealingLR(optimizer, steps),
+            "plateau": ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.patience),
+        }
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate
+        return cls(separator, optimizer, schedules[settings.schedule], clip.parse(config.clip), device)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def counters(self) -> dict[str, Any]:
+        """Return what is plain enough to be read by people: where the run stands."""
+        return {
+            "step": self.step,
+            "seconds": self.seconds,
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+        }
+
+    def rest(self) -> dict[str, Any]:
+        """Return what is neither weights nor counters, as tensors and plain data."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "clip": self.clip.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+    def restore(self, counters: dict[str, Any], rest: dict[str, Any]) -> None:
+        """Go on from what :meth:`counters` and :meth:`rest` returned; the weights are loaded by themselves."""
+        self.step, self.seconds = counters["step"], counters["seconds"]
+        self.best_score, self.best_step = counters["best_score"], counters["best_step"]
+        self.optimizer.load_state_dict(rest["optimizer"])
+        self.schedule.load_state_dict(rest["schedule"])
+        self.clip.load_state_dict(rest["clip"])
+        torch.set_rng_state(rest["random"])
+        if self.device.type == "cuda" and rest["random_cuda"] is not None:
+            torch.cuda.set_rng_state(rest["random_cuda"], self.device)
