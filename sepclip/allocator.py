@@ -20,4 +20,5 @@ def keep_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT), (_M_TOP_PAD, _TOP_PAD))
-    return all([libc.mallopt(name, value) for name, value in settings])
+    taken = [libc.mallopt(name, value) for name, value in settings]
+    return all(taken)

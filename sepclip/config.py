@@ -128,9 +128,7 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def load_config(
-    recipe: str | None = None, settings: Iterable[str] = (), flags: dict[str, Any] | None = None
-) -> Config:
+def load_config(recipe: str | None = None, settings: Iterable[str] = (), flags: dict[str, Any] | None = None) -> Config:
     """Resolve a configuration: base.yaml, then ``recipe``, then ``settings`` ("key=value"), then ``flags``.
 
     ``recipe`` is a file, or the name of one that comes with sepclip. ``flags`` maps dotted keys to values; None

@@ -57,12 +57,26 @@ def bsseval_v4(*, est: Floats, ref: Floats, rate_hz: int) -> dict[str, Floats]:
     sdr, isr, sir, sar, _ = load_museval_metrics().bss_eval(
         ref, est, window=rate_hz, hop=rate_hz, compute_permutation=False
     )
-    return {
-        name: _median_over_windows(frames)
-        for name, frames in zip(SCORES, (sdr, isr, sir, sar), strict=True)
-    }
+    return {name: _median_over_windows(frames) for name, frames in zip(SCORES, (sdr, isr, sir, sar), strict=True)}
 
 
 def _median_over_windows(frames: Floats) -> Floats:
     """Return the median (S,) of the scores (S, windows) without NaN; a row of NaN alone gives NaN."""
     return np.array([np.nan if np.isnan(row).all() else np.nanmedian(row) for row in frames])
+
+
+def window_sdr(*, est: Floats, ref: Floats, rate_hz: int) -> Floats:
+    """Return the SDR alone of :func:`bsseval_v4` (S,), in a hundredth of the time.
+
+    The SDR of BSSEval v4 ("images") is the plain ratio of the reference's energy to the error's: its 512-tap filters
+    serve ISR, SIR and SAR only.
+    """
+    windows = ref.shape[1] // rate_hz
+    if windows < 1:
+        raise ValueError(f"shorter than 1 s ({ref.shape[1] / rate_hz:.2f} s)")
+    ref, est = (wave[:, : windows * rate_hz].reshape(len(wave), windows, -1) for wave in (ref, est))
+    silent = ~(ref.any(-1) & est.any(-1)).all(0)  # (windows,): one silent source leaves the whole window out
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = 10 * np.log10(np.square(ref).sum(-1) / np.square(ref - est).sum(-1))  # (S, windows)
+    scores[:, silent] = np.nan
+    return _median_over_windows(scores)

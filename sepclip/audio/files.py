@@ -43,23 +43,26 @@ class Sound:
     subtype: str
 
 
-def read_sound(path: Path, *, truncated_ok: bool = False) -> Sound:
-    """Read a whole sound file.
+def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
+    """Read a sound file, or ``frames`` samples of it from ``start`` on (fewer where it ends before).
 
-    Raises BadSound when it is missing, no sound, holds NaN or infinite samples, or ends before its header says
-    (unless ``truncated_ok``). A file of 0 samples is read as such.
+    Raises BadSound when it is missing, no sound, holds NaN or infinite samples, or ends before its header says.
+    A file of 0 samples is read as such.
     """
     if not path.is_file():
         raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
     try:
         with soundfile.SoundFile(path) as file:
             promised, log, rate_hz, subtype = file.frames, file.extra_info, file.samplerate, file.subtype
-            samples = file.read(dtype="float32", always_2d=True).T  # (C, T)
+            if start:
+                file.seek(min(start, promised))
+            samples = file.read(frames, dtype="float32", always_2d=True).T  # (C, T)
     except PermissionError as error:
         raise BadSound(path, "no permission to read it") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise BadSound(path, "not readable as sound (damaged, or not a sound file)") from error
-    if not truncated_ok and (samples.shape[1] < promised or is_truncated(log)):
+    wanted = promised - start if frames < 0 else min(frames, promised - start)
+    if samples.shape[1] < wanted or is_truncated(log):
         raise BadSound(path, "truncated: it ends before its header says")
     if not np.isfinite(samples).all():
         raise BadSound(path, "holds NaN or infinite samples")
@@ -80,7 +83,8 @@ def find_sounds(root: Path) -> tuple[list[Path], list[Path]]:
 
     Hidden means a name that begins with a dot, such as the ``._name`` twins that macOS leaves in archives.
     """
-    found, hidden = [], []
+    found: list[Path] = []
+    hidden: list[Path] = []
     for folder, _, names in os.walk(root, followlinks=True):
         for name in names:
             path = Path(folder) / name

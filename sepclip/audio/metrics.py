@@ -7,8 +7,8 @@ def pairwise_si_sdr(*, est: Tensor, ref: Tensor) -> Tensor:
     """Return the SI-SDR (B, est, ref) in dB of every estimate (B, est, T) against every reference (B, ref, T).
 
     Means are removed first, and all is computed in float64. With rho the correlation of the pair it is
-    10 log10(rho^2 / (1 - rho^2)): blind to gain and sign. A perfect estimate gives inf, an estimate that is
-    orthogonal to its reference -inf; a silent one (all of one value) on either side gives NaN.
+    10 log10(rho^2 / (1 - rho^2)): blind to gain and sign. A perfect estimate gives inf (beyond 250 dB float64 tells
+    nothing), one that is orthogonal to its reference -inf; a silent one (all of one value) on either side NaN.
     """
     est, ref = (wave.double() - wave.double().mean(-1, keepdim=True) for wave in (est, ref))
     dot = est @ ref.mT  # (B, est, ref)
@@ -17,6 +17,7 @@ def pairwise_si_sdr(*, est: Tensor, ref: Tensor) -> Tensor:
     # the residual is formed from the samples: est_energy - target_energy would cancel near a perfect estimate
     target = (scale.unsqueeze(-1) * ref.unsqueeze(1)).square().sum(-1)
     residual = (est.unsqueeze(2) - scale.unsqueeze(-1) * ref.unsqueeze(1)).square().sum(-1)
+    residual = residual.masked_fill(residual < target * 1e-25, 0)
     silent = (est.square().sum(-1).unsqueeze(2) == 0) | (ref_energy == 0)
     return (10 * (target / residual).log10()).masked_fill(silent, float("nan"))
 

@@ -25,7 +25,7 @@ def best_permutation(pairwise: Tensor, *, maximise: bool) -> tuple[Tensor, Tenso
     chosen pairs (B,), differentiable through them alone, and ``order`` (B, ref): the estimate of each reference.
     Ties go to the first permutation, the identity before all others.
     """
-    batch, estimates, references = pairwise.shape
+    _, estimates, references = pairwise.shape
     if estimates != references:
         raise ValueError(f"as many estimates as references are needed, got {estimates} and {references}")
     if references > MOST_SOURCES:

@@ -97,7 +97,8 @@ class DynamicMixtures:
             self._by_voice.setdefault(source.voice, []).append(index)
         self._voices = sorted(self._by_voice)
         self._waves = _Kept(
-            lambda index: to_int16(read_source(utterances[index], mixtures.root, mixtures.rate_hz)), memory_bytes
+            lambda index: to_int16(read_source(utterances[index], mixtures.root, mixtures.rate_hz)),
+            memory_bytes,
         )
         self._segment, self._seed, self._sources = segment, seed, mixtures.source_count
         self._batch_size = batch_size

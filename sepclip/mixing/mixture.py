@@ -156,7 +156,8 @@ def part_names(source_count: int) -> list[str]:
 
 def to_int16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
     """Round samples in [-1, 1) to 16 bits, as a 16-bit WAV stores them."""
-    return np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    rounded: NDArray[np.int16] = np.clip(np.rint(samples * FULL_SCALE), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return rounded
 
 
 def with_mixture(sources: NDArray[np.int16]) -> NDArray[np.int16]:
@@ -167,7 +168,7 @@ def with_mixture(sources: NDArray[np.int16]) -> NDArray[np.int16]:
 
 def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
     """Average the channels of ``samples`` (C, T) and resample: (T',)."""
-    mono = samples.mean(0)
+    mono: NDArray[np.float32] = samples.mean(0)
     if from_hz == to_hz:
         return mono
     import torch  # a second of start-up that a corpus of the right rate does not need
@@ -180,11 +181,10 @@ def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDAr
 def read_source(source: Source, root: Path, rate_hz: int) -> NDArray[np.float32]:
     """Read the stretch of one source, mono, at ``rate_hz``, without its gain (T,)."""
     path = root / source.path
-    sound = read_sound(path)
-    if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.offset + source.length:
+    sound = read_sound(path, start=source.offset, frames=source.length)
+    if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.length:
         raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
-    stretch = sound.samples[:, source.offset : source.offset + source.length]
-    return mono_at_rate(stretch, sound.rate_hz, rate_hz)
+    return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)
 
 
 def render(recipe: Recipe, root: Path, rate_hz: int) -> NDArray[np.int16]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -158,14 +159,12 @@ def _measure(
     pieces = -(-length // int(max_seconds * sound.rate_hz))
     edges = [length * index // pieces for index in range(pieces + 1)]
     utterances = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         piece = wave[start * rate_hz // sound.rate_hz : stop * rate_hz // sound.rate_hz].astype(np.float64)
         rms = float(np.sqrt(np.square(piece).mean()))
         if rms > 10 ** (SILENT_DBFS / 20):
             peak = float(np.abs(piece).max())
-            utterances.append(
-                Utterance(relative, voice, start, stop - start, sound.rate_hz, len(piece), rms, peak)
-            )
+            utterances.append(Utterance(relative, voice, start, stop - start, sound.rate_hz, len(piece), rms, peak))
     if not utterances:
         return f"silent: below {SILENT_DBFS:g} dBFS"
     return utterances, hashlib.sha256(sound.samples.tobytes()).hexdigest()

@@ -130,9 +130,7 @@ def _is_whole(wave: Path, samples: int) -> bool:
 
 
 def _require_space(out: Path, recipes: dict[str, list[Recipe]], parts: int) -> None:
-    needed = sum(
-        parts * (_WAV_HEADER + 2 * recipe.length) for split in recipes for recipe in recipes[split]
-    )
+    needed = sum(parts * (_WAV_HEADER + 2 * recipe.length) for split in recipes for recipe in recipes[split])
     place = out
     while not place.exists():
         place = place.parent

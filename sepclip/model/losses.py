@@ -29,10 +29,7 @@ def mask_inference(
     masked = outputs["mask"] * mixture.abs().unsqueeze(1)  # (B, S, N, F)
     wanted = mask_target(mixture, sources, target)  # (B, S, N, F)
     pairwise = torch.stack(
-        [
-            torch.stack([(est - ref).abs().mean((-2, -1)) for ref in wanted.unbind(1)], -1)
-            for est in masked.unbind(1)
-        ],
+        [torch.stack([(est - ref).abs().mean((-2, -1)) for ref in wanted.unbind(1)], -1) for est in masked.unbind(1)],
         1,
     )  # (B, est, ref)
     loss, _ = best_permutation(pairwise, maximise=False)

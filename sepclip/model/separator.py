@@ -58,7 +58,17 @@ class Separator(nn.Module):
 
     @torch.no_grad()
     def separate(self, mixture: Tensor) -> Tensor:
-        """Separate mixtures (B, T) of any level and length into waves (B, S, T); silence gives silence."""
-        spectrum = self.stft.forward(mixture * self.level_gain(mixture))  # (B, N, F)
-        masks = self.masks(self(spectrum), spectrum)
-        return self.apply_masks(masks, self.stft.forward(mixture), mixture.shape[-1])
+        """Separate one mixture (C, T) of any level, length and channel count into waves (S, C, T).
+
+        The masks come from the mean of the channels and multiply each of them; where that mean is silent and the
+        channels are not (they cancel), from the first channel. Silence gives silence.
+        """
+        channels, samples = mixture.shape
+        if samples == 0:
+            return mixture.new_zeros(self.sources, channels, 0)
+        mid = mixture.mean(0, keepdim=True)  # (1, T)
+        if not mid.any():
+            mid = mixture[:1]
+        spectrum = self.stft.forward(mid * self.level_gain(mid))  # (1, N, F)
+        masks = self.masks(self(spectrum), spectrum).expand(channels, -1, -1, -1)  # (C, S, N, F)
+        return self.apply_masks(masks, self.stft.forward(mixture), samples).transpose(0, 1)

@@ -26,7 +26,7 @@ from sepclip.training.run import METRICS, Run
 from sepclip.training.state import TrainingState, build_separator
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """Training was told to stop, and saved its state; ``exit_code`` says by which signal."""
 
     def __init__(self, exit_code: int):

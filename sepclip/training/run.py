@@ -19,7 +19,14 @@ from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.jsonl"
 # a resumed run may change what does not change the course of its training
-_MAY_CHANGE = {"device", "train.epochs", "train.steps", "train.log_every", "train.save_every_seconds", "data.memory_gib"}
+_MAY_CHANGE = {
+    "device",
+    "train.epochs",
+    "train.steps",
+    "train.log_every",
+    "train.save_every_seconds",
+    "data.memory_gib",
+}
 
 
 def resolve_device(name: str) -> torch.device:

@@ -50,7 +50,10 @@ class TrainingState:
         separator = separator.to(device)
         settings = config.optimizer
         optimizer = Adam(
-            separator.parameters(), lr=settings.learning_rate, eps=settings.epsilon, fused=device.type != "mps"
+            separator.parameters(),
+            lr=settings.learning_rate,
+            eps=settings.epsilon,
+            fused=device.type != "mps",
         )
         schedules: dict[str, LRScheduler] = {
             "constant": ConstantLR(optimizer, factor=1.0, total_iters=0),

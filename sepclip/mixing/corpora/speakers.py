@@ -45,9 +45,7 @@ def prepare(
             "auto: by voices from 12 voices on (6 a source) unless --unseen is given, else within."
         ),
     ] = "auto",
-    unseen: Annotated[
-        str, typer.Option(help="Voices kept out of training, for a test group of their own: a,b")
-    ] = "",
+    unseen: Annotated[str, typer.Option(help="Voices kept out of training, for a test group of their own: a,b")] = "",
     fractions: Annotated[str, typer.Option(help="Shares of tr,cv,tt.")] = "0.8,0.1,0.1",
     speaker_from: Annotated[
         str | None,
@@ -58,20 +56,16 @@ def prepare(
         ),
     ] = None,
     rate: Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz.", min=1000)] = 8000,
-    mode: Annotated[
-        str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")
-    ] = "min",
+    mode: Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")] = "min",
     min_seconds: Annotated[float, typer.Option(help="Leave out shorter recordings.", min=0.1)] = 1.0,
     max_seconds: Annotated[float, typer.Option(help="Cut longer recordings into pieces.", min=1.0)] = 15.0,
     seed: Annotated[int, typer.Option(help="Seed of every choice: same seed, same bytes.")] = 0,
-    audio: Annotated[
-        bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")
-    ] = True,
+    audio: Annotated[bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")] = True,
 ) -> None:
     """Make the mixture set; see the help of the command line for the arguments."""
     from sepclip.errors import UserError, counted
     from sepclip.mixing import drawing, survey, writing
-    from sepclip.mixing.mixture import SPLITS
+    from sepclip.mixing.mixture import SPLITS, Recipe
     from sepclip.terminal import out as stdout
     from sepclip.terminal import say, say_some
 
@@ -128,7 +122,7 @@ def prepare(
                 [f"{path}: {reason}" for path, reason in sorted(found.left_out.items())],
             )
     say(f"split {'by voices' if by_voice else 'within voices'}")
-    recipes: dict[str, list[drawing.Recipe]] = {name: [] for name in SPLITS}
+    recipes: dict[str, list[Recipe]] = {name: [] for name in SPLITS}
     for group in groups:
         drawn = drawing.draw(
             group,

@@ -1,0 +1,39 @@
+# `make demo` and `make test` do all their own set-up in .venv; nothing else needs to be installed than Python 3.11.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types install slow build clean
+
+demo: .venv/installed
+	$(BIN)/sepclip demo
+
+test: .venv/tools lint types
+	$(BIN)/python -m pytest
+
+slow: .venv/tools
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/tools
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/tools
+	$(BIN)/mypy
+
+install: .venv/tools
+
+build: .venv/tools
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sepclip needs Python 3.11 or newer; make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/tools: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,5 @@
+"""``python -m sepclip``."""
+
+from sepclip.cli import main
+
+main()

@@ -1,0 +1,356 @@
+"""The command line: every command a thin layer over a function of the same meaning.
+
+Heavy imports stay inside the commands, so that ``--help`` is instant.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import sepclip
+from sepclip.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, counted
+from sepclip.mixing.corpora import corpora
+from sepclip.terminal import notes, out, say, say_some
+
+
+class _InOrderOfUse(TyperGroup):
+    """Lists the commands as they are used one after the other."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        order = ["demo", "prepare", "train", "separate", "eval", "info"]
+        return sorted(self.commands, key=order.index)
+
+
+app = typer.Typer(
+    name="sepclip",
+    cls=_InOrderOfUse,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="From a folder of voices to a trained, scored, listenable source separator, with AutoClip.\n\n"
+    "The usual way: prepare mixtures, train on them, separate files, eval the result. "
+    "`sepclip demo` does all of it on the voices of the repository.",
+    epilog="Exit codes: 0 fine, 1 the data or settings are wrong, 2 wrong usage, 130 interrupted, 143 terminated.",
+)
+prepare_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make mixtures for training and testing from a corpus.\n\n"
+    "Writes recipes (tr.jsonl, cv.jsonl, tt.jsonl) and the audio in the layout of wsj0-2mix. An interrupted "
+    "preparation goes on with the same command.",
+)
+app.add_typer(prepare_app, name="prepare")
+for _name, _corpus in corpora().items():
+    prepare_app.command(_name, help=_corpus.CARD.text())(_corpus.prepare)
+
+Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
+Root = Annotated[
+    Path | None, typer.Option(help="Where the corpus of DATA lies now, if it has moved.", show_default=False)
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sepclip {sepclip.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Mixture set made by `sepclip prepare`.", show_default=False)],
+    run: Annotated[Path, typer.Option(help="Folder of the run: made, or resumed.", show_default=False)],
+    config: Annotated[
+        str | None,
+        typer.Option(help="A YAML file, or one that comes with sepclip: paper-mi, paper-dc, small, demo."),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="mi (mask inference) or dc (deep clustering).")] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="none, norm:V, or auto:P: the P-th percentile of all gradient norms so far."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")] = None,
+    steps: Annotated[int | None, typer.Option(help="All steps of the run; overrides epochs.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training mixtures.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Excerpts of a step.", min=1)] = None,
+    dynamic: Annotated[
+        bool | None,
+        typer.Option("--dynamic/--no-dynamic", help="Mix anew at every step from the recipes' sources."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and dynamic mixtures.", min=0)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/base.yaml, such as model.layers=2."),
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Train a separator. The same command resumes it; Ctrl-C saves first.
+
+    Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
+    and RUN/checkpoints/{last,best}.
+    """
+    from sepclip.config import load_config
+    from sepclip.mixing.mixture import MixtureSet
+    from sepclip.training.loop import train as train_run
+    from sepclip.training.run import Run
+
+    flags = {
+        "loss.name": loss,
+        "clip": clip,
+        "device": device,
+        "train.steps": steps,
+        "train.epochs": epochs,
+        "data.batch_size": batch_size,
+        "data.dynamic": dynamic,
+        "seed": seed,
+    }
+    resolved = load_config(config, settings or (), flags)
+    mixtures = MixtureSet.open(data, root)
+    opened = Run.start_or_resume(run, resolved, mixtures)
+    summary = train_run(opened, mixtures)
+    if as_json:
+        _print_json({"run": str(run), **summary})
+        return
+    best = summary["best_valid_si_sdr_improvement"]
+    told = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
+    out.print(
+        f"{run} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
+        f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({told} on the validation excerpts), "
+        f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def separate(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
+    files: Annotated[list[Path], typer.Argument(help="Sound files, or folders of them.", show_default=False)],
+    out_folder: Annotated[
+        Path, typer.Option("--out", help="Folder for NAME_s1.wav, NAME_s2.wav, ...", show_default=False)
+    ],
+    overwrite: Annotated[bool, typer.Option(help="Make anew what is already there.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Separate sound files of any format, rate and channel count.
+
+    The results keep the rate, length, channels and level of their file. A file that cannot be used is named and the
+    others go on; the exit code is 1 then.
+    """
+    from sepclip.separation import separate_files
+    from sepclip.training.run import Run, resolve_device
+
+    where = resolve_device(device)
+    separator = Run.open(run).separator(where)
+    result = separate_files(separator, files, out_folder, device=where, overwrite=overwrite)
+    if as_json:
+        _print_json(
+            {
+                "written": {str(path): [str(target) for target in made] for path, made in result.written.items()},
+                "kept": {str(path): [str(target) for target in made] for path, made in result.kept.items()},
+                "failed": {str(path): reason for path, reason in result.failed.items()},
+            }
+        )
+    else:
+        for made in result.written.values():
+            out.print(" ".join(str(target) for target in made), markup=False, soft_wrap=True)
+        if result.kept:
+            say(f"{counted(len(result.kept), 'file')} already separated in {out_folder}; --overwrite makes them anew")
+    if result.failed:
+        say_some(
+            f"{counted(len(result.failed), 'input')} could not be separated:",
+            [f"{path}: {reason}" for path, reason in result.failed.items()],
+            most=50,
+        )
+        raise typer.Exit(EXIT_USER_ERROR)
+
+
+@app.command(name="eval")
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="Folder of a trained run.", show_default=False)] = None,
+    data: Annotated[Path | None, typer.Argument(help="Mixture set to separate and score.", show_default=False)] = None,
+    estimates: Annotated[
+        Path | None, typer.Option(help="Folder of separated files, instead of RUN.", show_default=False)
+    ] = None,
+    references: Annotated[
+        Path | None, typer.Option(help="Folder of true sources, instead of DATA.", show_default=False)
+    ] = None,
+    mixtures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the mixtures NAME.wav; else REFERENCES/mix, else the references' sum.",
+            show_default=False,
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of DATA: tr, cv or tt.")] = "tt",
+    limit: Annotated[int | None, typer.Option(help="Score the first so many files only.", min=1)] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Folder of scores.json and scores.csv [RUN/eval/DATA-SPLIT, or ESTIMATES].",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes for museval [all cores].", min=1)] = None,
+    device: Device = "auto",
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Score a run, or separated files, against the truth.
+
+    A run is scored on a split of a mixture set, separated files against a folder of references.
+
+    SDR, ISR, SIR and SAR by museval (BSSEval v4, windows of 1 s at the files' own rate, median over windows), SI-SDR,
+    the improvement of SDR and SI-SDR over the mixture, and the ideal binary mask for scale. Sources are paired by the
+    best mean SI-SDR first. Layout of the folders: s1/NAME.wav, s2/NAME.wav or NAME_s1.wav, NAME_s2.wav.
+    """
+    from sepclip import evaluation, scoring
+
+    if run is not None and data is not None and estimates is None and references is None:
+        from sepclip.mixing.mixture import MixtureSet
+        from sepclip.training.run import Run, resolve_device
+
+        where = resolve_device(device)
+        separator = Run.open(run).separator(where)
+        items, total = evaluation.set_items(separator, MixtureSet.open(data, root), split, device=where, limit=limit)
+        stft = separator.stft
+        folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}"
+        about = {"run": str(run), "data": str(data), "split": split}
+    elif estimates is not None and references is not None and run is None and data is None:
+        items, total = evaluation.folder_items(estimates, references, mixtures, limit)
+        stft = None
+        folder = out_folder or estimates
+        about = {"estimates": str(estimates), "references": str(references)}
+    else:
+        raise typer.BadParameter("give either RUN and DATA, or --estimates and --references")
+    result = evaluation.document(scoring.score(items, total, stft=stft, jobs=jobs), about)
+    evaluation.write_scores(folder, result)
+    if as_json:
+        _print_json(result)
+    else:
+        _print_scores(result)
+        out.print(f"written: {folder / 'scores.json'} and scores.csv", markup=False, soft_wrap=True)
+    if not any(row["status"] != "excluded" for row in result["rows"]):
+        raise UserError(f"no file could be scored: {result['rows'][0]['reason']}")
+
+
+@app.command()
+def demo(
+    data: Annotated[Path, typer.Option(help="Folder of the demo voices.")] = Path("data/speech"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for all that the demo makes.")] = Path("demo"),
+    as_json: Json = False,
+) -> None:
+    """Do all of it on the repository's voices, on a CPU, in minutes.
+
+    Mixes six voices, trains a small network with --clip auto:10, separates test mixtures, scores them and says what
+    to listen to. Goes on where it was interrupted.
+    """
+    from sepclip.demo import demo as run_demo
+
+    done = run_demo(data, out_folder)
+    if as_json:
+        _print_json({"seconds": done.seconds, "listen": [str(path) for path in done.listen], **done.result})
+        return
+    if done.already:
+        out.print(f"The demo is done: {out_folder} holds its results. Remove it to start anew.", markup=False)
+    _print_scores(done.result)
+    for line in _demo_words(done.result, done.seconds):
+        out.print(line, markup=False, soft_wrap=True)
+    out.print("\nListen to (mixture.wav, then mixture_s1.wav and mixture_s2.wav; true_*.wav are the answers):")
+    for folder in done.listen:
+        out.print(f"  {folder}", markup=False, soft_wrap=True)
+    out.print(
+        f"All scores: {out_folder / 'run' / 'eval' / 'mixtures-tt' / 'scores.csv'}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _demo_words(result: dict[str, Any], seconds: dict[str, float]) -> list[str]:
+    gains = {name: part["mean"]["si_sdr_improvement"] for name, part in result["summary"]["groups"].items()}
+    lines = [
+        f"On new sentences of the six voices it learned, the separator gains {gains['seen']:.1f} dB SI-SDR. On the two "
+        f"voices it never heard, {gains['unseen']:.1f} dB: six voices teach six voices. A separator of strangers needs "
+        f"dozens of voices and hours of training (README, Your own corpus)."
+    ]
+    if seconds:
+        told = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+        lines.append(f"Time: {told}; {sum(seconds.values()) / 60:.1f} min in all.")
+    return lines
+
+
+@app.command()
+def info(as_json: Json = False) -> None:
+    """Show versions, devices and what works here."""
+    from sepclip.information import gather, lines
+
+    facts = gather()
+    if as_json:
+        _print_json(facts)
+        return
+    for line in lines(facts):
+        out.print(line, markup=False, soft_wrap=True)
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    from sepclip.evaluation import score_table
+
+    out.print(score_table(result))
+    left_out = {}
+    for row in result["rows"]:
+        if row["reason"]:
+            left_out[row["name"]] = row["reason"]
+    if left_out:
+        say_some(
+            f"{counted(len(left_out), 'file')} without some or all scores:",
+            [f"{name}: {reason}" for name, reason in left_out.items()],
+        )
+    perfect = result["summary"]["count"]["perfect"]
+    if perfect:
+        say(f"{counted(perfect, 'source')} perfect: infinite scores are in no mean")
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every way out is an exit code."""
+    if {"train", "demo"} & set((arguments or sys.argv[1:])[:1]):
+        from sepclip.allocator import keep_memory
+
+        keep_memory()  # before torch is imported
+    sys.exit(_guarded(lambda: app(arguments, standalone_mode=True)))
+
+
+def _guarded(run: Callable[[], object]) -> int:
+    try:
+        run()
+    except UserError as error:
+        notes.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        say("interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of stdout has left: nothing to tell anyone
+        return EXIT_USER_ERROR
+    return 0

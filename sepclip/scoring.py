@@ -1,0 +1,211 @@
+"""The scores of one separated file against its references, and of many of them on all cores."""
+
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from sepclip.audio.bsseval import SCORES, bsseval_v4, load_museval_metrics, window_sdr
+from sepclip.audio.masks import ideal_binary_mask
+from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
+from sepclip.audio.permutation import best_permutation
+from sepclip.audio.stft import STFT
+from sepclip.terminal import track
+
+PERFECT_DB = 200.0  # float64 tells nothing beyond: such scores are None, and the row's status is "perfect"
+_NEEDED = ("si_sdr", *SCORES)
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Row:
+    """The scores in dB of one source of one file; None where there is none, and then ``reason`` says why.
+
+    ``status``: ``ok``; ``perfect``, where a score is infinite; ``partial``, where some scores are missing;
+    ``excluded``, where all are.
+    """
+
+    name: str
+    source: str
+    group: str | None = None
+    voice: str | None = None
+    sexes: str | None = None
+    si_sdr: float | None = None
+    si_sdr_improvement: float | None = None
+    sdr: float | None = None
+    sdr_improvement: float | None = None
+    isr: float | None = None
+    sir: float | None = None
+    sar: float | None = None
+    ibm_si_sdr_improvement: float | None = None
+    ibm_sdr_improvement: float | None = None
+    status: str = "ok"
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Waves:
+    """What one file is scored from, in float64: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C)."""
+
+    rate_hz: int
+    est: Floats
+    ref: Floats
+    mixture: Floats
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to score: a row for each source, still without scores, and its waves, or the reason for none."""
+
+    rows: list[Row]
+    waves: Waves | str
+
+
+def default_stft(rate_hz: int) -> STFT:
+    """Return the transform for the oracle where no run gives one: about 32 ms, a quarter of it as hop."""
+    window = 2 ** round(math.log2(0.032 * rate_hz))
+    return STFT(window, window // 4)
+
+
+def score(items: Iterable[Item], total: int, *, stft: STFT | None = None, jobs: int | None = None) -> list[Row]:
+    """Score all items, museval's part in ``jobs`` processes (all cores by default); rows in the order of the items.
+
+    ``stft`` is the transform of the ideal binary mask.
+    """
+    load_museval_metrics()  # a missing museval is told before any work
+    jobs = jobs or os.cpu_count() or 1
+    rows: list[Row] = []
+    waiting: list[tuple[list[Row], Floats, Future[dict[str, Floats] | str]]] = []
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        for item in track(items, total, "scoring"):
+            rows.extend(item.rows)
+            if isinstance(item.waves, str):
+                _finish(item.rows, item.waves)
+                continue
+            ready = _score_without_museval(item.rows, item.waves, stft or default_stft(item.waves.rate_hz))
+            if ready is not None:
+                ordered, mixture_sdr = ready
+                future = pool.submit(_museval_scores, ordered, item.waves.ref, item.waves.rate_hz)
+                waiting.append((item.rows, mixture_sdr, future))
+            if len(waiting) >= 16 * jobs:  # so that memory does not grow with the set
+                _collect(waiting)
+        _collect(waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return rows
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    load_museval_metrics()  # its libraries must be there to be limited
+    threadpool_limits(1)  # a process a core with a thread each; more are several times slower
+
+
+def _museval_scores(est: Floats, ref: Floats, rate_hz: int) -> dict[str, Floats] | str:
+    """Return museval's scores, or why there are none."""
+    try:
+        return bsseval_v4(est=est, ref=ref, rate_hz=rate_hz)
+    except (ValueError, AttributeError, np.linalg.LinAlgError) as error:
+        # on numpy 2, museval 0.4.1 answers a singular system with an AttributeError
+        return f"museval: {error}"
+
+
+def _score_without_museval(rows: list[Row], waves: Waves, stft: STFT) -> tuple[Floats, Floats] | None:
+    """Enter all scores but museval's; return the estimates in the order of the references and the mixture's SDR.
+
+    Returns None where museval has nothing to score; the rows say why.
+    """
+    est, ref, mixture = waves.est, waves.ref, waves.mixture
+    if not np.isfinite(est).all():
+        _finish(rows, "NaN or infinite estimate")
+        return None
+    pairwise = pairwise_si_sdr(est=_flat(est), ref=_flat(ref))  # (1, est, ref)
+    _, order = best_permutation(pairwise.nan_to_num(-300, 300, -300), maximise=True)
+    est = est[order[0].numpy()]  # (S, T, C), in the order of the references
+    mixtures = np.broadcast_to(mixture, ref.shape)
+    oracle = _ideal_binary_mask_estimate(mixture, ref, stft)
+    ours, before, ideal = (si_sdr(est=_flat(wave), ref=_flat(ref))[0].tolist() for wave in (est, mixtures, oracle))
+    for index, row in enumerate(rows):
+        _enter(row, "si_sdr", ours[index])
+        _enter(row, "si_sdr_improvement", ours[index] - before[index])
+        _enter_finite(row, "ibm_si_sdr_improvement", ideal[index] - before[index])
+        if not ref[index].any():
+            row.reason = "silent reference"
+        elif not est[index].any():
+            row.reason = "silent estimate"
+    if any(row.reason for row in rows):
+        _finish(rows, "museval: another source of the file is silent")
+        return None
+    try:
+        before_sdr, ideal_sdr = (window_sdr(est=wave, ref=ref, rate_hz=waves.rate_hz) for wave in (mixtures, oracle))
+    except ValueError as error:
+        _finish(rows, f"museval: {error}")
+        return None
+    for row, ideal_score, before_score in zip(rows, ideal_sdr, before_sdr, strict=True):
+        _enter_finite(row, "ibm_sdr_improvement", float(ideal_score - before_score))
+    return est, before_sdr
+
+
+def _collect(waiting: list[tuple[list[Row], Floats, Future[dict[str, Floats] | str]]]) -> None:
+    """Enter museval's scores into the rows that wait for them."""
+    for rows, mixture_sdr, future in waiting:
+        scores = future.result()
+        if isinstance(scores, str):
+            _finish(rows, scores)
+            continue
+        for index, row in enumerate(rows):
+            for name, values in scores.items():
+                _enter(row, name, float(values[index]))
+            _enter(row, "sdr_improvement", float(scores["sdr"][index] - mixture_sdr[index]))
+        _finish(rows, "museval: no window of 1 s in which all sources sound")
+    waiting.clear()
+
+
+def _enter(row: Row, metric: str, value: float) -> None:
+    """Enter a score; one beyond what float64 resolves is perfect and no number."""
+    if value > PERFECT_DB:
+        row.status = "perfect"
+    else:
+        _enter_finite(row, metric, value)
+
+
+def _enter_finite(row: Row, metric: str, value: float) -> None:
+    if math.isfinite(value) and value <= PERFECT_DB:
+        setattr(row, metric, value)
+
+
+def _finish(rows: list[Row], reason: str) -> None:
+    """Say of every row that lacks scores why: its own reason, else ``reason``."""
+    for row in rows:
+        present = [name for name in _NEEDED if getattr(row, name) is not None]
+        if row.status == "perfect" and row.reason is None and not reason.startswith("museval: shorter"):
+            continue
+        if len(present) == len(_NEEDED):
+            row.reason = None
+            continue
+        row.reason = row.reason or reason
+        if row.status != "perfect":
+            row.status = "partial" if present else "excluded"
+
+
+def _flat(waves: Floats) -> torch.Tensor:
+    """Return waves (S, T, C) as (1, S, T C): all channels count alike."""
+    return torch.from_numpy(np.ascontiguousarray(waves).reshape(1, len(waves), -1))
+
+
+def _ideal_binary_mask_estimate(mixture: Floats, ref: Floats, stft: STFT) -> Floats:
+    """Return what the ideal binary mask of each channel makes of the mixture (S, T, C)."""
+    sources = stft.forward(torch.from_numpy(np.ascontiguousarray(ref.transpose(2, 0, 1))))  # (C, S, N, F)
+    spectrum = stft.forward(torch.from_numpy(np.ascontiguousarray(mixture.T)))  # (C, N, F)
+    waves: Any = stft.inverse(ideal_binary_mask(sources) * spectrum.unsqueeze(1), ref.shape[1])  # (C, S, T)
+    return np.ascontiguousarray(waves.permute(1, 2, 0).numpy())

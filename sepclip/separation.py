@@ -1,0 +1,112 @@
+"""Separating sound files: any format, rate, length and channel count in, the same rate, length and level out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from numpy.typing import NDArray
+
+from sepclip.audio.files import BadSound, Sound, find_sounds, read_sound, write_sound
+from sepclip.audio.resample import resample
+from sepclip.errors import UserError
+from sepclip.model.separator import Separator
+from sepclip.terminal import track, warn
+
+MOST_MINUTES = 60  # a file is separated in one piece; longer ones may not fit into memory
+_WAV_SUBTYPES = {"PCM_S8": "PCM_U8"} | {name: name for name in soundfile.available_subtypes("WAV") if "PCM_" in name}
+_FLOATS = {"FLOAT", "DOUBLE"}
+
+
+@dataclass
+class Separation:
+    """What became of every file: written, already there, or failed with a reason."""
+
+    written: dict[Path, list[Path]] = field(default_factory=dict)
+    kept: dict[Path, list[Path]] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)
+
+
+def separate_files(
+    separator: Separator, inputs: Sequence[Path], out: Path, *, device: torch.device, overwrite: bool = False
+) -> Separation:
+    """Separate files, and the sound files of folders, into ``out`` as ``NAME_s1.wav``, ``NAME_s2.wav``, ...
+
+    Folders keep their tree. Files whose results are all there are left as they are unless ``overwrite``. A file that
+    cannot be used is reported, and the others go on. Raises UserError when there is nothing to do, or two
+    inputs would be written to the same name.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: choose a folder")
+    result = Separation()
+    targets = _plan(inputs, out, separator.sources, result)
+    for path in track(targets, len(targets), "separating"):
+        if all(target.is_file() for target in targets[path]) and not overwrite:
+            result.kept[path] = targets[path]
+            continue
+        try:
+            sound = read_sound(path)
+            _require_short(path, sound)
+            estimates = separate_sound(separator, sound, device)  # (S, C, T)
+        except BadSound as error:
+            result.failed[path] = error.reason
+            continue
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            result.failed[path] = f"too long for the memory of {device} ({error}): cut it into pieces"
+            continue
+        subtype = wav_subtype(sound.subtype)
+        if subtype not in _FLOATS and np.abs(estimates).max(initial=0) > 1:
+            warn(f"{path}: an estimate exceeds full scale and is written as 32-bit float, not {subtype}")
+            subtype = "FLOAT"
+        for target, estimate in zip(targets[path], estimates, strict=True):
+            write_sound(target, estimate, sound.rate_hz, subtype)
+        result.written[path] = targets[path]
+    return result
+
+
+def separate_sound(separator: Separator, sound: Sound, device: torch.device) -> NDArray[np.float32]:
+    """Separate a sound into estimates (S, C, T) at its own rate, length and level."""
+    samples = sound.samples.shape[1]
+    mixture = torch.from_numpy(sound.samples)  # (C, T)
+    mixture = resample(mixture, sound.rate_hz, separator.rate_hz).to(device)  # (C, T')
+    estimates = separator.separate(mixture).cpu()  # (S, C, T')
+    restored = resample(estimates, separator.rate_hz, sound.rate_hz)[..., :samples]  # (S, C, T)
+    # a rate that does not divide can come back one sample short
+    padded = torch.nn.functional.pad(restored, (0, samples - restored.shape[-1]))
+    return np.asarray(padded.numpy(), np.float32)
+
+
+def wav_subtype(subtype: str) -> str:
+    """Return the sample format in which to write what was stored as ``subtype``: the same where WAV has it."""
+    return subtype if subtype in _FLOATS else _WAV_SUBTYPES.get(subtype, "PCM_16")
+
+
+def _require_short(path: Path, sound: Sound) -> None:
+    minutes = sound.samples.shape[1] / sound.rate_hz / 60
+    if minutes > MOST_MINUTES:
+        raise BadSound(path, f"{minutes:.0f} min long, more than {MOST_MINUTES} min: cut it into pieces")
+
+
+def _plan(inputs: Sequence[Path], out: Path, sources: int, result: Separation) -> dict[Path, list[Path]]:
+    """Return the target files of every input file; what cannot be used goes into ``result.failed``."""
+    planned: dict[Path, list[Path]] = {}
+    owners: dict[Path, Path] = {}
+    for given in inputs:
+        files = [(given, Path(given.name))]
+        if given.is_dir():
+            below, _ = find_sounds(given)
+            inside = out.resolve()
+            files = [(path, path.relative_to(given)) for path in below if inside not in path.resolve().parents]
+            if not files:
+                result.failed[given] = "a folder without sound files"
+        for path, relative in files:
+            targets = [out / relative.with_name(f"{relative.stem}_s{index + 1}.wav") for index in range(sources)]
+            other = owners.setdefault(targets[0], path)
+            if other != path:
+                raise UserError(
+                    f"{other} and {path} would both be written to {targets[0]}: separate them into two --out"
+                )
+            planned[path] = targets
+    return planned
