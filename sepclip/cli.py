@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import sepclip
-from sepclip.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, UserError, counted
+from sepclip.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Stopped, UserError, counted
 from sepclip.mixing.corpora import corpora
 from sepclip.terminal import notes, out, say, say_some
 
@@ -269,32 +269,9 @@ def demo(
     if as_json:
         _print_json({"seconds": done.seconds, "listen": [str(path) for path in done.listen], **done.result})
         return
-    if done.already:
-        out.print(f"The demo is done: {out_folder} holds its results. Remove it to start anew.", markup=False)
     _print_scores(done.result)
-    for line in _demo_words(done.result, done.seconds):
+    for line in done.words():
         out.print(line, markup=False, soft_wrap=True)
-    out.print("\nListen to (mixture.wav, then mixture_s1.wav and mixture_s2.wav; true_*.wav are the answers):")
-    for folder in done.listen:
-        out.print(f"  {folder}", markup=False, soft_wrap=True)
-    out.print(
-        f"All scores: {out_folder / 'run' / 'eval' / 'mixtures-tt' / 'scores.csv'}",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
-def _demo_words(result: dict[str, Any], seconds: dict[str, float]) -> list[str]:
-    gains = {name: part["mean"]["si_sdr_improvement"] for name, part in result["summary"]["groups"].items()}
-    lines = [
-        f"On new sentences of the six voices it learned, the separator gains {gains['seen']:.1f} dB SI-SDR. On the two "
-        f"voices it never heard, {gains['unseen']:.1f} dB: six voices teach six voices. A separator of strangers needs "
-        f"dozens of voices and hours of training (README, Your own corpus)."
-    ]
-    if seconds:
-        told = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
-        lines.append(f"Time: {told}; {sum(seconds.values()) / 60:.1f} min in all.")
-    return lines
 
 
 @app.command()
@@ -314,10 +291,7 @@ def _print_scores(result: dict[str, Any]) -> None:
     from sepclip.evaluation import score_table
 
     out.print(score_table(result))
-    left_out = {}
-    for row in result["rows"]:
-        if row["reason"]:
-            left_out[row["name"]] = row["reason"]
+    left_out = {row["name"]: row["reason"] for row in result["rows"] if row["reason"]}
     if left_out:
         say_some(
             f"{counted(len(left_out), 'file')} without some or all scores:",
@@ -347,6 +321,9 @@ def _guarded(run: Callable[[], object]) -> int:
     except UserError as error:
         notes.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
         return EXIT_USER_ERROR
+    except Stopped as stop:
+        say(str(stop))
+        return stop.exit_code
     except KeyboardInterrupt:
         say("interrupted")
         return EXIT_INTERRUPTED

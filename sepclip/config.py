@@ -42,6 +42,7 @@ class Model(_Section):
     hidden: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
     embedding_size: int = Field(ge=1)
+    input_norm: Literal["all", "bins"]
     input_level_dbfs: float | None
 
     @field_validator("network")

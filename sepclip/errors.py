@@ -13,6 +13,14 @@ class UserError(Exception):
     """
 
 
+class Stopped(Exception):
+    """A signal stopped the work, and what was done is saved; ``exit_code`` says which signal."""
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def counted(number: int, noun: str) -> str:
     """Return ``"1 file"`` or ``"2 files"``."""
     return f"{number} {noun}" + ("" if number == 1 else "s")

@@ -56,7 +56,7 @@ def resample(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
     if from_hz == to_hz or wave.shape[-1] == 0:
         return wave
     resampled: Tensor = load_torchaudio().functional.resample(
-        wave,
+        wave.contiguous(),
         from_hz,
         to_hz,
         lowpass_filter_width=64,

@@ -4,6 +4,7 @@ To add one: a class with ``forward(magnitude) -> {head: output}`` and its line i
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,9 @@ class Blstm(nn.Module):
     """The network of the AutoClip paper: BLSTM layers on the log magnitude, and a linear layer for each head.
 
     ``mask``: sigmoid masks (B, S, N, F), which need not sum to 1. ``embedding``: a sigmoid vector of unit norm for
-    every bin (B, N, F, E). One batch normalisation over all bins alike centres the input. Initial weights are Xavier
-    normal, biases zero but the forget gates' (2 in all). All as in the author's library, where the paper is silent.
+    every bin (B, N, F, E). A batch normalisation centres the input: one mean and variance for ``all`` bins, or for
+    each of the ``bins``. Initial weights are Xavier normal, biases zero but the forget gates' (2 in all). The paper is
+    silent on all three; with ``all`` they are those of its author's library.
     """
 
     def __init__(
@@ -30,10 +32,11 @@ class Blstm(nn.Module):
         hidden: int,
         dropout: float,
         embedding_size: int,
+        input_norm: Literal["all", "bins"],
     ):
         super().__init__()
         self.bins, self.sources, self.embedding_size = bins, sources, embedding_size
-        self.norm = nn.BatchNorm1d(1)
+        self.norm = nn.BatchNorm1d(1 if input_norm == "all" else bins)
         self.lstm = nn.LSTM(
             bins,
             hidden,
@@ -62,7 +65,8 @@ class Blstm(nn.Module):
         """Map the magnitude (B, N, F) of a mixture to the outputs of the heads."""
         batch, frames, bins = magnitude.shape
         decibels = 20 * magnitude.clamp_min(LOG_FLOOR).log10()
-        features = self.norm(decibels.reshape(batch, 1, -1)).reshape(batch, frames, bins)
+        # as (items, normalised apart, values): (B N, F, 1) for each of the bins, (B N F, 1, 1) for all of them
+        features = self.norm(decibels.reshape(-1, self.norm.num_features, 1)).reshape(batch, frames, bins)
         hidden, _ = self.lstm(features)  # (B, N, 2H)
         outputs = {}
         if "mask" in self.heads:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from statistics import fmean
 from types import FrameType
 from typing import Any
 
@@ -14,7 +15,7 @@ from sepclip import clip
 from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
 from sepclip.audio.permutation import best_permutation
 from sepclip.config import Config
-from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, UserError
+from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
 from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.losses import LOSSES
@@ -24,14 +25,6 @@ from sepclip.training import checkpoint
 from sepclip.training.journal import Journal, cut_metrics, finite
 from sepclip.training.run import METRICS, Run
 from sepclip.training.state import TrainingState, build_separator
-
-
-class Stopped(Exception):
-    """Training was told to stop, and saved its state; ``exit_code`` says by which signal."""
-
-    def __init__(self, exit_code: int):
-        super().__init__(f"stopped with {exit_code}")
-        self.exit_code = exit_code
 
 
 def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -134,66 +127,60 @@ def train(run: Run, data: MixtureSet) -> dict[str, Any]:
     separator.train()
 
     with stop_signals() as asked, Journal(run.path / METRICS, steps, state.step) as journal:
-        began, saved, interval = time.monotonic() - state.seconds, time.monotonic(), Interval()
+        began, saved = time.monotonic() - state.seconds, time.monotonic()
         while state.step < steps:
-            batch = batches.batch(state.step).to(device)
-            try:
-                loss, clipped = training_step(state, batch, config)
-            except clip.TooManySkipped as error:
-                raise UserError(f"training stopped at step {state.step}: {error}; lower the learning rate") from error
-            if clipped.skipped:
-                warn(f"step {state.step}: skipped, {clipped.skipped}")
-            interval.add(loss, clipped)
+            take_step(state, batches.batch(state.step).to(device), config)
             state.seconds = time.monotonic() - began
-            if state.step % config.train.log_every == 0 or state.step == steps:
-                journal.record(interval.row(state))
-                interval = Interval()
-            if state.step % valid_every == 0 or state.step == steps:
+            last = state.step == steps
+            at_validation = last or state.step % valid_every == 0
+            if last or state.step % config.train.log_every == 0:
+                journal.record(progress_row(state))
+            if at_validation:
                 scores = validate(separator, crops, config, device)
                 journal.record({"step": state.step, **{name: finite(value) for name, value in scores.items()}})
-                if config.optimizer.schedule == "plateau":
-                    state.schedule.step(scores["valid_loss"])  # type: ignore[arg-type]
-                score = scores["valid_si_sdr_improvement"]
-                if math.isfinite(score) and (state.best_score is None or score > state.best_score):
-                    state.best_score, state.best_step = score, state.step
+                if state.note_validation(scores["valid_loss"], scores["valid_si_sdr_improvement"]):
                     checkpoint.save(run.checkpoint_path("best"), state)
             journal.advance(state.step)
-            due = time.monotonic() - saved > config.train.save_every_seconds or state.step % valid_every == 0
-            if due or asked or state.step == steps:
+            if at_validation or asked or time.monotonic() - saved > config.train.save_every_seconds:
                 checkpoint.save(run.checkpoint_path("last"), state)
                 saved = time.monotonic()
-            if asked and state.step < steps:
-                raise Stopped(asked[0])
+            if asked and not last:
+                raise Stopped(f"saved at step {state.step} of {steps}: the same command resumes", asked[0])
     return {"already": False, **summary(state)}
 
 
-class Interval:
-    """Means over the steps since the last row of ``metrics.jsonl``."""
+def take_step(state: TrainingState, batch: Batch, config: Config) -> None:
+    """Do one step and note in the state what it did; UserError where training cannot go on."""
+    try:
+        loss, clipped = training_step(state, batch, config)
+    except clip.TooManySkipped as error:
+        raise UserError(f"training stopped at step {state.step + 1}: {error}; lower the learning rate") from error
+    if clipped.skipped and state.clip.skipped_in_a_row == 1:
+        warn(f"step {state.step}: skipped, {clipped.skipped}")
+    state.recent.append([loss, clipped.norm, clipped.threshold])
 
-    def __init__(self) -> None:
-        self._losses: list[float] = []
-        self._clips: list[clip.Step] = []
-        self._began = time.monotonic()
 
-    def add(self, loss: float, clipped: clip.Step) -> None:
-        """Add one step."""
-        self._losses.append(loss)
-        self._clips.append(clipped)
+def progress_row(state: TrainingState) -> dict[str, Any]:
+    """Return the row of ``metrics.jsonl`` over the steps since the last one, and forget them.
 
-    def row(self, state: TrainingState) -> dict[str, Any]:
-        """Return the row at the step of ``state``: means of loss and norm, the last threshold, the share clipped."""
-        norms = [step.norm for step in self._clips if not step.skipped]
-        return {
-            "step": state.step,
-            "loss": finite(sum(self._losses) / len(self._losses)),
-            "grad_norm": finite(sum(norms) / len(norms)) if norms else None,
-            "threshold": finite(self._clips[-1].threshold),
-            "clipped_share": state.clip.clipped / state.clip.steps,
-            "skipped": state.clip.skipped,
-            "learning_rate": state.learning_rate,
-            "seconds": round(state.seconds, 3),
-            "steps_per_second": round(len(self._losses) / max(time.monotonic() - self._began, 1e-9), 3),
-        }
+    Means of loss and gradient norm, the last threshold, and the share of all steps so far that were clipped.
+    """
+    losses, norms, thresholds = zip(*state.recent, strict=True)
+    usable = [norm for norm in norms if math.isfinite(norm)]
+    elapsed = state.seconds - state.recent_since
+    row = {
+        "step": state.step,
+        "loss": finite(fmean(losses)),
+        "grad_norm": fmean(usable) if usable else None,
+        "threshold": finite(thresholds[-1]),
+        "clipped_share": state.clip.clipped / state.clip.steps,
+        "skipped": state.clip.skipped,
+        "learning_rate": state.learning_rate,
+        "seconds": round(state.seconds, 3),
+        "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
+    }
+    state.recent, state.recent_since = [], state.seconds
+    return row
 
 
 def summary(state: TrainingState) -> dict[str, Any]:

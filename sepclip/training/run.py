@@ -94,7 +94,10 @@ class Run:
             raise UserError(f"{path} was trained on other mixtures than {data.path}: choose another --run")
         changed = differences(run.config, config)
         automatic = {key for key in ("device", "precision") if changed.get(key, ("", ""))[1] == "auto"}
-        refused = {key: change for key, change in changed.items() if key not in _MAY_CHANGE | automatic}
+        allowed = _MAY_CHANGE | automatic
+        if config.optimizer.schedule == "cosine":  # its learning rates follow from the number of steps
+            allowed = allowed - {"train.epochs", "train.steps"}
+        refused = {key: change for key, change in changed.items() if key not in allowed}
         if refused:
             told = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
             raise UserError(f"{path} is a run with other settings ({told}): use those, or choose another --run")

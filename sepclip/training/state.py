@@ -1,6 +1,7 @@
 """Everything that must survive a restart, in one object."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -42,6 +43,8 @@ class TrainingState:
     seconds: float = 0.0
     best_score: float | None = None
     best_step: int = 0
+    recent: list[list[float]] = field(default_factory=list)  # loss, norm, threshold of each step since the last row
+    recent_since: float = 0.0  # seconds
 
     @classmethod
     def start(cls, config: Config, separator: Separator, device: torch.device, steps: int) -> "TrainingState":
@@ -69,6 +72,16 @@ class TrainingState:
         """The learning rate of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
 
+    def note_validation(self, loss: float, si_sdr_improvement: float) -> bool:
+        """Adapt the schedule and the best score to a validation; True where it is the best so far."""
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(loss)
+        better = self.best_score is None or si_sdr_improvement > self.best_score
+        if math.isfinite(si_sdr_improvement) and better:
+            self.best_score, self.best_step = si_sdr_improvement, self.step
+            return True
+        return False
+
     def counters(self) -> dict[str, Any]:
         """Return what is plain enough to be read by people: where the run stands."""
         return {
@@ -84,6 +97,8 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "clip": self.clip.state_dict(),
+            "recent": self.recent,
+            "recent_since": self.recent_since,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -95,6 +110,7 @@ class TrainingState:
         self.optimizer.load_state_dict(rest["optimizer"])
         self.schedule.load_state_dict(rest["schedule"])
         self.clip.load_state_dict(rest["clip"])
+        self.recent, self.recent_since = rest["recent"], rest["recent_since"]
         torch.set_rng_state(rest["random"])
         if self.device.type == "cuda" and rest["random_cuda"] is not None:
             torch.cuda.set_rng_state(rest["random_cuda"], self.device)

@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+
+from sepclip.audio.resample import resample
+from tests.audio.fresh import broken, not_installed, python
+
+RESAMPLE = """
+import torch
+from sepclip.audio.resample import load_torchaudio, resample
+from sepclip.errors import UserError
+try: print(resample(torch.ones(1000), 8000, 16000)[990:1000])
+except UserError as error: print(error)
+"""
+
+
+def sine(hertz, rate_hz, seconds=1.0):
+    return torch.sin(2 * math.pi * hertz * torch.arange(int(rate_hz * seconds), dtype=torch.float64) / rate_hz)
+
+
+@pytest.mark.parametrize(("low", "high"), [(8000, 16000), (11025, 44100), (44100, 48000), (8000, 44100)])
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.85])
+def test_a_sine_below_the_band_edge_stays_itself(low, high, share):
+    hertz = share * low / 2
+    edge = 400  # samples next to the ends, where the filter sees the zeros beyond
+    for here, there in ((low, high), (high, low)):
+        error = resample(sine(hertz, here), here, there) - sine(hertz, there)
+        assert error[edge:-edge].abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("hertz", [4050, 4500, 7900])
+def test_alias_is_below_100_db(hertz):
+    left = resample(sine(hertz, 16000), 16000, 8000)[400:-400]
+    assert 20 * math.log10(left.square().mean().sqrt() * 2**0.5) < -100
+
+
+@pytest.mark.parametrize(("from_hz", "to_hz"), [(8000, 16000), (16000, 8000), (44100, 8000), (8000, 11025), (7, 5)])
+@pytest.mark.parametrize("samples", [1, 2, 3, 10, 1001])
+def test_length_is_rounded_up(samples, from_hz, to_hz):
+    assert resample(torch.ones(samples), from_hz, to_hz).shape == (math.ceil(samples * to_hz / from_hz),)
+
+
+def test_same_rate_is_left_alone():
+    wave = torch.randn(2, 10)
+    assert torch.equal(resample(wave, 8000, 8000), wave)
+
+
+def test_nothing_stays_nothing():
+    assert resample(torch.zeros(2, 0), 8000, 44100).shape == (2, 0)
+
+
+def test_channels_do_not_mix():
+    waves = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
+    got = resample(waves, 8000, 16000)
+    assert got.shape == (2, 3, 200)
+    torch.testing.assert_close(got[1, 2], resample(waves[1, 2], 8000, 16000))
+
+
+ONES = "tensor([" + ", ".join(["1.0000"] * 10) + "])"
+
+
+def test_resamples_as_installed():
+    assert python(RESAMPLE) == ONES
+
+
+@pytest.mark.parametrize("error", ["OSError", "ImportError", "RuntimeError"])
+def test_resamples_without_the_compiled_part(error):
+    assert python(broken("torchaudio._extension", error) + RESAMPLE) == ONES
+
+
+def test_plain_import_goes_first(tmp_path):
+    (tmp_path / "torchaudio").mkdir()
+    (tmp_path / "torchaudio/__init__.py").write_text("from . import functional")
+    (tmp_path / "torchaudio/functional.py").write_text("def resample(wave, *_, **__): return wave + 41")
+    assert python(RESAMPLE, first=tmp_path) == ONES.replace("1.0000", "42.")
+
+
+def test_missing_torchaudio_is_told():
+    assert python(not_installed("torchaudio") + RESAMPLE) == "torchaudio is not installed: pip install torchaudio"
+
+
+def test_torchaudio_beyond_help_is_told(tmp_path):
+    (tmp_path / "torchaudio.py").write_text("raise OSError('no libcudart')")
+    printed = python(RESAMPLE, first=tmp_path)
+    assert printed.startswith("torchaudio cannot be imported beside this torch (no libcudart): install")

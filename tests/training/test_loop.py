@@ -1,0 +1,232 @@
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sepclip.config import load_config
+from sepclip.mixing.mixture import MixtureSet
+from sepclip.training.loop import compute_loss, train, validate
+from sepclip.training.run import Run
+from tests.conftest import SPEECH, TINY, assert_told, sepclip, train_tiny
+
+
+def rows(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def untimed(run: Path) -> list[dict[str, float]]:
+    timings = {"seconds", "steps_per_second"}
+    return [{key: value for key, value in row.items() if key not in timings} for row in rows(run)]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(run / "checkpoints" / "last" / "weights.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert untimed(one) == untimed(other)
+    first, second = weights(one), weights(other)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("loss", ["mi", "dc"])
+def test_real_speech_is_learned(loss: str, small_set: Path, tmp_path: Path) -> None:
+    settings = ["model.layers=1", "model.hidden=64", "data.segment_frames=120", "data.batch_size=8"]
+    settings += ["optimizer.schedule=constant", "train.valid_every=30", "train.steps=60", "data.dynamic=true"]
+    data = MixtureSet.open(small_set)
+    config = load_config(settings=[*settings, f"loss.name={loss}"])
+    summary = train(Run.start_or_resume(tmp_path / "run", config, data), data)
+    losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < 0.9 * losses[0]
+    assert 0 < summary["clipped_share"] < 1
+    if loss == "mi":  # deep clustering gives no usable clusters in so short a time
+        assert summary["best_valid_si_sdr_improvement"] > 1
+
+
+def test_a_run_writes_what_design_says(tiny_run: Path) -> None:
+    made = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
+    checkpoints = {
+        f"checkpoints/{which}/{name}"
+        for which in ("best", "last")
+        for name in ("weights.safetensors", "state.pt", "state.json")
+    }
+    assert {"config.yaml", "environment.json", "metrics.jsonl", *checkpoints} == made
+    last = rows(tiny_run)[-2]
+    assert {"step", "loss", "grad_norm", "threshold", "clipped_share", "learning_rate"} <= set(last)
+    assert rows(tiny_run)[-1]["valid_si_sdr_improvement"] is not None
+    assert torch.load(tiny_run / "checkpoints/last/state.pt", weights_only=True)["clip"]["rule"] == "auto:10"
+
+
+def test_the_first_threshold_is_the_first_norm(small_set: Path, tmp_path: Path) -> None:
+    result = train_tiny(small_set, tmp_path / "run", "--set", "train.log_every=1", "--json")
+    first, *others = [row for row in rows(tmp_path / "run") if "loss" in row]
+    assert first["threshold"] == first["grad_norm"]
+    assert first["clipped_share"] == 0
+    assert json.loads(result.stdout)["clipped_share"] == others[-1]["clipped_share"] > 0
+
+
+def test_the_same_command_again_says_that_it_is_done(small_set: Path, tiny_run: Path) -> None:
+    before = (tiny_run / "metrics.jsonl").read_bytes()
+    again = train_tiny(small_set, tiny_run)
+    assert again.returncode == 0
+    assert "already trained" in again.stdout
+    assert (tiny_run / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["--dynamic", "--no-dynamic"])
+def test_killed_and_resumed_is_the_undisturbed_run(mode: str, small_set: Path, tmp_path: Path) -> None:
+    chance = random.Random(mode)
+    more = [mode, "--steps", 60, "--set", "train.save_every_seconds=0.01", "--set", "model.dropout=0.3"]
+    more += ["--set", "model.layers=2"]
+    assert train_tiny(small_set, tmp_path / "whole", *more).returncode == 0
+    run = tmp_path / "killed"
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    command = [sys.executable, "-m", "sepclip", "train", small_set, "--run", run, *settings, *more]
+    resumed_at = []
+    for _ in range(3):
+        process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        target = (resumed_at[-1] if resumed_at else 0) + chance.randint(3, 12)
+        while time.monotonic() < deadline and process.poll() is None and step_of(run) < target:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        resumed_at.append(step_of(run))
+    assert 0 < resumed_at[0] < resumed_at[-1] < 60
+    assert train_tiny(small_set, run, *more).returncode == 0
+    assert_same_run(run, tmp_path / "whole")
+
+
+def step_of(run: Path) -> int:
+    try:
+        return int(json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"])
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_first(number: int, code: int, small_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    command = [sys.executable, "-m", "sepclip", "train", small_set, "--run", run, "--steps", 100000, *settings]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
+    while step_of(run) < 10:
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "saved" in told
+    assert "Traceback" not in told
+    assert step_of(run) >= rows(run)[-1]["step"]
+    assert step_of(run) > 10
+
+
+def test_a_changed_configuration_is_refused_and_named(small_set: Path, tiny_run: Path) -> None:
+    assert_told(train_tiny(small_set, tiny_run, "--clip", "none"), "clip was auto:10, now none", "--run")
+
+
+def test_more_steps_continue_a_finished_run(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    assert train_tiny(small_set, run, "--steps", 30).returncode == 0
+    assert step_of(run) == 30
+
+
+def test_other_mixtures_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    made = sepclip("prepare", "speakers", SPEECH, other, "--tr", 4, "--cv", 2, "--tt", 2, "--no-audio")
+    assert made.returncode == 0
+    assert_told(train_tiny(other, tiny_run), "other mixtures")
+
+
+def test_what_is_no_set_or_run_is_told(small_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    (busy / "thesis.tex").write_text("x")
+    assert_told(train_tiny(tmp_path / "missing", tmp_path / "run"), "no such folder")
+    assert_told(train_tiny(tmp_path / "empty", tmp_path / "run"), "holds no mixture set", "sepclip prepare")
+    assert_told(train_tiny(small_set, tmp_path / "file"), "is a file")
+    assert_told(train_tiny(small_set, busy), "already holds something else (thesis.tex)")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_that_is_not_there_is_told(small_set: Path, tmp_path: Path) -> None:
+    assert_told(train_tiny(small_set, tmp_path / "run", "--device", "cuda"), "no CUDA device", "--device auto or cpu")
+
+
+def test_a_moved_corpus_works_with_root(tmp_path: Path) -> None:
+    corpus, moved = tmp_path / "corpus", tmp_path / "moved"
+    for voice in ("en-f", "ca-m"):
+        shutil.copytree(SPEECH / voice, corpus / voice)
+    made = sepclip("prepare", "speakers", corpus, tmp_path / "set", "--tr", 4, "--cv", 2, "--tt", 2, "--no-audio")
+    assert made.returncode == 0, made.stderr
+    corpus.rename(moved)
+    assert_told(train_tiny(tmp_path / "set", tmp_path / "run"), str(corpus), "--root")
+    assert train_tiny(tmp_path / "set", tmp_path / "run", "--root", moved).returncode == 0
+
+
+def test_non_finite_weights_stop_training_with_words(small_set: Path, tmp_path: Path) -> None:
+    data = MixtureSet.open(small_set)
+    config = load_config(settings=[*TINY, "train.steps=500", "optimizer.learning_rate=1e30"])
+    from sepclip.errors import UserError
+
+    with pytest.raises(UserError, match=r"stopped at step \d+: 100 steps in a row were skipped"):
+        train(Run.start_or_resume(tmp_path / "run", config, data), data)
+
+
+def test_validation_changes_nothing_but_measures(small_set: Path, tiny_run: Path) -> None:
+    from sepclip.mixing.dataset import ValidationCrops
+
+    data, run = MixtureSet.open(small_set), Run.open(tiny_run)
+    separator = run.separator(torch.device("cpu"))
+    before = {name: value.clone() for name, value in separator.state_dict().items()}
+    crops = ValidationCrops(data, 5000, 2)
+    first = validate(separator, crops, run.config, torch.device("cpu"))
+    assert first == validate(separator, crops, run.config, torch.device("cpu"))
+    assert all(math.isfinite(value) for value in first.values())
+    assert all(torch.equal(before[name], value) for name, value in separator.state_dict().items())
+    loss, _ = compute_loss(separator.eval(), next(iter(crops)), run.config)
+    assert loss.shape == (2,)
+
+
+def test_bf16_gives_nearly_the_loss_of_fp32(small_set: Path, tiny_run: Path) -> None:
+    from sepclip.mixing.dataset import ValidationCrops
+
+    run, crops = Run.open(tiny_run), ValidationCrops(MixtureSet.open(small_set), 5000, 4)
+    separator = run.separator(torch.device("cpu"))
+    losses = [
+        compute_loss(separator, next(iter(crops)), run.config.model_copy(update={"precision": precision}))[0]
+        for precision in ("fp32", "bf16")
+    ]
+    assert losses[1].dtype == torch.float32
+    torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "from sepclip.cli import main; main()"
+    )
+    command = [sys.executable, "-c", script, "train", small_set, "--run", run, "--steps", 40, *settings]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ, check=False)
+    assert_told(result, "cannot be written", "checkpoint before is still there")
+    assert step_of(run) == 20
+    assert train_tiny(small_set, run, "--steps", 40).returncode == 0
