@@ -1,15 +1,14 @@
 """Which utterances are mixed with which, and how loud: every choice from a generator of (seed, purpose, index)."""
 
-import math
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import groupby
 
-from sepclip.errors import UserError, counted
+from sepclip.errors import UserError
 from sepclip.mixing.mixture import Recipe, Source
-from sepclip.mixing.survey import Survey, Utterance, files_of, sex_of
+from sepclip.mixing.survey import NO_VOICE, Survey, Utterance, sex_of
 
 LEVEL_DBFS = -25.0  # RMS of a source before its share of the relative level
 PEAK = 0.9  # no mixture's samples exceed it (as in wsj0-2mix)
@@ -69,22 +68,27 @@ def split_groups(
         groups.append(Group("tt", "unseen", voices, counts["tt"]))
     for group in groups:
         if len(group.voices) < sources:
-            found = ", ".join(sorted(survey.voices)) or "none"
+            found = f"{len(survey.voices)}: {', '.join(sorted(survey.voices))}" if survey.voices else "none"
+            kept = f" ({', '.join(unseen)} kept out as --unseen)" if unseen else ""
             raise UserError(
-                f"mixtures of {sources} need {counted(sources, 'voice')} with utterances enough; "
-                f"found {counted(len(survey.voices), 'voice')}: {found}. {_advice(survey)}"
+                f"mixtures of {sources} need {sources} voices with utterances enough, found {found}{kept}. "
+                f"{_advice(survey, unseen)}"
             )
     return groups
 
 
-def _advice(survey: Survey) -> str:
+def _advice(survey: Survey, unseen: Sequence[str]) -> str:
     if len(survey.voices) == 1:
         return (
             "Each sub-folder of ROOT is taken as one voice: if the voices lie deeper, give the folder right above "
             "them; if their names stand in the file names, use --speaker-from REGEX"
         )
-    if not survey.voices:
+    if NO_VOICE in survey.left_out.values():
         return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX"
+    if not survey.voices:
+        return "Every file was left out, for the reason beside it"
+    if unseen:
+        return "Name fewer voices in --unseen, or add recordings"
     return "Add recordings, or lower --min-seconds"
 
 
@@ -92,6 +96,8 @@ def _share(total: int, fractions: Mapping[str, float], least: int) -> dict[str, 
     """Divide ``total`` things by ``fractions``, at least ``least`` to each, the rest to the first."""
     rest = dict(list(fractions.items())[1:])
     shares = {name: max(least, round(total * fraction)) for name, fraction in rest.items()}
+    while sum(shares.values()) > total - least:  # the first needs its least too
+        shares[max(shares, key=lambda name: shares[name])] -= 1
     first = next(iter(fractions))
     return {first: total - sum(shares.values()), **shares}
 
@@ -119,7 +125,7 @@ def _divide_utterances(
     divided: dict[str, dict[str, Sequence[Utterance]]] = {split: {} for split in fractions}
     for voice, utterances in voices.items():
         # pieces of one file stay together, unless the voice has too few files to go round
-        by_file = {path: [u for u in utterances if u.path == path] for path in files_of(utterances)}
+        by_file = {path: list(pieces) for path, pieces in groupby(utterances, key=lambda u: u.path)}
         units = list(by_file.values()) if len(by_file) >= len(fractions) else [[u] for u in utterances]
         if len(units) < len(fractions):
             for path in by_file:
@@ -135,13 +141,18 @@ def _divide_utterances(
 
 def combinations_of(voices: Voices, sources: int) -> int:
     """Return how many different mixtures ``sources`` of ``voices`` can give, levels aside."""
-    return sum(math.prod(len(voices[v]) for v in chosen) for chosen in combinations(sorted(voices), sources))
+    ways = [1] + [0] * sources  # ways[k]: with k of the voices so far; thousands of voices have too many to list
+    for utterances in voices.values():
+        for chosen in range(sources, 0, -1):
+            ways[chosen] += ways[chosen - 1] * len(utterances)
+    return ways[sources]
 
 
 def draw(group: Group, *, sources: int, seed: int, mode: str, rate_hz: int, first: int = 0) -> list[Recipe]:
-    """Draw the recipes of a group: different voices each, every voice as often, no pair twice while others are left.
+    """Draw the recipes of a group: different voices each, and every voice as likely.
 
-    In a validation or test split no combination comes twice: the group gives fewer mixtures then.
+    In a validation or test split no combination comes twice: the group gives fewer mixtures then. In training one
+    comes twice only where another is hard to find.
     The recipe of an index depends on the seed and on those before it, not on how many follow.
     """
     names = sorted(group.voices)
@@ -190,5 +201,5 @@ def _identifier(utterance: Utterance) -> str:
     stem = utterance.path.rsplit(".", 1)[0]
     if not stem.startswith(utterance.voice):
         stem = f"{utterance.voice}-{stem}"
-    plain = re.sub(r"[^\w.-]+", "-", stem)[-60:].strip("-.")
+    plain = re.sub(r"[^\w.-]+", "-", stem).encode()[-60:].decode(errors="ignore").strip("-.")  # a name has 255 bytes
     return f"{plain}@{utterance.offset}" if utterance.offset else plain

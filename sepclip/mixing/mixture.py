@@ -113,7 +113,8 @@ class MixtureSet:
         if split not in SPLITS:
             raise UserError(f"there is no split {split!r}: choose one of {', '.join(SPLITS)}")
         try:
-            return [Recipe.from_line(line) for line in file.read_text(encoding="utf-8").splitlines()]
+            # split at newlines alone: file names may hold other characters that splitlines() takes for one
+            return [Recipe.from_line(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
         except OSError as error:
             raise UserError(f"{file} cannot be read: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError) as error:

@@ -20,6 +20,7 @@ from sepclip.terminal import track
 A = TypeVar("A")
 B = TypeVar("B")
 
+NO_VOICE = "not in a voice's folder"
 SILENT_DBFS = -60.0  # an utterance whose RMS is below has no speech that could be brought to level
 _SEX = re.compile(r"(?:^|[^a-z])(?:(f)|(m)|(female|woman)|(male|man))(?:[^a-z]|$)", re.IGNORECASE)
 
@@ -68,7 +69,7 @@ def survey_voices(
     The voice of a file is the first folder below ``root``, or what the regular expression ``speaker_from`` finds in
     its path (the group named ``speaker``, else the first group, else all it matches). Files longer than
     ``max_seconds`` are cut into equal pieces. Left out, each with its reason: hidden files, unreadable, truncated,
-    short, silent, non-finite or doubled ones, and those of a rate below ``rate_hz``.
+    short, silent, non-finite or doubled ones, and those of a rate below ``rate_hz`` or a name that is not UTF-8.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not a folder of voices")
@@ -81,10 +82,11 @@ def survey_voices(
     named: list[tuple[Path, str]] = []
     for path in paths:
         voice = _voice(path.relative_to(root), pattern)
-        if voice is None:
-            survey.left_out[_relative(path, root)] = (
-                "not in a voice's folder" if pattern is None else f"--speaker-from {speaker_from} does not match"
-            )
+        relative = _relative(path, root)
+        if relative != path.relative_to(root).as_posix():
+            survey.left_out[relative] = "its name is not UTF-8, so no recipe can hold it"
+        elif voice is None:
+            survey.left_out[relative] = NO_VOICE if pattern is None else f"--speaker-from {speaker_from} does not match"
         else:
             named.append((path, voice))
 
@@ -121,7 +123,8 @@ def in_threads(function: Callable[[A], B], items: Sequence[A], description: str)
 
 
 def _relative(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    # a byte that is no UTF-8 is written as an escape
+    return path.relative_to(root).as_posix().encode(errors="backslashreplace").decode()
 
 
 def _compile(speaker_from: str | None) -> re.Pattern[str] | None:

@@ -29,7 +29,7 @@ from sepclip.mixing.mixture import (
 from sepclip.mixing.survey import in_threads
 
 _WAV_HEADER = 44  # bytes
-_OWN_NAMES = {SET_FILE, UNFINISHED_FILE, *SPLITS, *(f"{split}.jsonl" for split in SPLITS)}
+_TEMPORARY = ".*.tmp"  # as replace_file names them
 
 
 def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
@@ -41,7 +41,8 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
         raise UserError(f"{out} is a file: choose a folder for the mixtures")
     found = next((file for file in (out / SET_FILE, out / UNFINISHED_FILE) if file.is_file()), None)
     if found is None:
-        others = sorted(path.name for path in out.iterdir()) if out.exists() else []
+        # a kill before the first file was whole leaves a temporary one
+        others = sorted({path.name for path in out.glob("*")} - {path.name for path in out.glob(_TEMPORARY)})
         if others:
             raise UserError(
                 f"{out} already holds something else ({', '.join(others[:3])}{' ...' if others[3:] else ''}): "
@@ -49,8 +50,8 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
             )
         return None
     try:
-        before = json.loads(found.read_text(encoding="utf-8"))["settings"]
-    except (ValueError, KeyError, OSError) as error:
+        before = dict(json.loads(found.read_text(encoding="utf-8"))["settings"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{found} is damaged: remove {out} and prepare it again") from error
     changed = [
         f"{key} was {before.get(key)!r}, now {settings.get(key)!r}"
@@ -61,7 +62,10 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
         raise UserError(
             f"{out} was prepared with other settings ({'; '.join(changed)}): choose another folder, or remove it"
         )
-    return MixtureSet.open(out) if found.name == SET_FILE else None
+    if found.name == UNFINISHED_FILE:
+        return None
+    (out / UNFINISHED_FILE).unlink(missing_ok=True)  # a kill between the last two steps leaves it
+    return MixtureSet.open(out)
 
 
 def write_set(
@@ -80,6 +84,7 @@ def write_set(
     ``settings`` tell whether a later run makes the same set; ``report`` goes into ``set.json`` as it is.
     """
     parts = ["mix", *part_names(source_count)]
+    leftovers = list(out.rglob(_TEMPORARY))  # of a run that was killed
     if audio:
         _require_space(out, recipes, len(parts))
     write_text(out / UNFINISHED_FILE, json.dumps({"settings": settings}, indent=1))
@@ -101,6 +106,8 @@ def write_set(
         for _ in in_threads(write, jobs, "writing mixtures"):
             pass
         os.sync()  # all waves at once: one flush for each would take minutes
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
     about = {
         "format": FORMAT,
         "root": str(root.resolve()),

@@ -34,14 +34,14 @@ def test_a_leak_of_another_source_is_sir_and_not_sar():
 @pytest.mark.parametrize("db", [-10, 0, 20])
 def test_sdr_is_the_ratio_to_the_error(db):
     # each window's error is made of its own reference, so every window scores the same
-    ref = waves(channels=2)
+    ref = waves()
     error = np.roll(ref.reshape(2, 3, -1), 777, axis=-1).reshape(ref.shape) * 10 ** (-db / 20)
     for score in (window_sdr, lambda **given: bsseval_v4(**given)["sdr"]):
         np.testing.assert_allclose(score(est=ref + error, ref=ref, rate_hz=RATE), db, atol=1e-9)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("seconds", [1, 2.0, 3.7])
+@pytest.mark.parametrize("seconds", [1, 3.7])
 def test_window_sdr_is_the_sdr_of_museval(seconds, channels):
     ref, error = waves(seconds, channels), waves(seconds, channels, seed=1)
     error *= np.linspace(0.05, 1, ref.shape[1])[:, None]  # windows differ, so that the median is of something
@@ -58,7 +58,7 @@ def test_a_silent_window_of_one_source_counts_for_none(side, anti_phase):
     else:
         given[side][0, :RATE] = 0
     later = {name: wave[:, RATE:] for name, wave in given.items()}
-    want = bsseval_v4(**later, rate_hz=RATE)["sdr"]
+    want = window_sdr(**later, rate_hz=RATE)
     np.testing.assert_allclose(bsseval_v4(**given, rate_hz=RATE)["sdr"], want, rtol=1e-9)
     np.testing.assert_allclose(window_sdr(**given, rate_hz=RATE), want, rtol=1e-9)
 

@@ -30,7 +30,9 @@ def test_orthogonal_noise_gives_its_own_ratio(db):
     assert si_sdr(est=est, ref=ref).tolist() == [pytest.approx([db, db], abs=0.01)]
 
 
-@pytest.mark.parametrize("change", [lambda x: -x, lambda x: 1e-3 * x, lambda x: 7 * x + 3], ids=["sign", "gain", "mean"])
+@pytest.mark.parametrize(
+    "change", [lambda x: -x, lambda x: 1e-3 * x, lambda x: 7 * x + 3], ids=["sign", "gain", "mean"]
+)
 def test_blind_to_sign_gain_and_mean(change):
     ref = waves(1, 2, 500)
     est = ref + 0.3 * waves(1, 2, 500, seed=2)

@@ -20,9 +20,7 @@ def test_equals_brute_force(sources, maximise):
     pairwise = torch.randn(20, sources, sources, dtype=torch.float64, generator=torch.Generator().manual_seed(sources))
     best, order = best_permutation(pairwise, maximise=maximise)
     for scores, value, chosen in zip(pairwise.tolist(), best.tolist(), order.tolist(), strict=True):
-        means = {
-            p: sum(scores[est][ref] for ref, est in enumerate(p)) / sources for p in permutations(range(sources))
-        }
+        means = {p: sum(scores[est][ref] for ref, est in enumerate(p)) / sources for p in permutations(range(sources))}
         want = (max if maximise else min)(means, key=means.__getitem__)
         assert tuple(chosen) == want
         assert value == pytest.approx(means[want], abs=1e-12)

@@ -10,7 +10,7 @@ RESAMPLE = """
 import torch
 from sepclip.audio.resample import load_torchaudio, resample
 from sepclip.errors import UserError
-try: print(resample(torch.ones(1000), 8000, 16000)[990:1000])
+try: print([round(x, 3) for x in resample(torch.ones(1000), 8000, 16000)[999:1001].tolist()])
 except UserError as error: print(error)
 """
 
@@ -57,23 +57,24 @@ def test_channels_do_not_mix():
     torch.testing.assert_close(got[1, 2], resample(waves[1, 2], 8000, 16000))
 
 
-ONES = "tensor([" + ", ".join(["1.0000"] * 10) + "])"
+def test_layout_in_memory_does_not_matter():
+    waves = torch.randn(50, 3, 2, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)  # (2, 3, 50)
+    torch.testing.assert_close(resample(waves, 8000, 16000), resample(waves.contiguous(), 8000, 16000))
 
 
 def test_resamples_as_installed():
-    assert python(RESAMPLE) == ONES
+    assert python(RESAMPLE) == "[1.0, 1.0]"
 
 
-@pytest.mark.parametrize("error", ["OSError", "ImportError", "RuntimeError"])
-def test_resamples_without_the_compiled_part(error):
-    assert python(broken("torchaudio._extension", error) + RESAMPLE) == ONES
+def test_resamples_without_the_compiled_part():
+    assert python(broken("torchaudio._extension", "OSError") + RESAMPLE) == "[1.0, 1.0]"
 
 
 def test_plain_import_goes_first(tmp_path):
     (tmp_path / "torchaudio").mkdir()
     (tmp_path / "torchaudio/__init__.py").write_text("from . import functional")
-    (tmp_path / "torchaudio/functional.py").write_text("def resample(wave, *_, **__): return wave + 41")
-    assert python(RESAMPLE, first=tmp_path) == ONES.replace("1.0000", "42.")
+    (tmp_path / "torchaudio/functional.py").write_text("def resample(wave, *_, **__): return wave.repeat(2) + 41")
+    assert python(RESAMPLE, first=tmp_path) == "[42.0, 42.0]"
 
 
 def test_missing_torchaudio_is_told():

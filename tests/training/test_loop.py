@@ -42,10 +42,10 @@ def assert_same_run(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("loss", ["mi", "dc"])
 def test_real_speech_is_learned(loss: str, small_set: Path, tmp_path: Path) -> None:
-    settings = ["model.layers=1", "model.hidden=64", "data.segment_frames=120", "data.batch_size=8"]
-    settings += ["optimizer.schedule=constant", "train.valid_every=30", "train.steps=60", "data.dynamic=true"]
+    settings = ["model.layers=1", "model.hidden=64", "data.segment_frames=150", "data.batch_size=8"]
+    settings += ["train.valid_every=30", "train.steps=120", f"loss.name={loss}"]
     data = MixtureSet.open(small_set)
-    config = load_config(settings=[*settings, f"loss.name={loss}"])
+    config = load_config("demo", settings)
     summary = train(Run.start_or_resume(tmp_path / "run", config, data), data)
     losses = [row["loss"] for row in rows(tmp_path / "run") if "loss" in row]
     assert losses[-1] < 0.9 * losses[0]
@@ -96,7 +96,7 @@ def test_killed_and_resumed_is_the_undisturbed_run(mode: str, small_set: Path, t
     resumed_at = []
     for _ in range(3):
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         target = (resumed_at[-1] if resumed_at else 0) + chance.randint(3, 12)
         while time.monotonic() < deadline and process.poll() is None and step_of(run) < target:
             time.sleep(0.002)
@@ -181,7 +181,7 @@ def test_a_moved_corpus_works_with_root(tmp_path: Path) -> None:
 
 def test_non_finite_weights_stop_training_with_words(small_set: Path, tmp_path: Path) -> None:
     data = MixtureSet.open(small_set)
-    config = load_config(settings=[*TINY, "train.steps=500", "optimizer.learning_rate=1e30"])
+    config = load_config(settings=[*TINY, "train.steps=500", "optimizer.learning_rate=3e38"])
     from sepclip.errors import UserError
 
     with pytest.raises(UserError, match=r"stopped at step \d+: 100 steps in a row were skipped"):

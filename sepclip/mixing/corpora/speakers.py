@@ -26,7 +26,7 @@ def _fractions(text: str) -> dict[str, float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != len(SPLITS) or min(values) <= 0 or abs(sum(values) - 1) > 1e-6:
+    if len(values) != len(SPLITS) or not (min(values) > 0 and abs(sum(values) - 1) <= 1e-6):  # NaN is neither
         raise UserError(f"--fractions {text}: give three positive numbers that sum to 1, such as 0.8,0.1,0.1")
     return dict(zip(SPLITS, values, strict=True))
 
@@ -73,8 +73,12 @@ def prepare(
         raise UserError(f"--split {split}: choose auto, voices or within")
     if mode not in ("min", "max"):
         raise UserError(f"--mode {mode}: choose min or max")
-    if max_seconds < min_seconds:
-        raise UserError(f"--max-seconds {max_seconds:g} is below --min-seconds {min_seconds:g}")
+    if not min_seconds <= max_seconds < float("inf"):
+        raise UserError(
+            f"--max-seconds {max_seconds:g}: give a number of seconds from --min-seconds {min_seconds:g} on"
+        )
+    if root.resolve() in out.resolve().parents:
+        raise UserError(f"{out} lies inside {root}, where its waves would be taken for a voice: choose another place")
     settings = {
         "corpus": CARD.name,
         "root": str(root.resolve()),
@@ -133,7 +137,8 @@ def prepare(
             first=len(recipes[group.split]),
         )
         if len(drawn) < group.count:
-            say(f"{group.split} {group.name}: only {len(drawn)} different mixtures exist, not {group.count}")
+            only = counted(len(drawn), "different mixture")
+            say(f"{group.split} {group.name}: {group.count} asked for, but the voices give only {only}")
         recipes[group.split].extend(drawn)
     made = writing.write_set(
         out,

@@ -1,0 +1,246 @@
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sepclip.audio.files import BadSound, find_sounds, read_sound, replace_file, write_sound, write_text
+from sepclip.errors import UserError
+from tests.audio.fresh import python
+
+RAMP = np.arange(-32768, 32768, 64, dtype=np.int16)
+
+
+def sound_file(path, samples=RAMP, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, 8000, **options)
+    return path
+
+
+def with_sizes(path, riff, data):
+    """Put other sizes into the header of a WAV file."""
+    raw = bytearray(path.read_bytes())
+    at = raw.index(b"data") + 4
+    raw[4:8], raw[at : at + 4] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
+    path.write_bytes(raw)
+    return path
+
+
+def reason(path):
+    """Return why a sound file cannot be used."""
+    with pytest.raises(BadSound) as told:
+        read_sound(path)
+    assert str(told.value) == f"{path}: {told.value.reason}"
+    return told.value.reason
+
+
+@pytest.fixture
+def unprivileged():
+    """Yield a folder, and lay root's rights down, for root may read and write everything."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, root = Path(name), os.geteuid() == 0
+        folder.chmod(0o777)
+        try:
+            if root:
+                os.seteuid(65534)
+        except PermissionError:
+            pytest.skip("rights cannot be laid down here")
+        try:
+            yield folder
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "DOUBLE"])
+def test_int16_survives_every_format_bit_for_bit(tmp_path, subtype):
+    stereo = np.stack([RAMP, RAMP[::-1]])
+    write_sound(tmp_path / "a.wav", stereo if subtype == "PCM_16" else stereo / 32768, 16000, subtype)
+    sound = read_sound(tmp_path / "a.wav")
+    assert (sound.rate_hz, sound.subtype, sound.samples.dtype) == (16000, subtype, np.float32)
+    assert np.array_equal(sound.samples, stereo.astype(np.float32) / 32768)
+
+
+def test_one_axis_is_one_channel(tmp_path):
+    write_sound(tmp_path / "a.wav", RAMP, 8000)
+    assert read_sound(tmp_path / "a.wav").samples.shape == (1, len(RAMP))
+
+
+@pytest.mark.parametrize(
+    ("start", "frames", "want"), [(0, 10, slice(0, 10)), (5, -1, slice(5, None)), (1000, 99, slice(1000, 1024))]
+)
+def test_part_of_a_file(tmp_path, start, frames, want):
+    path = sound_file(tmp_path / "a.flac")
+    assert np.array_equal(read_sound(path, start=start, frames=frames).samples[0], RAMP[want] / np.float32(32768))
+
+
+def test_nothing_is_read_beyond_the_end(tmp_path):
+    assert read_sound(sound_file(tmp_path / "a.wav"), start=5000, frames=10).samples.shape == (1, 0)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_no_samples_are_read_as_such(tmp_path, channels):
+    assert read_sound(sound_file(tmp_path / "a.wav", np.zeros((0, channels)))).samples.shape == (channels, 0)
+    write_sound(tmp_path / "b.wav", np.zeros((channels, 0)), 8000)
+    assert read_sound(tmp_path / "b.wav").samples.shape == (channels, 0)
+
+
+def test_missing_file_is_told(tmp_path):
+    assert reason(tmp_path / "a.wav") == "no such file"
+
+
+def test_folder_is_told(tmp_path):
+    assert reason(tmp_path) == "is a folder, not a sound file"
+
+
+@pytest.mark.parametrize("content", ["", "RIFF", "these are words\n" * 100])
+def test_what_is_no_sound_is_told(tmp_path, content):
+    (tmp_path / "a.wav").write_text(content)
+    assert "not a sound file" in reason(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_told(tmp_path, value):
+    samples = np.zeros(100, np.float32)
+    samples[50] = value
+    assert reason(sound_file(tmp_path / "a.wav", samples, subtype="FLOAT")) == "holds NaN or infinite samples"
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.w64", "a.caf", "a.flac", "a.mp3", "a.ogg"])
+def test_truncated_file_is_told(tmp_path, name):
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, 8000)
+    path = sound_file(tmp_path / name, noise)
+    assert read_sound(path).samples.shape == (1, 8000)
+    os.truncate(path, path.stat().st_size // 2)
+    assert "truncated" in reason(path) or "damaged" in reason(path)
+
+
+def test_one_sample_less_than_promised_is_told(tmp_path):
+    path = sound_file(tmp_path / "a.wav")
+    os.truncate(path, path.stat().st_size - 2)
+    assert "truncated" in reason(path)
+
+
+def test_streamed_wav_is_whole(tmp_path):
+    # what a program writes to a pipe, where it cannot go back and fill the sizes in
+    path = with_sizes(sound_file(tmp_path / "a.wav"), 0xFFFFFFFF, 0xFFFFFFFF)
+    assert np.array_equal(read_sound(path).samples[0], RAMP / np.float32(32768))
+
+
+def test_what_follows_the_samples_does_not_matter(tmp_path):
+    path = sound_file(tmp_path / "a.wav")
+    path.write_bytes(path.read_bytes() + b"LIST\x04\x00\x00\x00abcd")
+    assert read_sound(path).samples.shape == (1, len(RAMP))
+
+
+def test_locked_file_is_told(unprivileged):
+    sound_file(unprivileged / "a.wav").chmod(0)
+    assert reason(unprivileged / "a.wav") == "no permission to read it"
+
+
+def test_locked_folder_is_told(unprivileged):
+    path = sound_file(unprivileged / "locked" / "a.wav")
+    path.parent.chmod(0)
+    try:
+        assert reason(path) == "no permission to read it"
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_sounds_are_found_and_hidden_ones_reported(tmp_path):
+    names = [
+        "b.WAV",
+        "a/c.flac",
+        "a/B/d.mp3",
+        ".x.wav",
+        "a/._c.flac",
+        "._b.wav",
+        ".trash/e.wav",
+        "f.txt",
+        "g.raw",
+        "wav",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.wav").mkdir()
+    found, hidden = find_sounds(tmp_path)
+    assert found == [tmp_path / name for name in ("a/B/d.mp3", "a/c.flac", "b.WAV")]
+    assert hidden == [tmp_path / name for name in ("._b.wav", ".trash/e.wav", ".x.wav", "a/._c.flac")]
+
+
+def test_a_hidden_folder_above_the_root_hides_nothing(tmp_path):
+    path = sound_file(tmp_path / ".cache" / "a.wav")
+    assert find_sounds(tmp_path / ".cache") == ([path], [])
+
+
+def test_linked_folders_are_followed(tmp_path):
+    sound_file(tmp_path / "far" / "a.wav")
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "far")
+    assert find_sounds(tmp_path / "root")[0] == [tmp_path / "root" / "link" / "a.wav"]
+
+
+def test_a_link_to_a_folder_above_lists_no_file_twice(tmp_path):
+    sound_file(tmp_path / "a" / "a.wav")
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert len(find_sounds(tmp_path)[0]) == 1
+
+
+def test_new_content_takes_the_place_of_old(tmp_path):
+    write_text(tmp_path / "new" / "a.txt", "one")
+    write_text(tmp_path / "new" / "a.txt", "Zürich")
+    assert (tmp_path / "new" / "a.txt").read_bytes() == "Zürich".encode()
+    assert os.listdir(tmp_path / "new") == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, MemoryError])
+def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        raise error
+
+    with pytest.raises(error):
+        replace_file(path, fail)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".wav", "語" * 83 + ".wav"], ids=["ascii", "utf-8"])
+def test_any_name_that_the_file_system_takes_can_be_written(tmp_path, name):
+    write_sound(tmp_path / name, RAMP, 8000)
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_what_stands_in_the_way_is_told(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "folder", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=f"{path.name} cannot be written"):
+            write_text(path, "words")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_folder_without_permission_is_told(unprivileged):
+    unprivileged.joinpath("locked").mkdir(mode=0o500)
+    with pytest.raises(UserError, match="Permission denied"):
+        write_text(unprivileged / "locked" / "a.txt", "words")
+
+
+@pytest.mark.parametrize("write", ["write_sound(path, np.zeros(9999), 8000)", "write_text(path, 'word' * 9999)"])
+def test_full_disk_is_told_and_leaves_the_old_file_alone(tmp_path, write):
+    (tmp_path / "a").write_text("old")
+    told = python(
+        "import resource, signal, sys, numpy as np\nfrom pathlib import Path\nfrom sepclip.audio.files import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        f"path = Path({str(tmp_path / 'a')!r})\ntry: {write}\nexcept UserError as error: print(error)"
+    )
+    assert told == f"{tmp_path / 'a'} cannot be written: File too large"
+    assert os.listdir(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_text() == "old"

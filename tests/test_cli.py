@@ -1,0 +1,84 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import sepclip as package
+from sepclip.cli import app
+from sepclip.mixing.corpora import corpora
+from tests.conftest import SPEECH, TINY, assert_told, sepclip
+
+COMMANDS = ["demo", "prepare", "train", "separate", "eval", "info"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["prepare", "speakers"]])
+def test_every_help_is_there_without_heavy_imports(command: list[str]) -> None:
+    result = sepclip(*command, "--help")
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+    loaded = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "sepclip", *command, "--help"], capture_output=True, text=True
+    ).stderr
+    for heavy in ("torch", "numpy", "scipy", "pydantic", "yaml", "soundfile", "museval"):
+        assert f" {heavy}\n" not in loaded, f"{heavy} is imported for --help"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_help_text(command: str) -> None:
+    def commands(found):
+        yield found
+        for below in getattr(found, "commands", {}).values():
+            yield from commands(below)
+
+    for one in commands(get_command(app).commands[command]):
+        assert one.help
+        for parameter in one.params:
+            assert getattr(parameter, "help", None), f"{command}: {parameter.name}"
+
+
+def test_version() -> None:
+    assert sepclip("--version").stdout == f"sepclip {package.__version__}\n"
+
+
+def test_info_tells_what_works() -> None:
+    facts = json.loads(sepclip("info", "--json").stdout)
+    assert facts["resampling"] == facts["bsseval"] == "works"
+    assert {"base", "paper-mi", "paper-dc", "small", "demo"} <= set(facts["configs"])
+    assert facts["corpora"] == sorted(corpora())
+    assert "RAW" not in facts["sound_formats"]
+    assert f"sepclip {package.__version__}" in sepclip("info").stdout
+
+
+def test_wrong_usage_exits_with_2() -> None:
+    assert sepclip("train").returncode == 2
+    assert sepclip("trian").returncode == 2
+    assert sepclip("eval", "--nonsense").returncode == 2
+    assert_told(sepclip("prepare", "speakers", "x"), "out", code=2)
+
+
+def test_stdout_is_one_document_with_json(small_set: Path, tmp_path: Path) -> None:
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    result = sepclip("train", small_set, "--run", tmp_path / "run", "--steps", 10, *settings, "--json")
+    assert json.loads(result.stdout)["steps"] == 10
+    one = SPEECH / "en-f" / "0000.flac"
+    result = sepclip("separate", tmp_path / "run", one, tmp_path / "no.wav", "--out", tmp_path / "out", "--json")
+    assert result.returncode == 1
+    document = json.loads(result.stdout)
+    assert list(document["written"]) == [str(one)]
+    assert document["failed"] == {str(tmp_path / "no.wav"): "no such file"}
+
+
+def test_a_closed_pipe_is_no_traceback() -> None:
+    command = f"{sys.executable} -m sepclip info | head -c 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr
+
+
+def test_names_with_brackets_and_spaces_are_printed_as_they_are(tiny_run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a [red] file.wav"
+    path.write_bytes((SPEECH / "en-f" / "0000.flac").read_bytes())
+    result = sepclip("separate", tiny_run, path, "--out", tmp_path / "out")
+    assert "a [red] file_s1.wav" in result.stdout

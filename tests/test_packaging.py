@@ -1,0 +1,71 @@
+"""The built wheel works outside the clone, in an environment of its own."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, SPEECH
+
+
+def run(*command: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    result = run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, REPOSITORY, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def test_the_wheel_holds_the_package_and_its_configs_and_no_speech(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    for path in (REPOSITORY / "configs").glob("*.yaml"):
+        assert f"sepclip/configs/{path.name}" in names
+    assert "sepclip/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("data", "tests", "configs")) or name.endswith(".flac")]
+
+
+def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
+    environment = tmp_path / "venv"
+    # the dependencies are those of this environment: only sepclip itself is installed anew, from the wheel
+    assert run(sys.executable, "-m", "venv", environment, cwd=tmp_path).returncode == 0
+    python = environment / "bin" / "python"
+    site = run(python, "-c", "import site; print(site.getsitepackages()[0])", cwd=tmp_path).stdout.strip()
+    here = run(sys.executable, "-c", "import site; print(site.getsitepackages()[0])", cwd=tmp_path).stdout.strip()
+    assert run(python, "-m", "pip", "install", "-q", "--no-deps", wheel, cwd=tmp_path).returncode == 0
+    Path(site, "dependencies.pth").write_text(f"{here}\n")
+    where = run(python, "-c", "import sepclip; print(sepclip.__file__)", cwd=tmp_path).stdout
+    assert where.startswith(site)
+    command = environment / "bin" / "sepclip"
+    facts = json.loads(run(command, "info", "--json", cwd=tmp_path).stdout)
+    assert {"base", "demo", "paper-mi", "paper-dc", "small"} <= set(facts["configs"])
+    lost = run(command, "demo", cwd=tmp_path)
+    assert lost.returncode == 1
+    assert "data/speech from a clone" in lost.stderr
+    assert "Traceback" not in lost.stderr
+    assert not (tmp_path / "demo").exists()
+    made = run(command, "prepare", "speakers", SPEECH, "set", "--tr", "4", "--cv", "2", "--tt", "2", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    small = ("--set", "model.hidden=8", "--set", "model.layers=1", "--set", "data.segment_frames=50")
+    trained = run(command, "train", "set", "--run", "run", "--config", "demo", "--steps", "3", *small, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    scored = run(command, "eval", "run", "set", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert (tmp_path / "run" / "eval" / "set-tt" / "scores.json").is_file()
