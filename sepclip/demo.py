@@ -85,7 +85,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> dict[str, float]:
         seconds[name] = round(time.monotonic() - began, 1)
 
     with stage(1, "prepare", "mixing the voices"):
-        speakers.prepare(data, out / "mixtures", tr=480, cv=60, tt=60, unseen=UNSEEN, fractions=FRACTIONS)
+        speakers.prepare(data, out / "mixtures", tr=480, cv=40, tt=60, unseen=UNSEEN, fractions=FRACTIONS)
         mixtures = MixtureSet.open(out / "mixtures")
         run = Run.start_or_resume(out / "run", config, mixtures)
         device = resolve_device(run.config.device)

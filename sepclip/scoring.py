@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from sepclip.audio.bsseval import SCORES, bsseval_v4, load_museval_metrics, window_sdr
+from sepclip.audio.bsseval import bsseval_v4, load_museval_metrics, window_sdr
 from sepclip.audio.masks import ideal_binary_mask
 from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
 from sepclip.audio.permutation import best_permutation
@@ -22,7 +22,6 @@ from sepclip.audio.stft import STFT
 from sepclip.terminal import track
 
 PERFECT_DB = 200.0  # float64 tells nothing beyond: such scores are None, and the row's status is "perfect"
-_NEEDED = ("si_sdr", *SCORES)
 Floats = NDArray[np.float64]
 
 
@@ -90,7 +89,7 @@ def score(items: Iterable[Item], total: int, *, stft: STFT | None = None, jobs: 
         for item in track(items, total, "scoring"):
             rows.extend(item.rows)
             if isinstance(item.waves, str):
-                _finish(item.rows, item.waves)
+                _explain(item.rows, item.waves)
                 continue
             ready = _score_without_museval(item.rows, item.waves, stft or default_stft(item.waves.rate_hz))
             if ready is not None:
@@ -102,6 +101,8 @@ def score(items: Iterable[Item], total: int, *, stft: STFT | None = None, jobs: 
         _collect(waiting)
     finally:
         pool.shutdown(cancel_futures=True)
+    for row in rows:
+        _settle(row)
     return rows
 
 
@@ -127,7 +128,7 @@ def _score_without_museval(rows: list[Row], waves: Waves, stft: STFT) -> tuple[F
     """
     est, ref, mixture = waves.est, waves.ref, waves.mixture
     if not np.isfinite(est).all():
-        _finish(rows, "NaN or infinite estimate")
+        _explain(rows, "NaN or infinite estimate")
         return None
     pairwise = pairwise_si_sdr(est=_flat(est), ref=_flat(ref))  # (1, est, ref)
     _, order = best_permutation(pairwise.nan_to_num(-300, 300, -300), maximise=True)
@@ -144,12 +145,12 @@ def _score_without_museval(rows: list[Row], waves: Waves, stft: STFT) -> tuple[F
         elif not est[index].any():
             row.reason = "silent estimate"
     if any(row.reason for row in rows):
-        _finish(rows, "museval: another source of the file is silent")
+        _explain(rows, "museval: another source of the file is silent")
         return None
     try:
         before_sdr, ideal_sdr = (window_sdr(est=wave, ref=ref, rate_hz=waves.rate_hz) for wave in (mixtures, oracle))
     except ValueError as error:
-        _finish(rows, f"museval: {error}")
+        _explain(rows, f"museval: {error}")
         return None
     for row, ideal_score, before_score in zip(rows, ideal_sdr, before_sdr, strict=True):
         _enter_finite(row, "ibm_sdr_improvement", float(ideal_score - before_score))
@@ -161,13 +162,14 @@ def _collect(waiting: list[tuple[list[Row], Floats, Future[dict[str, Floats] | s
     for rows, mixture_sdr, future in waiting:
         scores = future.result()
         if isinstance(scores, str):
-            _finish(rows, scores)
+            _explain(rows, scores)
             continue
         for index, row in enumerate(rows):
+            if math.isnan(scores["sdr"][index]):
+                _explain([row], "museval: no window of 1 s in which all sources sound")
             for name, values in scores.items():
                 _enter(row, name, float(values[index]))
             _enter(row, "sdr_improvement", float(scores["sdr"][index] - mixture_sdr[index]))
-        _finish(rows, "museval: no window of 1 s in which all sources sound")
     waiting.clear()
 
 
@@ -184,18 +186,16 @@ def _enter_finite(row: Row, metric: str, value: float) -> None:
         setattr(row, metric, value)
 
 
-def _finish(rows: list[Row], reason: str) -> None:
-    """Say of every row that lacks scores why: its own reason, else ``reason``."""
+def _explain(rows: list[Row], reason: str) -> None:
+    """Say of every row why it lacks scores, unless it has a reason of its own."""
     for row in rows:
-        present = [name for name in _NEEDED if getattr(row, name) is not None]
-        if row.status == "perfect" and row.reason is None and not reason.startswith("museval: shorter"):
-            continue
-        if len(present) == len(_NEEDED):
-            row.reason = None
-            continue
         row.reason = row.reason or reason
-        if row.status != "perfect":
-            row.status = "partial" if present else "excluded"
+
+
+def _settle(row: Row) -> None:
+    """Sum the row up in its status."""
+    if row.reason and row.status != "perfect":
+        row.status = "excluded" if row.si_sdr is None and row.sdr is None else "partial"
 
 
 def _flat(waves: Floats) -> torch.Tensor:

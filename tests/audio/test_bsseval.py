@@ -85,7 +85,7 @@ def test_less_than_a_second_has_no_window(score):
 
 @pytest.mark.parametrize("silent", ["est", "ref"])
 def test_a_silent_whole_is_refused(silent):
-    with pytest.raises(ValueError, match="all-zero|silent|zero"):
+    with pytest.raises(ValueError, match="should not be"):
         bsseval_v4(**{"est": waves(), "ref": waves(), silent: waves() * [[[1]], [[0]]]}, rate_hz=RATE)
 
 

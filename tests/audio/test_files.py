@@ -28,6 +28,10 @@ def with_sizes(path, riff, data):
     return path
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def reason(path):
     """Return why a sound file cannot be used."""
     with pytest.raises(BadSound) as told:
@@ -193,7 +197,7 @@ def test_new_content_takes_the_place_of_old(tmp_path):
     write_text(tmp_path / "new" / "a.txt", "one")
     write_text(tmp_path / "new" / "a.txt", "Zürich")
     assert (tmp_path / "new" / "a.txt").read_bytes() == "Zürich".encode()
-    assert os.listdir(tmp_path / "new") == ["a.txt"]
+    assert names(tmp_path / "new") == ["a.txt"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, MemoryError])
@@ -209,13 +213,13 @@ def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path, error):
     with pytest.raises(error):
         replace_file(path, fail)
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert names(tmp_path) == ["a.txt"]
 
 
 @pytest.mark.parametrize("name", ["n" * 251 + ".wav", "語" * 83 + ".wav"], ids=["ascii", "utf-8"])
 def test_any_name_that_the_file_system_takes_can_be_written(tmp_path, name):
     write_sound(tmp_path / name, RAMP, 8000)
-    assert os.listdir(tmp_path) == [name]
+    assert names(tmp_path) == [name]
 
 
 def test_what_stands_in_the_way_is_told(tmp_path):
@@ -224,7 +228,7 @@ def test_what_stands_in_the_way_is_told(tmp_path):
     for path in (tmp_path / "folder", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=f"{path.name} cannot be written"):
             write_text(path, "words")
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_folder_without_permission_is_told(unprivileged):
@@ -242,5 +246,5 @@ def test_full_disk_is_told_and_leaves_the_old_file_alone(tmp_path, write):
         f"path = Path({str(tmp_path / 'a')!r})\ntry: {write}\nexcept UserError as error: print(error)"
     )
     assert told == f"{tmp_path / 'a'} cannot be written: File too large"
-    assert os.listdir(tmp_path) == ["a"]
+    assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"

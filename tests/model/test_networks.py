@@ -36,7 +36,7 @@ def test_heads_have_their_shapes_and_ranges(name):
     assert set(outputs) == set(BOTH)
     assert outputs["mask"].shape == (2, 2, 7, 9)
     assert outputs["embedding"].shape == (2, 7, 9, 4)
-    assert 0 < outputs["mask"].min()
+    assert outputs["mask"].min() > 0
     assert outputs["mask"].max() < 1
     assert (outputs["mask"].sum(1) - 1).abs().max() > 1e-3  # sigmoid, not softmax
     assert outputs["embedding"].min() >= 0

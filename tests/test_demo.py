@@ -1,0 +1,89 @@
+"""The demo whole, as a user runs it: real voices, real training, killed once in the middle. Takes minutes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from tests.conftest import SPEECH, assert_told, sepclip
+
+WORDS_OF_DONE = "The demo is done already"
+
+
+def step_of(out: Path) -> int:
+    try:
+        return int(json.loads((out / "run" / "checkpoints" / "last" / "state.json").read_text())["step"])
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Run the demo, kill it once its training has saved, and run it again to its end."""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    command = [sys.executable, "-m", "sepclip", "demo", "--data", str(SPEECH), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while step_of(out) == 0:
+        assert process.poll() is None, "the demo ended before its first checkpoint"
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+def test_it_goes_on_where_it_was_killed(demo) -> None:
+    out, result = demo
+    assert "already prepared" in result.stdout
+    assert "resuming" in result.stderr
+    steps = [json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_it_reaches_its_aim_on_the_voices_it_learned(demo) -> None:
+    out, _ = demo
+    scores = json.loads((out / "run" / "eval" / "mixtures-tt" / "scores.json").read_text())
+    groups = scores["summary"]["groups"]
+    assert groups["seen"]["mean"]["si_sdr_improvement"] >= 5
+    assert groups["seen"]["count"]["files"] == groups["unseen"]["count"]["files"] == 60
+    assert 12 < groups["seen"]["mean"]["ibm_si_sdr_improvement"] < 16
+    assert scores["summary"]["excluded"] == {}
+
+
+def test_autoclip_clipped(demo) -> None:
+    out, _ = demo
+    last = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines() if "loss" in line][-2]
+    assert 0 < last["clipped_share"] <= 1
+    assert last["threshold"] > 0
+    assert "clip: auto:10" in (out / "run" / "config.yaml").read_text()
+
+
+def test_it_says_what_to_listen_to(demo) -> None:
+    out, result = demo
+    folders = [Path(line.strip()) for line in result.stdout.splitlines() if line.startswith(f"  {out / 'listen'}")]
+    assert len(folders) == 4
+    for folder in folders:
+        names = {"mixture.wav", "mixture_s1.wav", "mixture_s2.wav", "true_s1.wav", "true_s2.wav"}
+        assert {path.name for path in folder.iterdir()} == names
+        assert len({soundfile.info(folder / name).frames for name in names}) == 1
+    for words in ("six voices teach", "it-f: http://www.voip.ammdomus.it", "Time: "):
+        assert words.lower() in result.stdout.lower()
+
+
+def test_again_it_says_that_it_is_done(demo) -> None:
+    out, _ = demo
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    again = sepclip("demo", "--data", SPEECH, "--out", out)
+    assert again.returncode == 0
+    assert WORDS_OF_DONE in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_without_the_voices_it_says_where_they_are(tmp_path: Path) -> None:
+    assert_told(sepclip("demo", "--out", tmp_path / "out", cwd=tmp_path), "data/speech from a clone")
+    assert not (tmp_path / "out").exists()
