@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 import sepclip
+from sepclip import startup
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Stopped, UserError, counted
 from sepclip.mixing.corpora import corpora
 from sepclip.terminal import notes, out, say, say_some
@@ -308,10 +309,9 @@ def _print_json(document: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every way out is an exit code."""
+    startup.spin_briefly()
     if {"train", "demo"} & set((arguments or sys.argv[1:])[:1]):
-        from sepclip.allocator import keep_memory
-
-        keep_memory()  # before torch is imported
+        startup.keep_memory()
     sys.exit(_guarded(lambda: app(arguments, standalone_mode=True)))
 
 

@@ -10,12 +10,12 @@ import soundfile
 import torch
 
 import sepclip
-from sepclip.allocator import keep_memory
 from sepclip.audio.bsseval import load_museval_metrics
 from sepclip.audio.resample import load_torchaudio
 from sepclip.config import configs_folder
 from sepclip.errors import UserError
 from sepclip.mixing.corpora import corpora
+from sepclip.startup import keep_memory
 from sepclip.training.run import resolve_device, resolve_precision
 
 PACKAGES = (

@@ -12,7 +12,7 @@ PACKAGE = Path(sepclip.__file__).parent
 LAYERS = {
     "errors": set(),
     "clip": set(),
-    "allocator": set(),
+    "startup": set(),
     "terminal": {"errors"},
     "audio": {"errors"},
     "model": {"audio", "errors"},
@@ -23,7 +23,7 @@ LAYERS = {
     "scoring": {"audio", "errors", "terminal"},
     "evaluation": {"scoring", "audio", "mixing", "model", "errors", "terminal"},
     "demo": {"evaluation", "scoring", "separation", "training", "mixing", "audio", "config", "errors", "terminal"},
-    "information": {"training", "mixing", "audio", "config", "allocator", "errors"},
+    "information": {"training", "mixing", "audio", "config", "startup", "errors"},
 }
 LAYERS["cli"] = set(LAYERS)
 LAYERS["__main__"] = {"cli"}

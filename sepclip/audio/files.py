@@ -22,8 +22,9 @@ EXTENSIONS = frozenset(
         *("aif", "aifc", "oga", "opus", "wave", "snd", "sph", "nist"),
     )
 )
-# libsndfile shortens a file whose header promises more than is there, and says so only in its log
-_TRUNCATED = re.compile(r"^\s*data\s*:\s*\d+ \(should be (\d+)\)", re.MULTILINE)
+# libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
+_SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_STREAMED = 0x7F000000  # bytes; programs that write to a pipe promise this much or more, for they cannot know
 
 
 class BadSound(UserError):
@@ -49,9 +50,11 @@ def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
     Raises BadSound when it is missing, no sound, holds NaN or infinite samples, or ends before its header says.
     A file of 0 samples is read as such.
     """
-    if not path.is_file():
-        raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
     try:
+        if not path.is_file():
+            raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
+        with path.open("rb"):  # libsndfile does not say that it was not allowed to
+            pass
         with soundfile.SoundFile(path) as file:
             promised, log, rate_hz, subtype = file.frames, file.extra_info, file.samplerate, file.subtype
             if start:
@@ -70,28 +73,42 @@ def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
 
 
 def is_truncated(log: str) -> bool:
-    """Tell from libsndfile's log of a RIFF file whether its data chunk is cut short.
+    """Tell from libsndfile's log whether the samples of a WAV, AIFF, AU or W64 file are cut short.
 
-    A size of 0 or 0xFFFFFFFF is what programs write that stream to a pipe: no promise, hence no truncation.
+    An Ogg file promises no length: what is missing at its end cannot be told.
     """
-    match = _TRUNCATED.search(log)
-    return match is not None and int(match[1]) > 0 and "0xFFFFFFFF" not in match[0]
+    return any(int(there) < int(promised) < _STREAMED for promised, there in _SIZES.findall(log))
 
 
 def find_sounds(root: Path) -> tuple[list[Path], list[Path]]:
     """Return the sound files below ``root``, sorted, and those left out because they or a folder are hidden.
 
-    Hidden means a name that begins with a dot, such as the ``._name`` twins that macOS leaves in archives.
+    Hidden means a name that begins with a dot, such as the ``._name`` twins that macOS leaves in archives. Links are
+    followed, but not to a folder that they lie in. Raises UserError for a folder that may not be read.
     """
     found: list[Path] = []
     hidden: list[Path] = []
-    for folder, _, names in os.walk(root, followlinks=True):
+    ways = {root: frozenset({root.resolve()})}  # the real folders on the way to each
+    for name_of_folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        folder = Path(name_of_folder)
+        way = ways.pop(folder)
+        for name in list(folders):
+            real = (folder / name).resolve()
+            if real in way:
+                folders.remove(name)
+            else:
+                ways[folder / name] = way | {real}
         for name in names:
-            path = Path(folder) / name
+            path = folder / name
             if path.suffix.lower() in EXTENSIONS:
                 parts = path.relative_to(root).parts
                 (hidden if any(part.startswith(".") for part in parts) else found).append(path)
     return sorted(found), sorted(hidden)
+
+
+def _refuse(error: OSError) -> None:
+    if isinstance(error, PermissionError):
+        raise UserError(f"{error.filename}: no permission to read this folder") from error
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = True) -> None:
@@ -100,7 +117,8 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
     A reader sees the old file or the new one, never half of it. ``flush`` brings it to the disk first. Raises
     UserError when the disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:80]}.{os.getpid()}-{threading.get_ident()}.tmp")
+    start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # a name has 255 bytes at most
+    temporary = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -67,11 +67,6 @@ def test_int16_survives_every_format_bit_for_bit(tmp_path, subtype):
     assert np.array_equal(sound.samples, stereo.astype(np.float32) / 32768)
 
 
-def test_one_axis_is_one_channel(tmp_path):
-    write_sound(tmp_path / "a.wav", RAMP, 8000)
-    assert read_sound(tmp_path / "a.wav").samples.shape == (1, len(RAMP))
-
-
 @pytest.mark.parametrize(
     ("start", "frames", "want"), [(0, 10, slice(0, 10)), (5, -1, slice(5, None)), (1000, 99, slice(1000, 1024))]
 )
@@ -91,11 +86,8 @@ def test_no_samples_are_read_as_such(tmp_path, channels):
     assert read_sound(tmp_path / "b.wav").samples.shape == (channels, 0)
 
 
-def test_missing_file_is_told(tmp_path):
+def test_missing_file_and_folder_are_told(tmp_path):
     assert reason(tmp_path / "a.wav") == "no such file"
-
-
-def test_folder_is_told(tmp_path):
     assert reason(tmp_path) == "is a folder, not a sound file"
 
 
@@ -121,22 +113,10 @@ def test_truncated_file_is_told(tmp_path, name):
     assert "truncated" in reason(path) or "damaged" in reason(path)
 
 
-def test_one_sample_less_than_promised_is_told(tmp_path):
-    path = sound_file(tmp_path / "a.wav")
-    os.truncate(path, path.stat().st_size - 2)
-    assert "truncated" in reason(path)
-
-
 def test_streamed_wav_is_whole(tmp_path):
     # what a program writes to a pipe, where it cannot go back and fill the sizes in
     path = with_sizes(sound_file(tmp_path / "a.wav"), 0xFFFFFFFF, 0xFFFFFFFF)
     assert np.array_equal(read_sound(path).samples[0], RAMP / np.float32(32768))
-
-
-def test_what_follows_the_samples_does_not_matter(tmp_path):
-    path = sound_file(tmp_path / "a.wav")
-    path.write_bytes(path.read_bytes() + b"LIST\x04\x00\x00\x00abcd")
-    assert read_sound(path).samples.shape == (1, len(RAMP))
 
 
 def test_locked_file_is_told(unprivileged):

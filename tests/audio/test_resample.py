@@ -41,25 +41,17 @@ def test_length_is_rounded_up(samples, from_hz, to_hz):
     assert resample(torch.ones(samples), from_hz, to_hz).shape == (math.ceil(samples * to_hz / from_hz),)
 
 
-def test_same_rate_is_left_alone():
+def test_same_rate_and_no_samples_are_left_alone():
     wave = torch.randn(2, 10)
     assert torch.equal(resample(wave, 8000, 8000), wave)
-
-
-def test_nothing_stays_nothing():
     assert resample(torch.zeros(2, 0), 8000, 44100).shape == (2, 0)
 
 
-def test_channels_do_not_mix():
-    waves = torch.randn(2, 3, 100, generator=torch.Generator().manual_seed(0))
-    got = resample(waves, 8000, 16000)
-    assert got.shape == (2, 3, 200)
-    torch.testing.assert_close(got[1, 2], resample(waves[1, 2], 8000, 16000))
-
-
-def test_layout_in_memory_does_not_matter():
+def test_channels_do_not_mix_however_they_lie_in_memory():
     waves = torch.randn(50, 3, 2, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)  # (2, 3, 50)
-    torch.testing.assert_close(resample(waves, 8000, 16000), resample(waves.contiguous(), 8000, 16000))
+    got = resample(waves, 8000, 16000)
+    assert got.shape == (2, 3, 100)
+    torch.testing.assert_close(got[1, 2], resample(waves[1, 2].clone(), 8000, 16000))
 
 
 def test_resamples_as_installed():

@@ -26,13 +26,6 @@ def test_a_constant_stands_in_bin_0_at_its_own_height(scale, height):
     assert spectrum[4, 0].real.item() == pytest.approx(height, rel=1e-6)
 
 
-def test_a_sine_stands_in_its_bin_at_half_its_height():
-    wave = 0.6 * torch.sin(2 * math.pi * 32 / 256 * torch.arange(2048, dtype=torch.float64))
-    magnitude = STFT().forward(wave)[10].abs()
-    assert magnitude.argmax() == 32
-    assert magnitude[32].item() == pytest.approx(0.3, abs=1e-4)  # side lobe 64 bins away: 1 / (4 * 64**2)
-
-
 @pytest.mark.parametrize("samples", [257, 1000, 8192, 25536, 25537])
 @pytest.mark.parametrize(("window", "hop"), [(256, 64), (256, 128), (128, 32)])
 def test_equals_scipy(samples, window, hop):
@@ -49,18 +42,11 @@ def test_equals_scipy(samples, window, hop):
 @pytest.mark.parametrize(("window", "hop"), [(256, 64), (256, 128), (256, 32), (256, 100)])
 @pytest.mark.parametrize("samples", [1, 10, 63, 64, 65, 1001, 25537])
 def test_mask_of_one_gives_the_wave_back(samples, window, hop, scale):
-    wave = torch.rand(samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    waves = torch.rand(2, 3, samples, generator=torch.Generator().manual_seed(0)) * 2 - 1
     stft = STFT(window, hop, scale)
-    back = stft.inverse(stft.forward(wave) * 1.0, samples)
-    assert (back - wave).abs().max() < 1e-5
-
-
-def test_leading_axes_are_kept_and_do_not_mix():
-    waves = torch.randn(2, 3, 500, generator=torch.Generator().manual_seed(0))
-    spectrum = STFT().forward(waves)
-    assert spectrum.shape == (2, 3, 9, 129)
-    torch.testing.assert_close(spectrum[1, 2], STFT().forward(waves[1, 2]))
-    assert STFT().inverse(spectrum, 500).shape == waves.shape
+    spectrum = stft.forward(waves)
+    torch.testing.assert_close(spectrum[1, 2], stft.forward(waves[1, 2]))
+    assert (stft.inverse(spectrum * 1.0, samples) - waves).abs().max() < 1e-5
 
 
 def test_first_use_in_inference_mode_does_not_spoil_training():

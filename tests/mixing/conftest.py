@@ -1,9 +1,7 @@
-"""A tiny corpus of real voices, and what the tests of mixing measure with."""
+"""A small corpus of real voices, a set made of it, and what the tests of mixing measure with."""
 
 import shutil
-from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 
@@ -12,15 +10,16 @@ from sepclip.mixing.mixture import SPLITS, MixtureSet
 from tests.conftest import SPEECH
 
 VOICES = ("ca-m", "en-f", "fr-m", "it-f", "ru-m")
+WHOLE = {"tr": 20, "cv": 6, "tt": 4, "mode": "max"}  # what the fixture `mixtures` is made with
 
 
-def speech_files(voice):
-    return sorted((SPEECH / voice).glob("*.flac"))
+def sentence(voice, index=0):
+    """Return the file of one real sentence, 8 kHz."""
+    return sorted((SPEECH / voice).glob("*.flac"))[index]
 
 
-def speech_wave(voice, index=0):
-    """Return one real sentence as int16 at 8 kHz (T,)."""
-    return soundfile.read(speech_files(voice)[index], dtype="int16")[0]
+def samples(path):
+    return soundfile.read(path, dtype="int16")[0]
 
 
 def make_corpus(root, name="{voice}/{index}.flac", voices=VOICES, files=4, first=0):
@@ -29,18 +28,18 @@ def make_corpus(root, name="{voice}/{index}.flac", voices=VOICES, files=4, first
         for index in range(first, first + files):
             target = root / name.format(voice=voice, index=index)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(speech_files(voice)[index], target)
+            shutil.copy(sentence(voice, index), target)
     return root
 
 
-def write_wave(path, samples, rate_hz=8000, **options):
+def write_wave(path, wave, rate_hz=8000, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, samples, rate_hz, **options)
+    soundfile.write(path, wave, rate_hz, **options)
     return path
 
 
-def prepare(root: Path, out: Path, tr=6, cv=3, tt=2, **options) -> MixtureSet:
-    """Prepare a small set as `sepclip prepare speakers` does."""
+def prepare(root, out, tr=6, cv=3, tt=2, **options):
+    """Make a set as `sepclip prepare speakers` does."""
     speakers.prepare(root, out, tr=tr, cv=cv, tt=tt, **options)
     return MixtureSet.open(out)
 
@@ -54,22 +53,18 @@ def every_recipe(mixtures):
     return [(split, recipe) for split in SPLITS for recipe in mixtures.recipes(split)]
 
 
-def heard(recipes, attribute):
-    """Return the voices, or the paths, in ``recipes``."""
+def used(recipes, attribute):
+    """Return the voices, or the paths, of ``recipes``."""
     return {getattr(source, attribute) for recipe in recipes for source in recipe.sources}
-
-
-def level_db(wave):
-    return 10 * np.log10(np.square(np.asarray(wave, np.float64) / 32768).mean())
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """Return a corpus of five real voices with four sentences each; not to be changed."""
+    """Return five real voices of four sentences each; not to be changed."""
     return make_corpus(tmp_path_factory.mktemp("corpus") / "voices")
 
 
 @pytest.fixture(scope="session")
 def mixtures(corpus, tmp_path_factory):
-    """Return a set made of ``corpus``: whole sentences, filled up with silence; not to be changed."""
-    return prepare(corpus, tmp_path_factory.mktemp("sets") / "whole", tr=20, cv=6, tt=4, mode="max")
+    """Return a set made of ``corpus`` with whole sentences, filled up with silence; not to be changed."""
+    return prepare(corpus, tmp_path_factory.mktemp("sets") / "whole", **WHOLE)
