@@ -2,8 +2,8 @@
 
     python benchmarks/step.py [--rounds 3] [--json FILE]
 
-Every arm is a process of its own, for all of this is set before torch is imported; the arms take turns, and the ratio to
-the first arm is taken round by round. With ``--busy`` another process keeps one core busy meanwhile.
+Every arm is a process of its own, for all of this is set before torch is imported; the arms take turns, and the ratio
+to the first arm is taken round by round. With ``--busy`` another process keeps one core busy meanwhile.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 ``keep_memory``: by default glibc maps the large temporaries of an LSTM anew at every step and unmaps them after it, and
 the page faults cost up to half of the step. Once told not to, it keeps them, for more memory held.
 
-``spin_briefly``: an LSTM step has thousands of barriers, at which the threads of GNU OpenMP spin. With another program on
-one of the cores they spin away whole time slices, and a step takes many times as long. Short spins cost next to
+``spin_briefly``: an LSTM step has thousands of barriers, at which the threads of GNU OpenMP spin. With another program
+on one of the cores they spin away whole time slices, and a step takes many times as long. Short spins cost next to
 nothing on a quiet machine.
 """
 

@@ -95,16 +95,6 @@ def test_what_help_imports_is_light(name: str) -> None:
 
     tops = {target.split(".")[0] for target in imported(modules()[name], top_only=True)}
     assert tops <= {*sys.stdlib_module_names, *LIGHT}
-    assert {t for t in imported(modules()[name], top_only=True) if t.startswith("sepclip.")} <= {
-        f"sepclip.{light}"
-        for light in (
-            "errors.EXIT_INTERRUPTED", "errors.EXIT_USER_ERROR", "errors.EXIT_USAGE", "errors.UserError",
-            "errors.Stopped",
-            "errors.EXIT_TERMINATED", "errors.counted", "mixing.corpora.corpora", "mixing.corpora.Card",
-            "terminal.notes", "terminal.out",
-            "terminal.say", "terminal.say_some", "terminal.warn",
-        )
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", modules())
