@@ -86,7 +86,8 @@ class MixtureSet:
         """
         file = path / SET_FILE
         if not path.is_dir():
-            raise UserError(f"{path}: no such folder; `sepclip prepare` makes a mixture set")
+            what = "is a file, not a folder" if path.exists() else "no such folder"
+            raise UserError(f"{path}: {what}; `sepclip prepare` makes a mixture set")
         if not file.is_file():
             if (path / UNFINISHED_FILE).is_file():
                 raise UserError(f"{path} is unfinished: run the same `sepclip prepare` again")

@@ -7,7 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Group
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from sepclip.audio.files import write_text
 from sepclip.errors import UserError
@@ -37,30 +47,31 @@ def cut_metrics(path: Path, step: int) -> None:
 
 
 class Journal:
-    """Appends rows to ``metrics.jsonl`` and shows the latest of them: a live line, or plain ones in a log."""
+    """Appends rows to ``metrics.jsonl`` and shows the latest: two live lines, or now and then a plain one in a log."""
 
     def __init__(self, path: Path, steps: int, start: int):
         self._path, self._steps = path, steps
         self._shown: dict[str, Value] = {}
         self._last_plain = time.monotonic()
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(),
+        self._bar = Progress(
+            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
-        self._progress = Progress(*columns, console=notes, disable=not notes.is_terminal)
-        self._task = self._progress.add_task("training", total=steps, completed=start, facts="")
+        self._task = self._bar.add_task("", total=steps, completed=start)
+        self._live = Live(get_renderable=self._screen, console=notes) if notes.is_terminal else None
+
+    def _screen(self) -> Group:
+        return Group(self._bar.get_renderable(), Text(self._facts(), overflow="fold"))
 
     def __enter__(self) -> "Journal":
-        self._progress.start()
+        if self._live:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._live:
+            self._live.stop()
 
     def record(self, row: Mapping[str, Value]) -> None:
         """Append one row and show it."""
@@ -70,15 +81,14 @@ class Journal:
         except OSError as error:
             raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from error
         self._shown.update(row)
-        self._progress.update(self._task, facts=self._facts())
         due = time.monotonic() - self._last_plain > _PLAIN_SECONDS
-        if self._progress.disable and (due or "valid_loss" in row):
+        if not self._live and (due or "valid_loss" in row):
             self._last_plain = time.monotonic()
             say(f"step {row['step']}/{self._steps}  {self._facts()}")
 
     def advance(self, step: int) -> None:
         """Show that ``step`` steps are done."""
-        self._progress.update(self._task, completed=step)
+        self._bar.update(self._task, completed=step)
 
     def _facts(self) -> str:
         names = {

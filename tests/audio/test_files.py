@@ -113,9 +113,10 @@ def test_truncated_file_is_told(tmp_path, name):
     assert "truncated" in reason(path) or "damaged" in reason(path)
 
 
-def test_streamed_wav_is_whole(tmp_path):
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000], ids=["all bits", "SoX"])
+def test_streamed_wav_is_whole(tmp_path, size):
     # what a program writes to a pipe, where it cannot go back and fill the sizes in
-    path = with_sizes(sound_file(tmp_path / "a.wav"), 0xFFFFFFFF, 0xFFFFFFFF)
+    path = with_sizes(sound_file(tmp_path / "a.wav"), size, size)
     assert np.array_equal(read_sound(path).samples[0], RAMP / np.float32(32768))
 
 
@@ -129,6 +130,8 @@ def test_locked_folder_is_told(unprivileged):
     path.parent.chmod(0)
     try:
         assert reason(path) == "no permission to read it"
+        with pytest.raises(UserError, match="locked: no permission to read this folder"):
+            find_sounds(unprivileged)
     finally:
         path.parent.chmod(0o700)
 

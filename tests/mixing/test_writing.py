@@ -95,10 +95,11 @@ def test_interrupted_it_says_so_and_leaves_no_half_files(corpus, tmp_path):
     running = start(corpus, tmp_path / "out", "--tr", 3000)
     time.sleep(0.1)
     running.send_signal(signal.SIGINT)
-    out, err = running.communicate(timeout=60)
+    out, err = running.communicate(timeout=600)
     assert running.returncode == 130, err
     assert "Traceback" not in out + err
     assert not list(tmp_path.rglob("*.tmp"))
+    assert len(list(tmp_path.rglob("*.wav"))) < 3 * 2000  # it did not finish what was planned
     with pytest.raises(UserError, match="is unfinished: run the same `sepclip prepare` again"):
         MixtureSet.open(tmp_path / "out")
 

@@ -150,6 +150,27 @@ def test_other_mixtures_are_refused(tiny_run: Path, tmp_path: Path) -> None:
     assert_told(train_tiny(other, tiny_run), "other mixtures")
 
 
+@pytest.mark.parametrize(("loss", "mode"), [("mi", "--dynamic"), ("dc", "--no-dynamic")])
+def test_three_voices_from_recipes_alone(loss: str, mode: str, tmp_path: Path) -> None:
+    data, run = tmp_path / "set", tmp_path / "run"
+    made = sepclip(
+        "prepare", "speakers", SPEECH, data, "--sources", 3, "--tr", 6, "--cv", 2, "--tt", 2, "--no-audio"
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert train_tiny(data, run, "--loss", loss, mode).returncode == 0
+    scores = json.loads(sepclip("eval", run, data, "--json").stdout)
+    assert [row["source"] for row in scores["rows"]] == ["s1", "s2", "s3"] * 2
+    assert scores["summary"]["count"]["si_sdr"] == 6
+
+
+def test_a_damaged_wave_is_named(small_set: Path, tmp_path: Path) -> None:
+    data = tmp_path / "set"
+    shutil.copytree(small_set, data)
+    wave = next((data / "tr" / "s1").iterdir())
+    wave.write_bytes(wave.read_bytes()[:1000])
+    assert_told(train_tiny(data, tmp_path / "run"), wave.name, "truncated")
+
+
 def test_what_is_no_set_or_run_is_told(small_set: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
@@ -158,6 +179,7 @@ def test_what_is_no_set_or_run_is_told(small_set: Path, tmp_path: Path) -> None:
     (busy / "thesis.tex").write_text("x")
     assert_told(train_tiny(tmp_path / "missing", tmp_path / "run"), "no such folder")
     assert_told(train_tiny(tmp_path / "empty", tmp_path / "run"), "holds no mixture set", "sepclip prepare")
+    assert_told(train_tiny(tmp_path / "file", tmp_path / "run"), "is a file, not a folder")
     assert_told(train_tiny(small_set, tmp_path / "file"), "is a file")
     assert_told(train_tiny(small_set, busy), "already holds something else (thesis.tex)")
     assert not (tmp_path / "run").exists()
