@@ -50,6 +50,7 @@ app.add_typer(prepare_app, name="prepare")
 for _name, _corpus in corpora().items():
     prepare_app.command(_name, help=_corpus.CARD.text())(_corpus.prepare)
 
+_SHOWN = 10  # separated files that are listed one by one
 Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 Root = Annotated[
@@ -170,8 +171,11 @@ def separate(
             }
         )
     else:
-        for made in result.written.values():
+        written = list(result.written.values())
+        for made in written[:_SHOWN]:
             out.print(" ".join(str(target) for target in made), markup=False, soft_wrap=True)
+        if len(written) > _SHOWN:
+            out.print(f"... and {len(written) - _SHOWN} more files separated into {out_folder}", markup=False)
         if result.kept:
             say(f"{counted(len(result.kept), 'file')} already separated in {out_folder}; --overwrite makes them anew")
     if result.failed:

@@ -129,7 +129,7 @@ class FixedNorm(Rule):
         return self.value
 
     def __repr__(self) -> str:
-        return f"norm:{self.value:g}"
+        return f"norm:{self.value:.15g}"
 
 
 class AutoClip(Rule):
@@ -160,7 +160,7 @@ class AutoClip(Rule):
         self._sorted = array("d", sorted(state["history"]))
 
     def __repr__(self) -> str:
-        return f"auto:{self.percentile:g}"
+        return f"auto:{self.percentile:.15g}"
 
 
 def global_norm(gradients: list[Tensor]) -> float:

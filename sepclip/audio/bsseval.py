@@ -69,14 +69,16 @@ def window_sdr(*, est: Floats, ref: Floats, rate_hz: int) -> Floats:
     """Return the SDR alone of :func:`bsseval_v4` (S,), in a hundredth of the time.
 
     The SDR of BSSEval v4 ("images") is the plain ratio of the reference's energy to the error's: its 512-tap filters
-    serve ISR, SIR and SAR only.
+    serve ISR, SIR and SAR only. A source that is silent throughout gives NaN here.
     """
     windows = ref.shape[1] // rate_hz
     if windows < 1:
         raise ValueError(f"shorter than 1 s ({ref.shape[1] / rate_hz:.2f} s)")
-    ref, est = (wave[:, : windows * rate_hz].reshape(len(wave), windows, -1) for wave in (ref, est))
-    silent = ~(ref.any(-1) & est.any(-1)).all(0)  # (windows,): one silent source leaves the whole window out
+    # (S, windows, rate_hz, C)
+    ref, est = (wave[:, : windows * rate_hz].reshape(len(wave), windows, rate_hz, -1) for wave in (ref, est))
+    # one silent source leaves the whole window out; as in museval, channels that cancel are silent
+    silent = ~(ref.sum(-1).any(-1) & est.sum(-1).any(-1)).all(0)  # (windows,)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scores = 10 * np.log10(np.square(ref).sum(-1) / np.square(ref - est).sum(-1))  # (S, windows)
+        scores = 10 * np.log10(np.square(ref).sum((-2, -1)) / np.square(ref - est).sum((-2, -1)))  # (S, windows)
     scores[:, silent] = np.nan
     return _median_over_windows(scores)

@@ -24,6 +24,7 @@ EXTENSIONS = frozenset(
 )
 # libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
+_OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # as its log says of Ogg
 _STREAMED = 0x7F000000  # bytes; programs that write to a pipe promise this much or more, for they cannot know
 
 
@@ -73,10 +74,12 @@ def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
 
 
 def is_truncated(log: str) -> bool:
-    """Tell from libsndfile's log whether the samples of a WAV, AIFF, AU or W64 file are cut short.
+    """Tell from libsndfile's log whether the samples of a WAV, AIFF, AU, W64 or Ogg file are cut short.
 
-    An Ogg file promises no length: what is missing at its end cannot be told.
+    Ogg promises no length but marks its last page; a cut within that page cannot be told.
     """
+    if any(words in log for words in _OGG_CUT):
+        return True
     return any(int(there) < int(promised) < _STREAMED for promised, there in _SIZES.findall(log))
 
 

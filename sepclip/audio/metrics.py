@@ -10,6 +10,7 @@ def pairwise_si_sdr(*, est: Tensor, ref: Tensor) -> Tensor:
     10 log10(rho^2 / (1 - rho^2)): blind to gain and sign. A perfect estimate gives inf (beyond 250 dB float64 tells
     nothing), one that is orthogonal to its reference -inf; a silent one (all of one value) on either side NaN.
     """
+    silent = _constant(est).unsqueeze(2) | _constant(ref).unsqueeze(1)  # (B, est, ref)
     est, ref = (wave.double() - wave.double().mean(-1, keepdim=True) for wave in (est, ref))
     dot = est @ ref.mT  # (B, est, ref)
     ref_energy = ref.square().sum(-1).unsqueeze(1)  # (B, 1, ref)
@@ -18,8 +19,12 @@ def pairwise_si_sdr(*, est: Tensor, ref: Tensor) -> Tensor:
     target = (scale.unsqueeze(-1) * ref.unsqueeze(1)).square().sum(-1)
     residual = (est.unsqueeze(2) - scale.unsqueeze(-1) * ref.unsqueeze(1)).square().sum(-1)
     residual = residual.masked_fill(residual < target * 1e-25, 0)
-    silent = (est.square().sum(-1).unsqueeze(2) == 0) | (ref_energy == 0)
     return (10 * (target / residual).log10()).masked_fill(silent, float("nan"))
+
+
+def _constant(wave: Tensor) -> Tensor:
+    """Tell which waves (..., T) have one value only: without their mean, nothing but rounding is left of them."""
+    return (wave == wave[..., :1]).all(-1)
 
 
 def si_sdr(*, est: Tensor, ref: Tensor) -> Tensor:

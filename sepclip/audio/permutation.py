@@ -15,7 +15,8 @@ MOST_SOURCES = 8  # 8! = 40,320 sums an item; beyond that a Hungarian solver wou
 
 @lru_cache(maxsize=32)
 def _permutations(sources: int, device: torch.device) -> Tensor:
-    return torch.tensor(list(permutations(range(sources))), device=device)  # (P, S)
+    with torch.inference_mode(False):  # it is kept, and may be needed by a backward pass later
+        return torch.tensor(list(permutations(range(sources))), device=device)  # (P, S)
 
 
 def best_permutation(pairwise: Tensor, *, maximise: bool) -> tuple[Tensor, Tensor]:

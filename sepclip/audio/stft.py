@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 @lru_cache(maxsize=16)
 def _window(length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return torch.hann_window(length, periodic=True, device=device, dtype=dtype).sqrt()
+    with torch.inference_mode(False):  # it is kept, and may be needed by a backward pass later
+        return torch.hann_window(length, periodic=True, device=device, dtype=dtype).sqrt()
 
 
 @dataclass(frozen=True)

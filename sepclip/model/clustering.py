@@ -9,6 +9,7 @@ ITERATIONS = 50
 MOST_POINTS = 20_000  # fitted on a sample of so many bins: as good, and a fraction of the time
 
 
+@torch.no_grad()
 def cluster_masks(embeddings: Tensor, magnitude: Tensor, sources: int, seed: int = 0) -> Tensor:
     """Return binary masks (B, S, N, F) from embeddings (B, N, F, E) of a mixture of ``magnitude`` (B, N, F).
 
@@ -25,6 +26,7 @@ def cluster_masks(embeddings: Tensor, magnitude: Tensor, sources: int, seed: int
     return torch.stack(masks).to(magnitude.dtype)
 
 
+@torch.no_grad()
 def kmeans(points: Tensor, clusters: int, seed: int = 0) -> Tensor:
     """Return the centroids (clusters, E) of ``points`` (P, E) by Lloyd's algorithm.
 

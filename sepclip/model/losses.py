@@ -39,8 +39,8 @@ def mask_inference(
 def bin_weights(mixture: Tensor, sources: Tensor, kind: Weights) -> Tensor:
     """Return the weight of every bin (B, N F) for the clustering losses.
 
-    ``ratio``: the share of the bin in the mixture's magnitude, N F on average 1 (Wang et al. 2018). ``vad``: 1 where
-    any source is within 40 dB of the loudest bin of all sources, else 0. ``none``: 1.
+    ``ratio``: the share of the mixture's magnitude, times N F, so that they average 1 (Wang et al. 2018). ``vad``: 1
+    where any source is within 40 dB of the loudest bin of all sources, else 0. ``none``: 1.
     """
     magnitude = mixture.abs().flatten(1)  # (B, N F)
     if kind == "ratio":
