@@ -63,7 +63,7 @@ def set_items(
             try:
                 waves = data.waves(split, recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T)
             except BadSound as error:
-                yield Item(rows, str(error))
+                yield Item(rows, f"{error.reason} ({error.path})")
                 continue
             estimates = separator.separate(torch.from_numpy(waves[:1]).to(device)).cpu().numpy()  # (S, 1, T)
             exact = waves.astype(np.float64)[..., None]  # (1 + S, T, 1)
@@ -105,7 +105,7 @@ def folder_items(
             try:
                 yield Item(rows, _read_waves(found.get(name), true.get(name), mixed.get(name)))
             except BadSound as error:
-                yield Item(rows, str(error))
+                yield Item(rows, f"{error.reason} ({error.path})")
 
     return items(), len(names)
 
@@ -170,7 +170,7 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _kind(reason: str) -> str:
     """Return a reason without its figures and paths, so that like ones are counted together."""
-    return re.sub(r" \([\d.]+ s\)|: \d.*", "", reason.rpartition(": ")[2] if "/" in reason else reason)
+    return re.sub(r" \(.*\)$|: \d.*", "", reason)
 
 
 def document(rows: Sequence[Row], about: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ def save(folder: Path, state: TrainingState) -> None:
         (new / COUNTERS).write_text(json.dumps(state.counters(), indent=1) + "\n", encoding="utf-8")
         for file in new.iterdir():
             _flush(file)
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
+        if folder.exists():  # else the old one is the only one, after a kill between the renames: it stays
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         new.rename(folder)
         _flush(folder.parent)
@@ -76,7 +77,7 @@ def load(folder: Path, state: TrainingState) -> None:
     try:
         rest = torch.load(folder / REST, weights_only=True, map_location="cpu")
         state.restore(load_counters(folder), rest)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise _damaged(folder, error) from error
 
 

@@ -70,8 +70,9 @@ class Run:
             raise UserError(f"{path} is a file: choose a folder for the run")
         if (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
             return cls._resume(path, config, data)
-        others = sorted(child.name for child in path.iterdir()) if path.exists() else []
-        if set(others) - {CONFIG, ENVIRONMENT}:
+        # a kill before the first file was whole leaves a hidden one
+        others = sorted(child.name for child in path.glob("[!.]*") if child.name not in (CONFIG, ENVIRONMENT))
+        if others:
             raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
         device = resolve_device(config.device)
         precision = resolve_precision(config.precision, device)

@@ -102,7 +102,7 @@ def test_unseen_voices_are_heard_in_their_test_group_alone(corpus, tmp_path):
     assert voices_and_paths(made, "unseen")[0] == [set(), set(), {"en-f", "fr-m"}]
     assert {recipe.sexes for recipe in made.recipes("tt") if recipe.group == "unseen"} == {"fm"}
     assert {recipe.sexes for recipe in made.recipes("tr")} == {"fm", "mm"}
-    assert len({recipe.name for recipe in made.recipes("tt")}) == 4
+    assert [recipe.name[:6] for recipe in made.recipes("tt")] == ["00000_", "00001_", "00002_", "00003_"]
 
 
 def test_three_sources(corpus, tmp_path):

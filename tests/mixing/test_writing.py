@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from sepclip.errors import UserError
@@ -18,7 +19,14 @@ from tests.mixing.conftest import WHOLE, make_corpus, prepare, samples, sentence
 def start(root, out, *more):
     """Start `sepclip prepare` in a process of its own and wait until it writes."""
     command = [sys.executable, "-m", "sepclip", "prepare", "speakers", str(root), str(out), *map(str, more)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # what a shell runs in the background cannot be interrupted, nor what that starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     until = time.monotonic() + 60
     while not (out / "unfinished.json").exists() and running.poll() is None and time.monotonic() < until:
         time.sleep(0.002)
@@ -78,7 +86,8 @@ def test_a_kill_after_the_last_file_leaves_a_finished_set(corpus, mixtures, tmp_
 def test_a_corpus_that_changed_meanwhile_leaves_no_old_waves(corpus, tmp_path):
     root = shutil.copytree(corpus, tmp_path / "voices")
     out = make_unfinished(prepare(root, tmp_path / "first"), tmp_path / "out")
-    write_wave(root / "en-f" / "0.flac", samples(sentence("en-f", 9)))
+    for path in (root / "en-f").iterdir():  # other words in files of the same length
+        write_wave(path, np.resize(samples(sentence("en-f", 9)), len(samples(path))))
     prepare(root, out)
     assert tree(out) == tree(prepare(root, tmp_path / "fresh").path)
 
