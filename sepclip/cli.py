@@ -328,10 +328,15 @@ def _guarded(run: Callable[[], object]) -> int:
     except Stopped as stop:
         say(str(stop))
         return stop.exit_code
-    except KeyboardInterrupt:
-        say("interrupted")
-        return EXIT_INTERRUPTED
+    except SystemExit as leaving:
+        if leaving.code == EXIT_INTERRUPTED:  # the command line library turns Ctrl-C into this
+            say("interrupted: nothing is half-written, the same command can be given again")
+        raise
     except BrokenPipeError:
         sys.stderr.close()  # the reader of stdout has left: nothing to tell anyone
+        return EXIT_USER_ERROR
+    except OSError as error:  # such as a folder that may not be entered
+        where = f"{error.filename}: " if error.filename else ""
+        notes.print(f"error: {where}{error.strerror or error}", markup=False, soft_wrap=True, style="red")
         return EXIT_USER_ERROR
     return 0

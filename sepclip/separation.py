@@ -9,7 +9,7 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from sepclip.audio.files import BadSound, Sound, find_sounds, read_sound, write_sound
+from sepclip.audio.files import HIDDEN, BadSound, Sound, find_sounds, read_sound, write_sound
 from sepclip.audio.resample import resample
 from sepclip.errors import UserError
 from sepclip.model.separator import Separator
@@ -96,7 +96,10 @@ def _plan(inputs: Sequence[Path], out: Path, sources: int, result: Separation) -
     for given in inputs:
         files = [(given, Path(given.name))]
         if given.is_dir():
-            below, _ = find_sounds(given)
+            below, left_out = find_sounds(given)
+            for path, reason in left_out.items():
+                if reason != HIDDEN:
+                    warn(f"{path}: {reason}")
             inside = out.resolve()
             files = [(path, path.relative_to(given)) for path in below if inside not in path.resolve().parents]
             if not files:

@@ -22,6 +22,9 @@ EXTENSIONS = frozenset(
         *("aif", "aifc", "oga", "opus", "wave", "snd", "sph", "nist"),
     )
 )
+HIDDEN = "hidden"
+# Sound that libsndfile does not read, so that it is named and not passed over
+_UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
 # libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # as its log says of Ogg
@@ -83,14 +86,15 @@ def is_truncated(log: str) -> bool:
     return any(int(there) < int(promised) < _STREAMED for promised, there in _SIZES.findall(log))
 
 
-def find_sounds(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return the sound files below ``root``, sorted, and those left out because they or a folder are hidden.
+def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
+    """Return the sound files below ``root``, sorted, and those left out, each with the reason.
 
-    Hidden means a name that begins with a dot, such as the ``._name`` twins that macOS leaves in archives. Links are
-    followed, but not to a folder that they lie in. Raises UserError for a folder that may not be read.
+    Left out are formats that libsndfile does not read, and hidden files: a name that begins with a dot, such as the
+    ``._name`` twins that macOS leaves in archives. Links are followed, but not to a folder that they lie in. Raises
+    UserError for a folder that may not be read.
     """
     found: list[Path] = []
-    hidden: list[Path] = []
+    left_out: dict[Path, str] = {}
     ways = {root: frozenset({root.resolve()})}  # the real folders on the way to each
     for name_of_folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folder = Path(name_of_folder)
@@ -103,10 +107,16 @@ def find_sounds(root: Path) -> tuple[list[Path], list[Path]]:
                 ways[folder / name] = way | {real}
         for name in names:
             path = folder / name
-            if path.suffix.lower() in EXTENSIONS:
-                parts = path.relative_to(root).parts
-                (hidden if any(part.startswith(".") for part in parts) else found).append(path)
-    return sorted(found), sorted(hidden)
+            suffix = path.suffix.lower()
+            if suffix not in EXTENSIONS | _UNREAD:
+                continue
+            if any(part.startswith(".") for part in path.relative_to(root).parts):
+                left_out[path] = HIDDEN
+            elif suffix in _UNREAD:
+                left_out[path] = f"libsndfile does not read {suffix}: convert it to wav or flac"
+            else:
+                found.append(path)
+    return sorted(found), dict(sorted(left_out.items()))
 
 
 def _refuse(error: OSError) -> None:

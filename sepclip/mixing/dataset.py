@@ -17,7 +17,7 @@ Int16 = NDArray[np.int16]
 
 @dataclass(frozen=True)
 class Batch:
-    """Mixtures (B, T) and their sources (B, S, T), float32 in [-1, 1)."""
+    """Mixtures (B, T) and their sources (B, S, T), float32; full scale is 1, which dynamic mixtures may exceed."""
 
     mixture: Tensor
     sources: Tensor
@@ -58,7 +58,7 @@ def to_batch(excerpts: list[Int16]) -> Batch:
 
 
 class FixedMixtures:
-    """Random excerpts of the training mixtures, every mixture once an epoch."""
+    """Random excerpts of the training mixtures, none twice in an epoch; the few that fill no batch sit it out."""
 
     def __init__(self, mixtures: MixtureSet, segment: int, batch_size: int, seed: int, memory_bytes: float):
         self.recipes = mixtures.recipes("tr")

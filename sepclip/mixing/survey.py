@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ from typing import TypeVar
 import numpy as np
 
 from sepclip.audio.files import BadSound, find_sounds, read_sound
-from sepclip.errors import UserError
+from sepclip.errors import UserError, counted
 from sepclip.mixing.mixture import mono_at_rate
-from sepclip.terminal import track
+from sepclip.terminal import say, track
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -52,6 +53,11 @@ class Survey:
         """Total length of the usable utterances."""
         return sum(u.length / u.rate_hz for utterances in self.voices.values() for u in utterances)
 
+    def why(self) -> str:
+        """Return how many files were left out for which kind of reason."""
+        kinds = Counter(re.split(r":| of | \(", reason)[0] for reason in self.left_out.values())
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+
 
 def sex_of(voice: str) -> str | None:
     """Return "f" or "m" where the voice's name tells it (``en-f``, ``f10``, ``speaker_male_3``), else None."""
@@ -74,8 +80,8 @@ def survey_voices(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not a folder of voices")
     pattern = _compile(speaker_from)
-    paths, hidden = find_sounds(root)
-    survey = Survey(left_out={_relative(path, root): "hidden" for path in hidden})
+    paths, left_out = find_sounds(root)
+    survey = Survey(left_out={_relative(path, root): reason for path, reason in left_out.items()})
     if not paths:
         raise UserError(f"{root} holds no sound files (looked below it for .wav, .flac, .ogg, .mp3 and the like)")
 
@@ -94,6 +100,8 @@ def survey_voices(
         path, voice = item
         return _measure(path, _relative(path, root), voice, rate_hz, min_seconds, max_seconds)
 
+    if named:
+        say(f"reading {counted(len(named), 'file')} in {root}")
     seen: dict[str, str] = {}
     for (path, voice), result in zip(named, in_threads(measure, named, "reading voices"), strict=True):
         relative = _relative(path, root)

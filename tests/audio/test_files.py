@@ -147,20 +147,23 @@ def test_sounds_are_found_and_hidden_ones_reported(tmp_path):
         ".trash/e.wav",
         "f.txt",
         "g.raw",
+        "h.M4A",
         "wav",
     ]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
-    found, hidden = find_sounds(tmp_path)
+    found, left_out = find_sounds(tmp_path)
     assert found == [tmp_path / name for name in ("a/B/d.mp3", "a/c.flac", "b.WAV")]
-    assert hidden == [tmp_path / name for name in ("._b.wav", ".trash/e.wav", ".x.wav", "a/._c.flac")]
+    hidden = [tmp_path / name for name in ("._b.wav", ".trash/e.wav", ".x.wav", "a/._c.flac")]
+    unread = "libsndfile does not read .m4a: convert it to wav or flac"
+    assert left_out == {**dict.fromkeys(hidden, "hidden"), tmp_path / "h.M4A": unread}
 
 
 def test_a_hidden_folder_above_the_root_hides_nothing(tmp_path):
     path = sound_file(tmp_path / ".cache" / "a.wav")
-    assert find_sounds(tmp_path / ".cache") == ([path], [])
+    assert find_sounds(tmp_path / ".cache") == ([path], {})
 
 
 def test_linked_folders_are_followed(tmp_path):

@@ -50,8 +50,9 @@ def test_what_was_made_and_what_was_left_out_is_told_and_recorded(tmp_path, caps
     left_out = json.loads((out / "set.json").read_text())["left_out"]
     assert list(left_out) == ["en-f/._0.flac", "en-f/bad.wav", "fr-m/short.wav"]
     assert notes == [
+        f"reading 22 files in {root}",
         f"found 5 voices, 20 usable files, 1.9 min in {root}",
-        "left out 3 files:",
+        "left out 3 files (1 hidden, 1 not readable as sound, 1 short), all named in set.json:",
         *[f"  {name}: {reason}" for name, reason in left_out.items()],
         "split within voices",
         "tt seen: 5 asked for, but the voices give only 3 different mixtures",
@@ -163,6 +164,7 @@ def test_recordings_of_another_rate_give_the_sentences_they_are_of(tmp_path, rat
         ("--fractions nan,nan,nan", "give three positive numbers"),
         ("--fractions 0.8,0.1,0.2", "give three positive numbers"),
         ("--speaker-from (", "is no regular expression"),
+        ("--split voices --unseen en-f,ru-m", "--split voices tests on unseen ones anyway"),
         ("--speaker-from xyz", "found none. Every file was left out"),
         ("--rate 16000", "found none. Every file was left out"),
         ("--min-seconds 3 --max-seconds 2", "--max-seconds 2: give a number of seconds from --min-seconds 3 on"),

@@ -88,6 +88,7 @@ def test_what_cannot_be_used_is_left_out_by_name_and_reason(tmp_path):
     (a / "truncated.wav").write_bytes(good.read_bytes()[:-2000])
     (a / "truncated.flac").write_bytes(sentence("en-f", 1).read_bytes()[:20000])
     shutil.copy(good, a / "._good.wav")
+    (a / "phone.m4a").touch()
     write_wave(tmp_path / ".trash" / "old.wav", wave)
     write_wave(tmp_path / "b" / "again.flac", wave)  # the same samples in another format
     found = survey(tmp_path)
@@ -103,11 +104,14 @@ def test_what_cannot_be_used_is_left_out_by_name_and_reason(tmp_path):
         "a/truncated.wav": "truncated",
         "a/truncated.flac": "",  # damaged or truncated: the decoder's word
         "a/._good.wav": "hidden",
+        "a/phone.m4a": "libsndfile does not read .m4a",
         ".trash/old.wav": "hidden",
         "b/again.flac": "duplicate of a/good.wav",
     }
     assert sorted(found.left_out) == sorted(words)
     assert [name for name, reason in words.items() if reason not in found.left_out[name]] == []
+    assert "2 hidden" in found.why()
+    assert "1 duplicate" in found.why()
 
 
 def test_a_name_that_no_recipe_can_hold_is_left_out(tmp_path):

@@ -106,6 +106,7 @@ def test_interrupted_it_says_so_and_leaves_no_half_files(corpus, tmp_path):
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=600)
     assert running.returncode == 130, err
+    assert "interrupted" in err
     assert "Traceback" not in out + err
     assert not list(tmp_path.rglob("*.tmp"))
     assert len(list(tmp_path.rglob("*.wav"))) < 3 * 2000  # it did not finish what was planned

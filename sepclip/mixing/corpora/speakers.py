@@ -41,11 +41,16 @@ def prepare(
     split: Annotated[
         str,
         typer.Option(
-            help="voices: no voice in two of tr, cv, tt. within: each voice's sentences are divided. "
-            "auto: by voices from 12 voices on (6 a source) unless --unseen is given, else within."
+            help="voices: no voice in two of tr, cv, tt. within: each voice's recordings are divided, file by file "
+            "from three files on. auto: voices where there are six for each of --sources and no --unseen, else within."
         ),
     ] = "auto",
-    unseen: Annotated[str, typer.Option(help="Voices kept out of training, for a test group of their own: a,b")] = "",
+    unseen: Annotated[
+        str,
+        typer.Option(
+            help="Voices kept out of training, for a test group of their own: a,b (as many as --sources, or more)."
+        ),
+    ] = "",
     fractions: Annotated[str, typer.Option(help="Shares of tr,cv,tt.")] = "0.8,0.1,0.1",
     speaker_from: Annotated[
         str | None,
@@ -65,7 +70,7 @@ def prepare(
     """Make the mixture set; see the help of the command line for the arguments."""
     from sepclip.errors import UserError, counted
     from sepclip.mixing import drawing, survey, writing
-    from sepclip.mixing.mixture import SPLITS, Recipe
+    from sepclip.mixing.mixture import SET_FILE, SPLITS, Recipe
     from sepclip.terminal import out as stdout
     from sepclip.terminal import say, say_some
 
@@ -73,6 +78,11 @@ def prepare(
         raise UserError(f"--split {split}: choose auto, voices or within")
     if mode not in ("min", "max"):
         raise UserError(f"--mode {mode}: choose min or max")
+    unseen_voices = sorted({voice.strip() for voice in unseen.split(",") if voice.strip()})
+    if unseen_voices and split == "voices":
+        raise UserError(
+            "--unseen keeps voices out of a split within voices; --split voices tests on unseen ones anyway"
+        )
     if not min_seconds <= max_seconds < float("inf"):
         raise UserError(
             f"--max-seconds {max_seconds:g}: give a number of seconds from --min-seconds {min_seconds:g} on"
@@ -85,7 +95,7 @@ def prepare(
         "sources": sources,
         "counts": {"tr": tr, "cv": cv, "tt": tt},
         "split": split,
-        "unseen": sorted({voice.strip() for voice in unseen.split(",") if voice.strip()}),
+        "unseen": unseen_voices,
         "fractions": _fractions(fractions),
         "speaker_from": speaker_from,
         "rate_hz": rate,
@@ -101,8 +111,6 @@ def prepare(
     found = survey.survey_voices(
         root, rate_hz=rate, speaker_from=speaker_from, min_seconds=min_seconds, max_seconds=max_seconds
     )
-    unseen_voices = settings["unseen"]
-    assert isinstance(unseen_voices, list)
     by_voice = split == "voices" or (split == "auto" and not unseen_voices and len(found.voices) >= 6 * sources)
     try:
         groups = drawing.split_groups(
@@ -122,7 +130,7 @@ def prepare(
         )
         if found.left_out:
             say_some(
-                f"left out {counted(len(found.left_out), 'file')}:",
+                f"left out {counted(len(found.left_out), 'file')} ({found.why()}), all named in {SET_FILE}:",
                 [f"{path}: {reason}" for path, reason in sorted(found.left_out.items())],
             )
     say(f"split {'by voices' if by_voice else 'within voices'}")
