@@ -3,7 +3,7 @@
 Heavy imports stay inside the commands, so that ``--help`` is instant.
 """
 
-import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +14,9 @@ from typer.core import TyperGroup
 
 import sepclip
 from sepclip import startup
-from sepclip.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR, Stopped, UserError, counted
+from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR, Stopped, UserError, counted
 from sepclip.mixing.corpora import corpora
-from sepclip.terminal import notes, out, say, say_some
+from sepclip.terminal import notes, out, print_json, say, say_some
 
 
 class _InOrderOfUse(TyperGroup):
@@ -122,12 +122,16 @@ def train(
         "data.dynamic": dynamic,
         "seed": seed,
     }
-    resolved = load_config(config, settings or (), flags)
+    if steps is not None and epochs is not None:
+        raise typer.BadParameter("give --steps or --epochs, not both")
+    # the steps of a recipe would override the epochs asked for
+    own = ["train.steps=null"] if epochs is not None else []
+    resolved = load_config(config, [*(settings or ()), *own], flags)
     mixtures = MixtureSet.open(data, root)
     opened = Run.start_or_resume(run, resolved, mixtures)
     summary = train_run(opened, mixtures)
     if as_json:
-        _print_json({"run": str(run), **summary})
+        print_json({"run": str(run), **summary})
         return
     best = summary["best_valid_si_sdr_improvement"]
     told = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
@@ -160,10 +164,12 @@ def separate(
     from sepclip.training.run import Run, resolve_device
 
     where = resolve_device(device)
-    separator = Run.open(run).separator(where)
-    result = separate_files(separator, files, out_folder, device=where, overwrite=overwrite)
+    opened = Run.open(run)
+    result = separate_files(
+        opened.separator(where), files, out_folder, device=where, made_after=opened.trained_at(), overwrite=overwrite
+    )
     if as_json:
-        _print_json(
+        print_json(
             {
                 "written": {str(path): [str(target) for target in made] for path, made in result.written.items()},
                 "kept": {str(path): [str(target) for target in made] for path, made in result.kept.items()},
@@ -204,7 +210,7 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split of DATA: tr, cv or tt.")] = "tt",
+    split: Annotated[str | None, typer.Option(help="Split of DATA: tr, cv or tt [tt].", show_default=False)] = None,
     limit: Annotated[int | None, typer.Option(help="Score the first so many files only.", min=1)] = None,
     out_folder: Annotated[
         Path | None,
@@ -215,7 +221,9 @@ def evaluate(
         ),
     ] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes for museval [all cores].", min=1)] = None,
-    device: Device = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="For RUN: auto, cpu, cuda or cuda:N [auto].", show_default=False)
+    ] = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -233,25 +241,30 @@ def evaluate(
         from sepclip.mixing.mixture import MixtureSet
         from sepclip.training.run import Run, resolve_device
 
-        where = resolve_device(device)
+        if mixtures is not None:
+            raise typer.BadParameter("--mixtures goes with --estimates and --references")
+        where, split = resolve_device(device or "auto"), split or "tt"
         separator = Run.open(run).separator(where)
         items, total = evaluation.set_items(separator, MixtureSet.open(data, root), split, device=where, limit=limit)
         stft = separator.stft
-        folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}"
-        about = {"run": str(run), "data": str(data), "split": split}
+        first = f"-first{limit}" if limit else ""
+        folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{first}"
+        about = {"run": str(run), "data": str(data), "split": split, "limit": limit}
     elif estimates is not None and references is not None and run is None and data is None:
+        if split or device or root:
+            raise typer.BadParameter("--split, --device and --root go with RUN and DATA")
         items, total = evaluation.folder_items(estimates, references, mixtures, limit)
         stft = None
         folder = out_folder or estimates
-        about = {"estimates": str(estimates), "references": str(references)}
+        about = {"estimates": str(estimates), "references": str(references), "limit": limit}
     else:
         raise typer.BadParameter("give either RUN and DATA, or --estimates and --references")
     result = evaluation.document(scoring.score(items, total, stft=stft, jobs=jobs), about)
     evaluation.write_scores(folder, result)
     if as_json:
-        _print_json(result)
+        print_json(result)
     else:
-        _print_scores(result)
+        evaluation.show(result)
         out.print(f"written: {folder / 'scores.json'} and scores.csv", markup=False, soft_wrap=True)
     if not any(row["status"] != "excluded" for row in result["rows"]):
         raise UserError(f"no file could be scored: {result['rows'][0]['reason']}")
@@ -269,12 +282,13 @@ def demo(
     to listen to. Goes on where it was interrupted.
     """
     from sepclip.demo import demo as run_demo
+    from sepclip.evaluation import show
 
     done = run_demo(data, out_folder)
     if as_json:
-        _print_json({"seconds": done.seconds, "listen": [str(path) for path in done.listen], **done.result})
+        print_json({"seconds": done.seconds, "listen": [str(path) for path in done.listen], **done.result})
         return
-    _print_scores(done.result)
+    show(done.result)
     for line in done.words():
         out.print(line, markup=False, soft_wrap=True)
 
@@ -286,33 +300,16 @@ def info(as_json: Json = False) -> None:
 
     facts = gather()
     if as_json:
-        _print_json(facts)
+        print_json(facts)
         return
     for line in lines(facts):
         out.print(line, markup=False, soft_wrap=True)
 
 
-def _print_scores(result: dict[str, Any]) -> None:
-    from sepclip.evaluation import score_table
-
-    out.print(score_table(result))
-    left_out = {row["name"]: row["reason"] for row in result["rows"] if row["reason"]}
-    if left_out:
-        say_some(
-            f"{counted(len(left_out), 'file')} without some or all scores:",
-            [f"{name}: {reason}" for name, reason in left_out.items()],
-        )
-    perfect = result["summary"]["count"]["perfect"]
-    if perfect:
-        say(f"{counted(perfect, 'source')} perfect: infinite scores are in no mean")
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n")
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every way out is an exit code."""
+    # a terminated command leaves by the same ways as an interrupted one; training has handlers of its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     startup.spin_briefly()
     if {"train", "demo"} & set((arguments or sys.argv[1:])[:1]):
         startup.keep_memory()

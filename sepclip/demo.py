@@ -10,18 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from sepclip import evaluation, scoring
-from sepclip.audio.files import find_sounds
+from sepclip.audio.files import find_sounds, write_text
 from sepclip.config import Config, load_config
 from sepclip.errors import UserError
-from sepclip.mixing.corpora import speakers
 from sepclip.mixing.mixture import MixtureSet, part_names
+from sepclip.mixing.preparation import VoiceSettings, prepare_voices
 from sepclip.separation import separate_files
 from sepclip.terminal import say
 from sepclip.training.loop import train
 from sepclip.training.run import Run, resolve_device
 
-UNSEEN = "fr-f,ru-m"
-FRACTIONS = "0.8,0.08,0.12"  # of tr, cv and tt
+MIXTURES = VoiceSettings(
+    counts={"tr": 480, "cv": 40, "tt": 60},
+    fractions={"tr": 0.8, "cv": 0.08, "tt": 0.12},
+    unseen=("fr-f", "ru-m"),
+)
+DONE = "demo.json"  # written last: the demo is finished
 LISTEN = {"seen": 3, "unseen": 1}  # test mixtures laid out to be heard
 SCORES = Path("run", "eval", "mixtures-tt")
 NO_SPEECH = (
@@ -54,10 +58,11 @@ class Demo:
             f"All scores: {self.out / SCORES / 'scores.csv'}",
             "The voices and their licences: data/README.md (it-f: http://www.voip.ammdomus.it).",
         ]
-        if self.already:
-            return [*lines, f"The demo is done already: remove {self.out} to start it anew."]
         told = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
-        return [*lines, f"Time: {told}; {sum(self.seconds.values()) / 60:.1f} min in all."]
+        lines.append(f"Time: {told}; {sum(self.seconds.values()) / 60:.1f} min in all.")
+        if self.already:
+            lines.append(f"The demo is done already: remove {self.out} to start it anew.")
+        return lines
 
 
 def demo(data: Path, out: Path, config: Config | None = None) -> Demo:
@@ -67,14 +72,21 @@ def demo(data: Path, out: Path, config: Config | None = None) -> Demo:
     """
     if not data.is_dir() or not find_sounds(data)[0]:
         raise UserError(f"{data} holds no voices: {NO_SPEECH}")
-    already = (out / SCORES / "scores.json").is_file()
-    seconds = {} if already else _run_stages(data, out, config or load_config("demo"))
-    result = json.loads((out / SCORES / "scores.json").read_text(encoding="utf-8"))
-    return Demo(out, result, seconds, sorted(path for path in (out / "listen").iterdir()), already)
+    already = (out / DONE).is_file()
+    if not already:
+        seconds, listen = _run_stages(data, out, config or load_config("demo"))
+        done = {"seconds": seconds, "listen": [str(path.relative_to(out)) for path in listen]}
+        write_text(out / DONE, json.dumps(done, indent=1) + "\n")
+    try:
+        done = json.loads((out / DONE).read_text(encoding="utf-8"))
+        result = json.loads((out / SCORES / "scores.json").read_text(encoding="utf-8"))
+        return Demo(out, result, done["seconds"], [out / name for name in done["listen"]], already)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{out} is damaged ({error}): remove it and start the demo anew") from error
 
 
-def _run_stages(data: Path, out: Path, config: Config) -> dict[str, float]:
-    """Run the stages one after the other; returns the seconds that each took."""
+def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float], list[Path]]:
+    """Run the stages one after the other; returns the seconds that each took, and the folders to listen to."""
     seconds: dict[str, float] = {}
 
     @contextmanager
@@ -85,22 +97,22 @@ def _run_stages(data: Path, out: Path, config: Config) -> dict[str, float]:
         seconds[name] = round(time.monotonic() - began, 1)
 
     with stage(1, "prepare", "mixing the voices"):
-        speakers.prepare(data, out / "mixtures", tr=480, cv=40, tt=60, unseen=UNSEEN, fractions=FRACTIONS)
-        mixtures = MixtureSet.open(out / "mixtures")
+        mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers").mixtures
         run = Run.start_or_resume(out / "run", config, mixtures)
         device = resolve_device(run.config.device)
     with stage(2, "train", f"training on {device} in {run.config.precision}, with --clip {run.config.clip}"):
-        train(run, mixtures)
+        trained = train(run, mixtures)
         separator = run.separator(device)
     with stage(3, "separate", "separating a few test mixtures to listen to"):
-        for folder in _lay_out(mixtures, out / "listen"):
+        listen = _lay_out(mixtures, out / "listen")
+        for folder in listen:
             separate_files(separator, [folder / "mixture.wav"], folder, device=device, overwrite=True)
     with stage(4, "eval", "scoring all test mixtures"):
         items, total = evaluation.set_items(separator, mixtures, "tt", device=device)
         rows = scoring.score(items, total, stft=separator.stft)
         about = {"run": str(out / "run"), "data": str(mixtures.path), "split": "tt"}
         evaluation.write_scores(out / SCORES, evaluation.document(rows, about))
-    return seconds
+    return {**seconds, "train": trained["seconds"]}, listen  # with what came before an interruption
 
 
 def _lay_out(mixtures: MixtureSet, folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from sepclip.errors import UserError, counted
 from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, part_names
 from sepclip.model.separator import Separator
 from sepclip.scoring import Item, Row, Waves, default_stft
+from sepclip.terminal import out, say, say_some
 
 SCHEMA_VERSION = 1
 METRICS = {  # name: (title, definition)
@@ -111,7 +112,8 @@ def folder_items(
 
 
 def _name(path: Path, folder: Path) -> str:
-    return path.relative_to(folder).with_suffix("").as_posix()
+    # a byte that is no UTF-8 is written as an escape
+    return path.relative_to(folder).with_suffix("").as_posix().encode(errors="backslashreplace").decode()
 
 
 def find_sources(folder: Path) -> dict[str, list[Path]]:
@@ -123,7 +125,9 @@ def find_sources(folder: Path) -> dict[str, list[Path]]:
     for path in find_sounds(folder)[0]:
         match = re.fullmatch(pattern, _name(path, folder))
         if match:
-            numbered.setdefault(match["name"], {})[int(match["number"])] = path
+            other = numbered.setdefault(match["name"], {}).setdefault(int(match["number"]), path)
+            if other != path:
+                raise UserError(f"{other} and {path} are both source {match['number']} of one file: remove one of them")
     return {name: [paths[key] for key in sorted(paths)] for name, paths in numbered.items()}
 
 
@@ -211,3 +215,17 @@ def score_table(result: dict[str, Any]) -> Table:
         ]
         table.add_row(title, *cells)
     return table
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table of a result, and what was left out of it and why."""
+    out.print(score_table(result))
+    left_out = {row["name"]: row["reason"] for row in result["rows"] if row["reason"]}
+    if left_out:
+        say_some(
+            f"{counted(len(left_out), 'file')} without some or all scores:",
+            [f"{name}: {reason}" for name, reason in left_out.items()],
+        )
+    perfect = result["summary"]["count"]["perfect"]
+    if perfect:
+        say(f"{counted(perfect, 'source')} perfect: infinite scores are in no mean")

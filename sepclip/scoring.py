@@ -4,8 +4,10 @@ import math
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +16,12 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from sepclip.audio.bsseval import bsseval_v4, load_museval_metrics, window_sdr
+from sepclip.audio.bsseval import SCORES, bsseval_v4, load_museval_metrics, window_sdr
 from sepclip.audio.masks import ideal_binary_mask
 from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import STFT
+from sepclip.errors import UserError
 from sepclip.terminal import track
 
 PERFECT_DB = 200.0  # float64 tells nothing beyond: such scores are None, and the row's status is "perfect"
@@ -99,6 +102,8 @@ def score(items: Iterable[Item], total: int, *, stft: STFT | None = None, jobs: 
             if len(waiting) >= 16 * jobs:  # so that memory does not grow with the set
                 _collect(waiting)
         _collect(waiting)
+    except BrokenProcessPool as error:
+        raise UserError("a scoring process was killed, probably for want of memory: use fewer --jobs") from error
     finally:
         pool.shutdown(cancel_futures=True)
     for row in rows:
@@ -108,8 +113,16 @@ def score(items: Iterable[Item], total: int, *, stft: STFT | None = None, jobs: 
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     load_museval_metrics()  # its libraries must be there to be limited
     threadpool_limits(1)  # a process a core with a thread each; more are several times slower
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _museval_scores(est: Floats, ref: Floats, rate_hz: int) -> dict[str, Floats] | str:
@@ -174,8 +187,8 @@ def _collect(waiting: list[tuple[list[Row], Floats, Future[dict[str, Floats] | s
 
 
 def _enter(row: Row, metric: str, value: float) -> None:
-    """Enter a score; one beyond what float64 resolves is perfect and no number."""
-    if value > PERFECT_DB:
+    """Enter a score; an SDR beyond what float64 resolves is perfect and no number."""
+    if value > PERFECT_DB and metric in ("si_sdr", "sdr"):
         row.status = "perfect"
     else:
         _enter_finite(row, metric, value)
@@ -193,8 +206,14 @@ def _explain(rows: list[Row], reason: str) -> None:
 
 
 def _settle(row: Row) -> None:
-    """Sum the row up in its status."""
-    if row.reason and row.status != "perfect":
+    """Sum the row up in its status, with a reason for every score that is missing."""
+    if row.status == "perfect":
+        return
+    missing = [name.upper() for name in ("si_sdr", *SCORES) if getattr(row, name) is None]
+    if missing and not row.reason:
+        constant = "SI_SDR" in missing
+        row.reason = "constant or orthogonal estimate" if constant else f"infinite {', '.join(missing)}"
+    if row.reason:
         row.status = "excluded" if row.si_sdr is None and row.sdr is None else "partial"
 
 

@@ -1,5 +1,6 @@
 """Separating sound files: any format, rate, length and channel count in, the same rate, length and level out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,31 +31,42 @@ class Separation:
 
 
 def separate_files(
-    separator: Separator, inputs: Sequence[Path], out: Path, *, device: torch.device, overwrite: bool = False
+    separator: Separator,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    device: torch.device,
+    made_after: float = 0.0,
+    overwrite: bool = False,
 ) -> Separation:
     """Separate files, and the sound files of folders, into ``out`` as ``NAME_s1.wav``, ``NAME_s2.wav``, ...
 
-    Folders keep their tree. Files whose results are all there are left as they are unless ``overwrite``. A file that
-    cannot be used is reported, and the others go on. Raises UserError when there is nothing to do, or two
-    inputs would be written to the same name.
+    Folders keep their tree. Files whose results are all there, and newer than both the file and ``made_after`` (when
+    the weights were saved), are left as they are unless ``overwrite``. A file that cannot be used is reported, and the
+    others go on. Raises UserError where two inputs would be written to the same name, or a result over an input.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder")
     result = Separation()
     targets = _plan(inputs, out, separator.sources, result)
     for path in track(targets, len(targets), "separating"):
-        if all(target.is_file() for target in targets[path]) and not overwrite:
+        if not overwrite and _is_done(path, targets[path], made_after):
             result.kept[path] = targets[path]
             continue
         try:
+            _require_short(path)
             sound = read_sound(path)
-            _require_short(path, sound)
             estimates = separate_sound(separator, sound, device)  # (S, C, T)
         except BadSound as error:
             result.failed[path] = error.reason
             continue
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            result.failed[path] = f"too long for the memory of {device} ({error}): cut it into pieces"
+        except UserError as error:
+            result.failed[path] = str(error)
+            continue
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch's own are no MemoryError
+                raise
+            result.failed[path] = f"too long for the memory of {device}: cut it into pieces"
             continue
         subtype = wav_subtype(sound.subtype)
         if subtype not in _FLOATS and np.abs(estimates).max(initial=0) > 1:
@@ -83,8 +95,16 @@ def wav_subtype(subtype: str) -> str:
     return subtype if subtype in _FLOATS else _WAV_SUBTYPES.get(subtype, "PCM_16")
 
 
-def _require_short(path: Path, sound: Sound) -> None:
-    minutes = sound.samples.shape[1] / sound.rate_hz / 60
+def _is_done(path: Path, targets: list[Path], made_after: float) -> bool:
+    newest = max(path.stat().st_mtime, made_after) if path.exists() else math.inf
+    return all(target.is_file() and target.stat().st_mtime >= newest for target in targets)
+
+
+def _require_short(path: Path) -> None:
+    try:
+        minutes = soundfile.info(path).duration / 60
+    except soundfile.SoundFileError:
+        return  # reading it says what is wrong
     if minutes > MOST_MINUTES:
         raise BadSound(path, f"{minutes:.0f} min long, more than {MOST_MINUTES} min: cut it into pieces")
 
@@ -103,7 +123,8 @@ def _plan(inputs: Sequence[Path], out: Path, sources: int, result: Separation) -
             inside = out.resolve()
             files = [(path, path.relative_to(given)) for path in below if inside not in path.resolve().parents]
             if not files:
-                result.failed[given] = "a folder without sound files"
+                inside_out = "all its sound files lie in --out: choose another --out"
+                result.failed[given] = inside_out if below else "a folder without sound files"
         for path, relative in files:
             targets = [out / relative.with_name(f"{relative.stem}_s{index + 1}.wav") for index in range(sources)]
             other = owners.setdefault(targets[0], path)
@@ -112,4 +133,11 @@ def _plan(inputs: Sequence[Path], out: Path, sources: int, result: Separation) -
                     f"{other} and {path} would both be written to {targets[0]}: separate them into two --out"
                 )
             planned[path] = targets
+    taken = {path.resolve() for path in planned}
+    for path, targets in planned.items():
+        hit = next((target for target in targets if target.resolve() in taken), None)
+        if hit:
+            raise UserError(
+                f"{hit} is an input, and the result of {path} would be written over it: choose another --out"
+            )
     return planned

@@ -1,7 +1,9 @@
 """What the user sees: results on stdout, notes and progress on stderr, plain where it is not a terminal."""
 
+import json
+import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -10,6 +12,11 @@ T = TypeVar("T")
 
 out = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Print one JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def say(message: str) -> None:

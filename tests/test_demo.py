@@ -1,6 +1,7 @@
 """The demo whole, as a user runs it: real voices, real training, killed once in the middle. Takes minutes."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -39,7 +40,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
 
 def test_it_goes_on_where_it_was_killed(demo) -> None:
     out, result = demo
-    assert "already prepared" in result.stdout
     assert "resuming" in result.stderr
     steps = [json.loads(line)["step"] for line in (out / "run" / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps)
@@ -73,6 +73,18 @@ def test_it_says_what_to_listen_to(demo) -> None:
         assert len({soundfile.info(folder / name).frames for name in names}) == 1
     for words in ("six voices teach", "it-f: http://www.voip.ammdomus.it", "Time: "):
         assert words.lower() in result.stdout.lower()
+
+
+def test_a_score_report_alone_does_not_finish_it(demo, tmp_path: Path) -> None:
+    out, _ = demo
+    assert json.loads((out / "demo.json").read_text())["seconds"]["train"] > 0
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    (copy / "demo.json").unlink()
+    shutil.rmtree(copy / "listen")
+    again = sepclip("demo", "--data", SPEECH, "--out", copy, "--json")
+    assert json.loads(again.stdout)["summary"]["groups"]["seen"]["count"]["files"] == 60
+    assert len(list((copy / "listen").iterdir())) == 4
 
 
 def test_again_it_says_that_it_is_done(demo) -> None:

@@ -68,9 +68,9 @@ def test_museval_scores_are_musevals_own(tmp_path: Path) -> None:
     from sepclip.audio.bsseval import load_museval_metrics
 
     first, second = voices(5.0)
-    estimates = [first + 0.2 * second, second + 0.1 * first]
+    noise = np.random.default_rng(0).normal(0, 0.01, (2, len(first)))
     lay_out(tmp_path / "ref", "a", [first, second])
-    lay_out(tmp_path / "est", "a", estimates)
+    lay_out(tmp_path / "est", "a", [first + 0.2 * second + noise[0], second + 0.1 * first + noise[1]])
     rows = rows_of(tmp_path / "est", tmp_path / "ref")
     stored = [
         [soundfile.read(tmp_path / kind / f"s{i}" / "a.wav")[0][:, None] for i in (1, 2)] for kind in ("ref", "est")
@@ -80,7 +80,7 @@ def test_museval_scores_are_musevals_own(tmp_path: Path) -> None:
     scored = [load_museval_metrics().bss_eval(ref, wave, window=RATE, hop=RATE)[:4] for wave in (est, mixture)]
     for index, row in enumerate(rows):
         for name, own in zip(("sdr", "isr", "sir", "sar"), scored[0], strict=True):
-            assert getattr(row, name) == pytest.approx(np.nanmedian(own[index]), abs=1e-9)
+            assert getattr(row, name) == pytest.approx(np.nanmedian(own[index]), abs=1e-6)
         improvement = np.nanmedian(scored[0][0][index]) - np.nanmedian(scored[1][0][index])
         assert row.sdr_improvement == pytest.approx(improvement, abs=1e-6)
 
@@ -94,6 +94,32 @@ def test_windows_are_seconds_at_any_rate(rate_hz: int, tmp_path: Path) -> None:
     row = rows_of(tmp_path / "est", tmp_path / "ref")[0]
     energy = [np.square(wave.reshape(2, rate_hz)).sum(1) for wave in (first, 0.1 * second)]
     assert row.sdr == pytest.approx(np.median(10 * np.log10(energy[0] / energy[1])), abs=1e-4)
+
+
+def test_the_mixture_as_its_own_estimate_is_poor_and_not_perfect(tmp_path: Path) -> None:
+    first, second = voices()
+    lay_out(tmp_path / "ref", "a", [first, second])
+    lay_out(tmp_path / "est", "a", [first + second] * 2)
+    for row in rows_of(tmp_path / "est", tmp_path / "ref"):
+        assert row.status in ("ok", "partial")  # nothing is added to the sources: SAR is infinite or just very large
+        assert row.si_sdr_improvement == pytest.approx(0, abs=1e-6)
+        assert row.sdr_improvement == pytest.approx(0, abs=1e-6)
+        assert row.sar is not None or row.reason == "infinite SAR"
+
+
+def test_a_constant_estimate_says_why_it_has_no_score(tmp_path: Path) -> None:
+    first, second = voices()
+    lay_out(tmp_path / "ref", "a", [first, second])
+    lay_out(tmp_path / "est", "a", [np.full_like(first, 0.1), second + 0.1 * first])
+    row = rows_of(tmp_path / "est", tmp_path / "ref")[0]
+    assert (row.si_sdr, row.status, row.reason) == (None, "partial", "constant or orthogonal estimate")
+
+
+def test_two_files_for_one_source_are_told(tmp_path: Path) -> None:
+    lay_out(tmp_path / "ref", "a", voices())
+    soundfile.write(tmp_path / "ref" / "s1" / "a.flac", voices()[0], RATE)
+    with pytest.raises(UserError, match="both source 1"):
+        folder_items(tmp_path / "ref", tmp_path / "ref", None)
 
 
 def test_under_a_second_only_si_sdr_stays(tmp_path: Path) -> None:
@@ -244,6 +270,10 @@ def test_what_cannot_be_scored_at_all_is_told(tiny_run: Path, small_set: Path, t
     ):
         assert_told(sepclip("eval", *arguments), words)
     assert_told(sepclip("eval", tiny_run), "either RUN and DATA", code=2)
+    assert_told(sepclip("eval", tiny_run, small_set, "--mixtures", tmp_path), "--mixtures goes with", code=2)
+    folders = ("--estimates", tmp_path / "ref", "--references", tmp_path / "ref")
+    assert_told(sepclip("eval", *folders, "--split", "tt"), "go with RUN and DATA", code=2)
+    assert_told(sepclip("eval", tiny_run, small_set, "--device", "gpu"), "choose auto, cpu, cuda or cuda:N")
     assert_told(sepclip("eval", "--estimates", tmp_path), "either RUN and DATA", code=2)
 
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import soundfile
 import torch
 
+from sepclip.errors import UserError
 from sepclip.separation import separate_files, wav_subtype
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, assert_told, sepclip
@@ -125,6 +127,42 @@ def test_bad_files_are_named_and_the_others_go_on(tiny_run: Path, tmp_path: Path
         result, "4 inputs", "nan.wav: holds NaN", "text.wav: not readable", "cut.wav: truncated", "no such file"
     )
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_s1.wav", "good_s2.wav"]
+
+
+def test_results_of_older_weights_or_another_file_are_made_anew(separator, tmp_path: Path) -> None:
+    path, out, device = tmp_path / "in.wav", tmp_path / "out", torch.device("cpu")
+    soundfile.write(path, speech(), RATE)
+    assert separate_files(separator, [path], out, device=device).written
+    assert separate_files(separator, [path], out, device=device).kept
+    later = (out / "in_s2.wav").stat().st_mtime + 10
+    assert separate_files(separator, [path], out, device=device, made_after=later).written
+    os.utime(path, (later, later))
+    assert separate_files(separator, [path], out, device=device).written
+
+
+def test_an_input_is_never_written_over(separator, tmp_path: Path) -> None:
+    for name in ("a.wav", "a_s1.wav"):
+        soundfile.write(tmp_path / name, speech(0.5), RATE)
+    before = (tmp_path / "a_s1.wav").read_bytes()
+    inputs = [tmp_path / "a.wav", tmp_path / "a_s1.wav"]
+    with pytest.raises(UserError, match="would be written over it"):
+        separate_files(separator, inputs, tmp_path, device=torch.device("cpu"))
+    assert (tmp_path / "a_s1.wav").read_bytes() == before
+
+
+def test_formats_that_are_not_read_are_named(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "phone.m4a").touch()
+    soundfile.write(tmp_path / "in" / "good.wav", speech(0.5), RATE)
+    result = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out")
+    assert result.returncode == 0
+    assert "phone.m4a: libsndfile does not read .m4a" in result.stderr
+
+
+def test_a_rate_that_has_no_small_ratio_is_named(separator, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "odd.wav", np.zeros(44101), 44101)
+    result = separate_files(separator, [tmp_path / "odd.wav"], tmp_path / "out", device=torch.device("cpu"))
+    assert "44101 Hz cannot be brought to 8000 Hz" in result.failed[tmp_path / "odd.wav"]
 
 
 def test_what_cannot_work_is_told(tiny_run: Path, tmp_path: Path) -> None:

@@ -35,8 +35,3 @@ def best_permutation(pairwise: Tensor, *, maximise: bool) -> tuple[Tensor, Tenso
     means = pairwise[:, table, torch.arange(references, device=pairwise.device)].mean(-1)  # (B, P)
     best = means.argmax(1) if maximise else means.argmin(1)  # (B,)
     return means.gather(1, best.unsqueeze(1)).squeeze(1), table[best]
-
-
-def reorder(estimates: Tensor, order: Tensor) -> Tensor:
-    """Put ``estimates`` (B, S, ...) in the order (B, ref) that :func:`best_permutation` gave."""
-    return torch.stack([one[chosen] for one, chosen in zip(estimates, order, strict=True)])

@@ -6,6 +6,7 @@ module ``torchaudio._extension`` takes the place of the compiled part, and the P
 """
 
 import importlib
+import math
 import sys
 from functools import lru_cache
 from types import ModuleType
@@ -13,6 +14,8 @@ from types import ModuleType
 from torch import Tensor
 
 from sepclip.errors import UserError
+
+MOST_PHASES = 4_000  # of the filter bank; all usual rates need a few hundred at most
 
 
 def _no_alignment(function: object) -> object:
@@ -52,9 +55,12 @@ def resample(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """Resample ``wave`` (..., T) to ``to_hz``; the result has ceil(T to_hz / from_hz) samples.
 
     A Kaiser-windowed sinc of 64 zero crossings (the setting known as "kaiser best"), for an alias below -100 dB.
+    Raises UserError for rates with so small a common divisor that the filters would need gigabytes.
     """
     if from_hz == to_hz or wave.shape[-1] == 0:
         return wave
+    if max(from_hz, to_hz) // math.gcd(from_hz, to_hz) > MOST_PHASES:
+        raise UserError(f"a rate of {from_hz} Hz cannot be brought to {to_hz} Hz here: resample it by another program")
     resampled: Tensor = load_torchaudio().functional.resample(
         wave.contiguous(),
         from_hz,

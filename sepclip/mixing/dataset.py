@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sepclip.errors import UserError
-from sepclip.mixing.drawing import LEVEL_DBFS, RELATIVE_LEVEL_DB, generator
+from sepclip.mixing.drawing import LEVEL_DBFS, generator, relative_levels
 from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Source, read_source, to_int16
 
 Int16 = NDArray[np.int16]
@@ -109,8 +109,7 @@ class DynamicMixtures:
         sources = []
         for place in range(self._batch_size):
             chance = generator(self._seed, f"dynamic {step}", place)
-            half = chance.uniform(0, RELATIVE_LEVEL_DB) / 2
-            levels = [half, -half, *[0.0] * (self._sources - 2)]
+            levels = relative_levels(chance, self._sources)
             voices = chance.sample(self._voices, self._sources)
             rows = []
             for voice, level in zip(voices, levels, strict=True):
@@ -142,15 +141,12 @@ class ValidationCrops:
         if not self.recipes:
             raise UserError(f"{mixtures.path} has no validation mixtures: prepare it with --cv 1 or more")
         self._mixtures, self._segment, self._batch_size = mixtures, segment, batch_size
-        self._batches: list[Batch] = []
+        self._excerpts: list[Int16] = []  # each (1 + S, T)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; they are read at the first time and kept."""
-        if not self._batches:
-            for start in range(0, len(self.recipes), self._batch_size):
-                chosen = self.recipes[start : start + self._batch_size]
-                waves = [self._mixtures.waves("cv", recipe) for recipe in chosen]
-                self._batches.append(
-                    to_batch([crop(w, max(0, w.shape[1] - self._segment) // 2, self._segment) for w in waves])
-                )
-        yield from self._batches
+        if not self._excerpts:
+            waves = (self._mixtures.waves("cv", recipe) for recipe in self.recipes)
+            self._excerpts = [crop(w, max(0, w.shape[1] - self._segment) // 2, self._segment).copy() for w in waves]
+        for start in range(0, len(self._excerpts), self._batch_size):
+            yield to_batch(self._excerpts[start : start + self._batch_size])

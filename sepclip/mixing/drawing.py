@@ -168,12 +168,12 @@ def draw(group: Group, *, sources: int, seed: int, mode: str, rate_hz: int, firs
             if frozenset(chosen) not in drawn:
                 break
         drawn.add(frozenset(chosen))
-        levels = _levels(chance, sources)
+        levels = relative_levels(chance, sources)
         recipes.append(_recipe(chosen, levels, group.name, first + index, mode, rate_hz))
     return recipes
 
 
-def _levels(chance: random.Random, sources: int) -> list[float]:
+def relative_levels(chance: random.Random, sources: int) -> list[float]:
     """Return the levels in dB: two sources 0 to 5 dB apart, either the louder, and any others between them."""
     half = chance.uniform(0, RELATIVE_LEVEL_DB) / 2
     levels = [half, -half, *[0.0] * (sources - 2)]

@@ -166,7 +166,10 @@ def _measure(
         return f"short: {length / sound.rate_hz:.2f} s, below --min-seconds {min_seconds:g}"
     if sound.rate_hz < rate_hz:
         return f"its rate of {sound.rate_hz} Hz is below --rate {rate_hz}"
-    wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # (T,)
+    try:
+        wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # (T,)
+    except UserError as error:
+        return str(error)
     pieces = -(-length // int(max_seconds * sound.rate_hz))
     edges = [length * index // pieces for index in range(pieces + 1)]
     utterances = []

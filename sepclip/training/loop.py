@@ -37,7 +37,7 @@ def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[to
     loss = LOSSES[config.loss.name].function(
         outputs, mixture, sources, target=config.loss.target, weights=config.loss.weights
     )
-    return loss, {"outputs": outputs, "mixture": mixture, "gain": gain}
+    return loss, {"outputs": outputs, "mixture": mixture}
 
 
 def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[float, clip.Step]:
@@ -57,7 +57,7 @@ def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[f
 def validate(separator: Separator, crops: ValidationCrops, config: Config, device: torch.device) -> dict[str, float]:
     """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops.
 
-    Sources that are silent in their crop have no SI-SDR and do not count.
+    Crops with a silent source have no SI-SDR and do not count; a silent estimate counts as -100 dB.
     """
     separator.eval()
     losses, gains = [], []
@@ -68,8 +68,8 @@ def validate(separator: Separator, crops: ValidationCrops, config: Config, devic
         masks = separator.masks(made["outputs"], made["mixture"])
         estimates = separator.apply_masks(masks, made["mixture"], batch.mixture.shape[-1])
         pairwise = pairwise_si_sdr(est=estimates, ref=batch.sources)  # (B, est, ref)
-        usable = ~pairwise.isnan().any(-1).any(-1)
-        best, _ = best_permutation(pairwise[usable].clamp(-100, 100), maximise=True)
+        usable = ~(batch.sources == batch.sources[..., :1]).all(-1).any(-1)  # (B,)
+        best, _ = best_permutation(pairwise[usable].nan_to_num(-100).clamp(-100, 100), maximise=True)
         before = si_sdr(est=batch.mixture.unsqueeze(1).expand_as(batch.sources), ref=batch.sources)  # (B, S)
         gains.append(best - before[usable].clamp(-100, 100).mean(-1))
     separator.train()
@@ -102,6 +102,12 @@ def train(run: Run, data: MixtureSet) -> dict[str, Any]:
 
     Raises Stopped after Ctrl-C or a termination, with all saved, and UserError where training cannot go on.
     """
+    with run.alone(), stop_signals() as asked:
+        return _train(run, data, asked)
+
+
+def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
+    """Train until the last step, or until a signal has ``asked`` to stop."""
     config, device = run.config, torch.device(run.config.device)
     separator = build_separator(config, data.rate_hz, data.source_count)
     settings = config.data
@@ -126,7 +132,7 @@ def train(run: Run, data: MixtureSet) -> dict[str, Any]:
     cut_metrics(run.path / METRICS, state.step)
     separator.train()
 
-    with stop_signals() as asked, Journal(run.path / METRICS, steps, state.step) as journal:
+    with Journal(run.path / METRICS, steps, state.step) as journal:
         began, saved = time.monotonic() - state.seconds, time.monotonic()
         while state.step < steps:
             take_step(state, batches.batch(state.step).to(device), config)

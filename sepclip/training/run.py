@@ -1,7 +1,12 @@
 """The folder of a run: its resolved configuration, what it ran on and on which data, and its checkpoints."""
 
+import fcntl
 import json
+import os
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +36,8 @@ _MAY_CHANGE = {
 
 def resolve_device(name: str) -> torch.device:
     """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError where it is not there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
+        raise UserError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -38,7 +45,7 @@ def resolve_device(name: str) -> torch.device:
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
             found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device, or a CPU build of it"
-            raise UserError(f"--device {name}: torch finds {found}; use --device auto or cpu")
+            raise UserError(f"--device {name}: torch finds {found}; use --device cpu")
     return device
 
 
@@ -68,10 +75,12 @@ class Run:
         """
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose a folder for the run")
-        if (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
+        started = checkpoint.find(path / "checkpoints" / "last")
+        if started and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
             return cls._resume(path, config, data)
         # a kill before the first file was whole leaves a hidden one
-        others = sorted(child.name for child in path.glob("[!.]*") if child.name not in (CONFIG, ENVIRONMENT))
+        own = {CONFIG, ENVIRONMENT, METRICS, "checkpoints"}  # of a run that has not saved yet, there is nothing to keep
+        others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)
         if others:
             raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
         device = resolve_device(config.device)
@@ -118,18 +127,37 @@ class Run:
         data = _read_environment(path)["data"]
         return cls(path, load_run_config(path / CONFIG), data["rate_hz"], data["source_count"])
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the run for this process; UserError where another one trains it. A kill lets go of it."""
+        handle = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError as error:
+            raise UserError(f"{self.path} is being trained by another process: wait for it, or stop it") from error
+        finally:
+            os.close(handle)
+
     def checkpoint_path(self, which: str) -> Path:
         """Return where the checkpoint ``last`` or ``best`` is saved."""
         return self.path / "checkpoints" / which
 
     def separator(self, device: torch.device) -> Separator:
         """Return the separator with its best weights, ready for use; the last ones where none were best yet."""
+        separator = build_separator(self.config, self.rate_hz, self.source_count)
+        checkpoint.load_weights(self._trained(), separator)
+        return separator.to(device).eval()
+
+    def trained_at(self) -> float:
+        """Return when the weights of :meth:`separator` were saved, in seconds since the epoch."""
+        return (self._trained() / checkpoint.WEIGHTS).stat().st_mtime
+
+    def _trained(self) -> Path:
         for which in ("best", "last"):
             found = checkpoint.find(self.checkpoint_path(which))
             if found:
-                separator = build_separator(self.config, self.rate_hz, self.source_count)
-                checkpoint.load_weights(found, separator)
-                return separator.to(device).eval()
+                return found
         raise UserError(f"{self.path} has no checkpoint yet: let `sepclip train` reach one")
 
 

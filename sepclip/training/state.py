@@ -1,6 +1,7 @@
 """Everything that must survive a restart, in one object."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,14 +59,12 @@ class TrainingState:
             eps=settings.epsilon,
             fused=device.type != "mps",
         )
-        schedules: dict[str, LRScheduler] = {
-            "constant": ConstantLR(optimizer, factor=1.0, total_iters=0),
-            "cosine": CosineAnnealingLR(optimizer, steps),
-            "plateau": ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.patience),
+        schedules: dict[str, Callable[[], LRScheduler]] = {
+            "constant": lambda: ConstantLR(optimizer, factor=1.0, total_iters=0),
+            "cosine": lambda: CosineAnnealingLR(optimizer, steps),
+            "plateau": lambda: ReduceLROnPlateau(optimizer, factor=0.5, patience=settings.patience),
         }
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate
-        return cls(separator, optimizer, schedules[settings.schedule], clip.parse(config.clip), device)
+        return cls(separator, optimizer, schedules[settings.schedule](), clip.parse(config.clip), device)
 
     @property
     def learning_rate(self) -> float:

@@ -132,6 +132,26 @@ def test_a_signal_saves_first(number: int, code: int, small_set: Path, tmp_path:
     assert step_of(run) > 10
 
 
+def test_a_run_is_trained_by_one_process_at_a_time(small_set: Path, tiny_run: Path) -> None:
+    with Run.open(tiny_run).alone():
+        assert_told(train_tiny(small_set, tiny_run), "is being trained by another process")
+
+
+def test_what_failed_before_its_first_step_may_be_corrected(small_set: Path, tmp_path: Path) -> None:
+    run, nowhere = tmp_path / "run", tmp_path / "nowhere"
+    assert_told(train_tiny(small_set, run, "--dynamic", "--root", nowhere), "say with --root")
+    assert train_tiny(small_set, run).returncode == 0
+
+
+def test_epochs_count_even_where_the_recipe_has_steps(small_set: Path, tmp_path: Path) -> None:
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    result = sepclip(
+        "train", small_set, "--run", tmp_path / "run", "--config", "demo", *settings, "--epochs", 2, "--json"
+    )  # fmt: skip
+    assert json.loads(result.stdout)["steps"] == 2 * (12 // 4)
+    assert_told(train_tiny(small_set, tmp_path / "run", "--epochs", 2), "--steps or --epochs", code=2)
+
+
 def test_a_changed_configuration_is_refused_and_named(small_set: Path, tiny_run: Path) -> None:
     assert_told(train_tiny(small_set, tiny_run, "--clip", "none"), "clip was auto:10, now none", "--run")
 
@@ -187,7 +207,7 @@ def test_what_is_no_set_or_run_is_told(small_set: Path, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_that_is_not_there_is_told(small_set: Path, tmp_path: Path) -> None:
-    assert_told(train_tiny(small_set, tmp_path / "run", "--device", "cuda"), "no CUDA device", "--device auto or cpu")
+    assert_told(train_tiny(small_set, tmp_path / "run", "--device", "cuda"), "no CUDA device", "--device cpu")
 
 
 def test_a_moved_corpus_works_with_root(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from sepclip.mixing.corpora import Card
+from sepclip.terminal import out as stdout
+from sepclip.terminal import print_json
 
 CARD = Card(
     name="speakers",
@@ -16,19 +18,6 @@ CARD = Card(
     licence="that of your recordings",
     source="your own recordings; LibriSpeech, VCTK or any corpus with a folder a speaker",
 )
-
-
-def _fractions(text: str) -> dict[str, float]:
-    from sepclip.errors import UserError
-    from sepclip.mixing.mixture import SPLITS
-
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if len(values) != len(SPLITS) or not (min(values) > 0 and abs(sum(values) - 1) <= 1e-6):  # NaN is neither
-        raise UserError(f"--fractions {text}: give three positive numbers that sum to 1, such as 0.8,0.1,0.1")
-    return dict(zip(SPLITS, values, strict=True))
 
 
 def prepare(
@@ -66,103 +55,27 @@ def prepare(
     max_seconds: Annotated[float, typer.Option(help="Cut longer recordings into pieces.", min=1.0)] = 15.0,
     seed: Annotated[int, typer.Option(help="Seed of every choice: same seed, same bytes.")] = 0,
     audio: Annotated[bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")] = False,
 ) -> None:
-    """Make the mixture set; see the help of the command line for the arguments."""
-    from sepclip.errors import UserError, counted
-    from sepclip.mixing import drawing, survey, writing
-    from sepclip.mixing.mixture import SET_FILE, SPLITS, Recipe
-    from sepclip.terminal import out as stdout
-    from sepclip.terminal import say, say_some
+    """Make the mixture set; the help of the command line tells the arguments."""
+    from sepclip.mixing.preparation import VoiceSettings, parse_fractions, prepare_voices
 
-    if split not in ("auto", "voices", "within"):
-        raise UserError(f"--split {split}: choose auto, voices or within")
-    if mode not in ("min", "max"):
-        raise UserError(f"--mode {mode}: choose min or max")
-    unseen_voices = sorted({voice.strip() for voice in unseen.split(",") if voice.strip()})
-    if unseen_voices and split == "voices":
-        raise UserError(
-            "--unseen keeps voices out of a split within voices; --split voices tests on unseen ones anyway"
-        )
-    if not min_seconds <= max_seconds < float("inf"):
-        raise UserError(
-            f"--max-seconds {max_seconds:g}: give a number of seconds from --min-seconds {min_seconds:g} on"
-        )
-    if root.resolve() in out.resolve().parents:
-        raise UserError(f"{out} lies inside {root}, where its waves would be taken for a voice: choose another place")
-    settings = {
-        "corpus": CARD.name,
-        "root": str(root.resolve()),
-        "sources": sources,
-        "counts": {"tr": tr, "cv": cv, "tt": tt},
-        "split": split,
-        "unseen": unseen_voices,
-        "fractions": _fractions(fractions),
-        "speaker_from": speaker_from,
-        "rate_hz": rate,
-        "mode": mode,
-        "min_seconds": min_seconds,
-        "max_seconds": max_seconds,
-        "seed": seed,
-        "audio": audio,
-    }
-    if writing.finished(out, settings):
-        stdout.print(f"{out} is already prepared with these settings", markup=False, soft_wrap=True)
-        return
-    found = survey.survey_voices(
-        root, rate_hz=rate, speaker_from=speaker_from, min_seconds=min_seconds, max_seconds=max_seconds
-    )
-    by_voice = split == "voices" or (split == "auto" and not unseen_voices and len(found.voices) >= 6 * sources)
-    try:
-        groups = drawing.split_groups(
-            found,
-            sources=sources,
-            counts={"tr": tr, "cv": cv, "tt": tt},
-            unseen=unseen_voices,
-            by_voice=by_voice,
-            fractions=_fractions(fractions),
-            seed=seed,
-        )
-    finally:
-        files = sum(len(survey.files_of(utterances)) for utterances in found.voices.values())
-        say(
-            f"found {counted(len(found.voices), 'voice')}, {counted(files, 'usable file')}, "
-            f"{found.seconds / 60:.1f} min in {root}"
-        )
-        if found.left_out:
-            say_some(
-                f"left out {counted(len(found.left_out), 'file')} ({found.why()}), all named in {SET_FILE}:",
-                [f"{path}: {reason}" for path, reason in sorted(found.left_out.items())],
-            )
-    say(f"split {'by voices' if by_voice else 'within voices'}")
-    recipes: dict[str, list[Recipe]] = {name: [] for name in SPLITS}
-    for group in groups:
-        drawn = drawing.draw(
-            group,
-            sources=sources,
-            seed=seed,
-            mode=mode,
-            rate_hz=rate,
-            first=len(recipes[group.split]),
-        )
-        if len(drawn) < group.count:
-            only = counted(len(drawn), "different mixture")
-            say(f"{group.split} {group.name}: {group.count} asked for, but the voices give only {only}")
-        recipes[group.split].extend(drawn)
-    made = writing.write_set(
-        out,
-        recipes,
-        root=root,
+    settings = VoiceSettings(
+        sources=sources,
+        counts={"tr": tr, "cv": cv, "tt": tt},
+        split=split,
+        unseen=tuple(sorted({voice.strip() for voice in unseen.split(",") if voice.strip()})),
+        fractions=parse_fractions(fractions),
+        speaker_from=speaker_from,
         rate_hz=rate,
-        source_count=sources,
+        mode=mode,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        seed=seed,
         audio=audio,
-        settings=settings,
-        report={"corpus_digest": found.digest, "left_out": dict(sorted(found.left_out.items()))},
     )
-    parts = [
-        f"{name} {sum(recipe.length for recipe in chosen) / rate / 60:.1f} min ("
-        + ", ".join(f"{count} {group}" for group, count in writing.count_by_group(chosen).items())
-        + ")"
-        for name, chosen in recipes.items()
-    ]
-    what = "mixtures" if audio else "recipes (no audio: mixed when read)"
-    stdout.print(f"wrote {what} to {made.path}: {', '.join(parts)}", markup=False, soft_wrap=True)
+    made = prepare_voices(root, out, settings, corpus=CARD.name)
+    if as_json:
+        print_json(made.document())
+    else:
+        stdout.print(made.told(), markup=False, soft_wrap=True)

@@ -1,0 +1,166 @@
+"""From a folder of voices to a mixture set: survey, split, draw, write."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sepclip.errors import UserError, counted
+from sepclip.mixing import writing
+from sepclip.mixing.drawing import draw, split_groups
+from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet, Recipe
+from sepclip.mixing.survey import Survey, files_of, survey_voices
+from sepclip.terminal import say, say_some
+
+VOICES_A_SOURCE = 6  # from so many on, `auto` splits by voices
+
+
+@dataclass(frozen=True)
+class VoiceSettings:
+    """All that decides, with the corpus, what a set of mixed voices holds; the options of the command line."""
+
+    counts: Mapping[str, int]  # of the mixtures of each split
+    fractions: Mapping[str, float]  # of the voices or recordings that go to each split
+    unseen: tuple[str, ...] = ()
+    sources: int = 2
+    split: str = "auto"
+    speaker_from: str | None = None
+    rate_hz: int = 8000
+    mode: str = "min"
+    min_seconds: float = 1.0
+    max_seconds: float = 15.0
+    seed: int = 0
+    audio: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise UserError for what is not allowed."""
+        if self.split not in ("auto", "voices", "within"):
+            raise UserError(f"--split {self.split}: choose auto, voices or within")
+        if self.mode not in ("min", "max"):
+            raise UserError(f"--mode {self.mode}: choose min or max")
+        if self.unseen and self.split == "voices":
+            raise UserError(
+                "--unseen keeps voices out of a split within voices; --split voices tests on unseen ones anyway"
+            )
+        if not self.min_seconds <= self.max_seconds < float("inf"):
+            raise UserError(
+                f"--max-seconds {self.max_seconds:g}: give a number of seconds from "
+                f"--min-seconds {self.min_seconds:g} on"
+            )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A mixture set and whether it was there before."""
+
+    mixtures: MixtureSet
+    already: bool
+
+    def _groups(self) -> dict[str, dict[str, int]]:
+        return {split: writing.count_by_group(self.mixtures.recipes(split)) for split in SPLITS}
+
+    def document(self) -> dict[str, Any]:
+        """Return what was made as plain data."""
+        return {"path": str(self.mixtures.path), "already": self.already, "mixtures": self._groups()}
+
+    def told(self) -> str:
+        """Return what was made in a line."""
+        mixtures = self.mixtures
+        if self.already:
+            return f"{mixtures.path} is already prepared with these settings"
+        parts = []
+        for split, groups in self._groups().items():
+            minutes = sum(recipe.length for recipe in mixtures.recipes(split)) / mixtures.rate_hz / 60
+            parts.append(f"{split} {minutes:.1f} min ({', '.join(f'{n} {name}' for name, n in groups.items())})")
+        what = "mixtures" if mixtures.audio else "recipes (no audio: mixed when read)"
+        return f"wrote {what} to {mixtures.path}: {', '.join(parts)}"
+
+
+def parse_fractions(text: str) -> dict[str, float]:
+    """Read the shares of tr, cv and tt, such as ``"0.8,0.1,0.1"``."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != len(SPLITS) or not (min(values) > 0 and abs(sum(values) - 1) <= 1e-6):  # NaN is neither
+        raise UserError(f"--fractions {text}: give three positive numbers that sum to 1, such as 0.8,0.1,0.1")
+    return dict(zip(SPLITS, values, strict=True))
+
+
+def prepare_voices(root: Path, out: Path, settings: VoiceSettings, *, corpus: str) -> Prepared:
+    """Make the mixture set ``out`` from the voices in ``root``, or go on with it; a finished one is left as it is.
+
+    Raises UserError where there are too few voices, or ``out`` holds anything else.
+    """
+    if root.resolve() in out.resolve().parents:
+        raise UserError(f"{out} lies inside {root}, where its waves would be taken for a voice: choose another place")
+    recorded = {"corpus": corpus, "root": str(root.resolve()), **asdict(settings), "unseen": list(settings.unseen)}
+    done = writing.finished(out, recorded)
+    if done:
+        return Prepared(done, already=True)
+    survey = survey_voices(
+        root,
+        rate_hz=settings.rate_hz,
+        speaker_from=settings.speaker_from,
+        min_seconds=settings.min_seconds,
+        max_seconds=settings.max_seconds,
+    )
+    recipes = _draw(root, survey, settings)
+    made = writing.write_set(
+        out,
+        recipes,
+        root=root,
+        rate_hz=settings.rate_hz,
+        source_count=settings.sources,
+        audio=settings.audio,
+        settings=recorded,
+        report={"corpus_digest": survey.digest, "left_out": dict(sorted(survey.left_out.items()))},
+    )
+    return Prepared(made, already=False)
+
+
+def _draw(root: Path, survey: Survey, settings: VoiceSettings) -> dict[str, list[Recipe]]:
+    """Draw the recipes of every split, and tell what was found, left out and chosen."""
+    enough = len(survey.voices) >= VOICES_A_SOURCE * settings.sources
+    by_voice = settings.split == "voices" or (settings.split == "auto" and not settings.unseen and enough)
+    try:
+        groups = split_groups(
+            survey,
+            sources=settings.sources,
+            counts=settings.counts,
+            unseen=settings.unseen,
+            by_voice=by_voice,
+            fractions=settings.fractions,
+            seed=settings.seed,
+        )
+    finally:
+        _tell(root, survey)
+    say(f"split {'by voices' if by_voice else 'within voices'}")
+    recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
+    for group in groups:
+        drawn = draw(
+            group,
+            sources=settings.sources,
+            seed=settings.seed,
+            mode=settings.mode,
+            rate_hz=settings.rate_hz,
+            first=len(recipes[group.split]),
+        )
+        if len(drawn) < group.count:
+            only = counted(len(drawn), "different mixture")
+            say(f"{group.split} {group.name}: {group.count} asked for, but the voices give only {only}")
+        recipes[group.split].extend(drawn)
+    return recipes
+
+
+def _tell(root: Path, survey: Survey) -> None:
+    files = sum(len(files_of(utterances)) for utterances in survey.voices.values())
+    say(
+        f"found {counted(len(survey.voices), 'voice')}, {counted(files, 'usable file')}, "
+        f"{survey.seconds / 60:.1f} min in {root}"
+    )
+    if survey.left_out:
+        say_some(
+            f"left out {counted(len(survey.left_out), 'file')} ({survey.why()}), all named in {SET_FILE}:",
+            [f"{path}: {reason}" for path, reason in sorted(survey.left_out.items())],
+        )
