@@ -320,8 +320,7 @@ def _guarded(run: Callable[[], object]) -> int:
     try:
         run()
     except UserError as error:
-        notes.print(f"error: {error}", markup=False, soft_wrap=True, style="red")
-        return EXIT_USER_ERROR
+        return _fail(str(error))
     except Stopped as stop:
         say(str(stop))
         return stop.exit_code
@@ -334,6 +333,10 @@ def _guarded(run: Callable[[], object]) -> int:
         return EXIT_USER_ERROR
     except OSError as error:  # such as a folder that may not be entered
         where = f"{error.filename}: " if error.filename else ""
-        notes.print(f"error: {where}{error.strerror or error}", markup=False, soft_wrap=True, style="red")
-        return EXIT_USER_ERROR
+        return _fail(f"{where}{error.strerror or error}")
     return 0
+
+
+def _fail(message: str) -> int:
+    notes.print(f"error: {message}", markup=False, soft_wrap=True, style="red")
+    return EXIT_USER_ERROR

@@ -13,6 +13,8 @@ from sepclip.errors import UserError
 from sepclip.model.losses import LOSSES
 from sepclip.model.networks import NETWORKS
 
+DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expression
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -96,7 +98,7 @@ class Config(_Section):
     """A whole configuration."""
 
     seed: int = Field(ge=0)
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(pattern=f"^({DEVICE})$")
     precision: Literal["auto", "fp32", "bf16"]
     clip: str
     stft: Stft

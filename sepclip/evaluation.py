@@ -16,7 +16,7 @@ import torch
 from rich import box
 from rich.table import Table
 
-from sepclip.audio.files import BadSound, find_sounds, read_sound, write_text
+from sepclip.audio.files import BadSound, find_sounds, name_below, read_sound, write_text
 from sepclip.errors import UserError, counted
 from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, part_names
 from sepclip.model.separator import Separator
@@ -112,8 +112,7 @@ def folder_items(
 
 
 def _name(path: Path, folder: Path) -> str:
-    # a byte that is no UTF-8 is written as an escape
-    return path.relative_to(folder).with_suffix("").as_posix().encode(errors="backslashreplace").decode()
+    return name_below(path.with_suffix(""), folder)
 
 
 def find_sources(folder: Path) -> dict[str, list[Path]]:

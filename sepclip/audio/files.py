@@ -119,6 +119,11 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     return sorted(found), dict(sorted(left_out.items()))
 
 
+def name_below(path: Path, root: Path) -> str:
+    """Return the path of a file below ``root`` with slashes; a byte that is no UTF-8 is written as an escape."""
+    return path.relative_to(root).as_posix().encode(errors="backslashreplace").decode()
+
+
 def _refuse(error: OSError) -> None:
     if isinstance(error, PermissionError):
         raise UserError(f"{error.filename}: no permission to read this folder") from error

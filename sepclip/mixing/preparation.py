@@ -56,12 +56,10 @@ class Prepared:
     mixtures: MixtureSet
     already: bool
 
-    def _groups(self) -> dict[str, dict[str, int]]:
-        return {split: writing.count_by_group(self.mixtures.recipes(split)) for split in SPLITS}
-
     def document(self) -> dict[str, Any]:
         """Return what was made as plain data."""
-        return {"path": str(self.mixtures.path), "already": self.already, "mixtures": self._groups()}
+        counts = {split: writing.count_by_group(self.mixtures.recipes(split)) for split in SPLITS}
+        return {"path": str(self.mixtures.path), "already": self.already, "mixtures": counts}
 
     def told(self) -> str:
         """Return what was made in a line."""
@@ -69,9 +67,11 @@ class Prepared:
         if self.already:
             return f"{mixtures.path} is already prepared with these settings"
         parts = []
-        for split, groups in self._groups().items():
-            minutes = sum(recipe.length for recipe in mixtures.recipes(split)) / mixtures.rate_hz / 60
-            parts.append(f"{split} {minutes:.1f} min ({', '.join(f'{n} {name}' for name, n in groups.items())})")
+        for split in SPLITS:
+            recipes = mixtures.recipes(split)
+            minutes = sum(recipe.length for recipe in recipes) / mixtures.rate_hz / 60
+            groups = ", ".join(f"{count} {name}" for name, count in writing.count_by_group(recipes).items())
+            parts.append(f"{split} {minutes:.1f} min ({groups})")
         what = "mixtures" if mixtures.audio else "recipes (no audio: mixed when read)"
         return f"wrote {what} to {mixtures.path}: {', '.join(parts)}"
 

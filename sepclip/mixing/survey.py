@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from sepclip.audio.files import BadSound, find_sounds, read_sound
+from sepclip.audio.files import BadSound, find_sounds, name_below, read_sound
 from sepclip.errors import UserError, counted
 from sepclip.mixing.mixture import mono_at_rate
 from sepclip.terminal import say, track
@@ -81,14 +81,14 @@ def survey_voices(
         raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not a folder of voices")
     pattern = _compile(speaker_from)
     paths, left_out = find_sounds(root)
-    survey = Survey(left_out={_relative(path, root): reason for path, reason in left_out.items()})
+    survey = Survey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
     if not paths:
         raise UserError(f"{root} holds no sound files (looked below it for .wav, .flac, .ogg, .mp3 and the like)")
 
     named: list[tuple[Path, str]] = []
     for path in paths:
         voice = _voice(path.relative_to(root), pattern)
-        relative = _relative(path, root)
+        relative = name_below(path, root)
         if relative != path.relative_to(root).as_posix():
             survey.left_out[relative] = "its name is not UTF-8, so no recipe can hold it"
         elif voice is None:
@@ -98,13 +98,13 @@ def survey_voices(
 
     def measure(item: tuple[Path, str]) -> tuple[list[Utterance], str] | str:
         path, voice = item
-        return _measure(path, _relative(path, root), voice, rate_hz, min_seconds, max_seconds)
+        return _measure(path, name_below(path, root), voice, rate_hz, min_seconds, max_seconds)
 
     if named:
         say(f"reading {counted(len(named), 'file')} in {root}")
     seen: dict[str, str] = {}
     for (path, voice), result in zip(named, in_threads(measure, named, "reading voices"), strict=True):
-        relative = _relative(path, root)
+        relative = name_below(path, root)
         if isinstance(result, str):
             survey.left_out[relative] = result
             continue
@@ -128,11 +128,6 @@ def in_threads(function: Callable[[A], B], items: Sequence[A], description: str)
         yield from track(pool.map(function, items), len(items), description)
     finally:
         pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for the rest
-
-
-def _relative(path: Path, root: Path) -> str:
-    # a byte that is no UTF-8 is written as an escape
-    return path.relative_to(root).as_posix().encode(errors="backslashreplace").decode()
 
 
 def _compile(speaker_from: str | None) -> re.Pattern[str] | None:

@@ -111,15 +111,16 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
     config, device = run.config, torch.device(run.config.device)
     separator = build_separator(config, data.rate_hz, data.source_count)
     settings = config.data
+    segment = separator.stft.samples(settings.segment_frames)
     batches = training_data(
         data,
-        segment=separator.stft.samples(settings.segment_frames),
+        segment=segment,
         batch_size=settings.batch_size,
         dynamic=settings.dynamic,
         seed=config.seed,
         memory_gib=settings.memory_gib,
     )
-    crops = ValidationCrops(data, separator.stft.samples(settings.segment_frames), settings.batch_size)
+    crops = ValidationCrops(data, segment, settings.batch_size)
     steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
     valid_every = config.train.valid_every or batches.steps_per_epoch
     state = TrainingState.start(config, separator, device, steps)

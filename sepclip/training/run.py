@@ -15,7 +15,7 @@ import torch
 
 import sepclip
 from sepclip.audio.files import write_text
-from sepclip.config import Config, differences, load_run_config
+from sepclip.config import DEVICE, Config, differences, load_run_config
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import Separator
@@ -36,7 +36,7 @@ _MAY_CHANGE = {
 
 def resolve_device(name: str) -> torch.device:
     """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError where it is not there."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,2})?", name):
+    if not re.fullmatch(DEVICE, name):
         raise UserError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
