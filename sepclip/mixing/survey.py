@@ -83,7 +83,8 @@ def survey_voices(
     paths, left_out = find_sounds(root)
     survey = Survey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
     if not paths:
-        raise UserError(f"{root} holds no sound files (looked below it for .wav, .flac, .ogg, .mp3 and the like)")
+        why = f"; left out: {survey.why()}" if left_out else ""
+        raise UserError(f"{root} holds no sound files (looked below it for .wav, .flac, .ogg, .mp3 and the like){why}")
 
     named: list[tuple[Path, str]] = []
     for path in paths:

@@ -6,7 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,16 @@ class Run:
     def start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
         """Make the folder of a new run, or return the one that is there if ``config`` and ``data`` are its own.
 
-        Raises UserError when the folder holds something else, or a run of another configuration or other data.
+        Raises UserError when the folder holds something else, a run of another configuration or other data, or one
+        that another process trains.
         """
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose a folder for the run")
+        with _hold(path) if path.exists() else nullcontext():
+            return cls._start_or_resume(path, config, data)
+
+    @classmethod
+    def _start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
         started = checkpoint.find(path / "checkpoints" / "last")
         if started and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
             return cls._resume(path, config, data)
@@ -127,17 +133,9 @@ class Run:
         data = _read_environment(path)["data"]
         return cls(path, load_run_config(path / CONFIG), data["rate_hz"], data["source_count"])
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> AbstractContextManager[None]:
         """Hold the run for this process; UserError where another one trains it. A kill lets go of it."""
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-        except BlockingIOError as error:
-            raise UserError(f"{self.path} is being trained by another process: wait for it, or stop it") from error
-        finally:
-            os.close(handle)
+        return _hold(self.path)
 
     def checkpoint_path(self, which: str) -> Path:
         """Return where the checkpoint ``last`` or ``best`` is saved."""
@@ -159,6 +157,18 @@ class Run:
             if found:
                 return found
         raise UserError(f"{self.path} has no checkpoint yet: let `sepclip train` reach one")
+
+
+@contextmanager
+def _hold(path: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise UserError(f"{path} is being trained by another process: wait for it, or stop it") from error
+    finally:
+        os.close(handle)
 
 
 def environment() -> dict[str, Any]:

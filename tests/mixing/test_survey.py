@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
+from sepclip.errors import UserError
 from sepclip.mixing.mixture import Recipe, Source, render
 from sepclip.mixing.survey import in_threads, sex_of, survey_voices
 from tests.mixing.conftest import VOICES, make_corpus, samples, sentence, write_wave
@@ -158,3 +159,11 @@ def test_threads_keep_the_order_and_hand_errors_on():
     assert list(in_threads(lambda number: number**2, range(200), "")) == [number**2 for number in range(200)]
     with pytest.raises(ZeroDivisionError):
         list(in_threads(lambda number: 1 // (number - 50), range(100), ""))
+
+
+def test_a_corpus_of_unread_formats_says_what_it_holds(tmp_path):
+    for name in ("a/1.m4a", "b/2.m4a", "b/.hidden.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"no sound files .*left out: 2 libsndfile does not read \.m4a, 1 hidden"):
+        survey(tmp_path)

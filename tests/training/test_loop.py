@@ -133,8 +133,11 @@ def test_a_signal_saves_first(number: int, code: int, small_set: Path, tmp_path:
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(small_set: Path, tiny_run: Path) -> None:
+    before = (tiny_run / "config.yaml").read_bytes()
     with Run.open(tiny_run).alone():
-        assert_told(train_tiny(small_set, tiny_run), "is being trained by another process")
+        for more in ((), ("--steps", 40)):
+            assert_told(train_tiny(small_set, tiny_run, *more), "is being trained by another process")
+    assert (tiny_run / "config.yaml").read_bytes() == before
 
 
 def test_what_failed_before_its_first_step_may_be_corrected(small_set: Path, tmp_path: Path) -> None:
