@@ -1,0 +1,79 @@
+"""``sepclip train``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepclip.commands.options import Json, Root
+from sepclip.terminal import out, print_json
+
+
+def train(
+    data: Annotated[Path, typer.Argument(help="Mixture set made by `sepclip prepare`.", show_default=False)],
+    run: Annotated[Path, typer.Option(help="Folder of the run: made, or resumed.", show_default=False)],
+    config: Annotated[
+        str | None,
+        typer.Option(help="A YAML file, or one that comes with sepclip: paper-mi, paper-dc, small, demo."),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="mi (mask inference) or dc (deep clustering).")] = None,
+    clip: Annotated[
+        str | None,
+        typer.Option(help="none, norm:V, or auto:P: the P-th percentile of all gradient norms so far."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")] = None,
+    steps: Annotated[int | None, typer.Option(help="All steps of the run; overrides epochs.", min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training mixtures.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Excerpts of a step.", min=1)] = None,
+    dynamic: Annotated[
+        bool | None,
+        typer.Option("--dynamic/--no-dynamic", help="Mix anew at every step from the recipes' sources."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and dynamic mixtures.", min=0)] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/base.yaml, such as model.layers=2."),
+    ] = None,
+    root: Root = None,
+    as_json: Json = False,
+) -> None:
+    """Train a separator. The same command resumes it; Ctrl-C saves first.
+
+    Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
+    and RUN/checkpoints/{last,best}.
+    """
+    from sepclip.config import load_config
+    from sepclip.mixing.mixture import MixtureSet
+    from sepclip.training.loop import train as train_run
+    from sepclip.training.run import Run
+
+    flags = {
+        "loss.name": loss,
+        "clip": clip,
+        "device": device,
+        "train.steps": steps,
+        "train.epochs": epochs,
+        "data.batch_size": batch_size,
+        "data.dynamic": dynamic,
+        "seed": seed,
+    }
+    if steps is not None and epochs is not None:
+        raise typer.BadParameter("give --steps or --epochs, not both")
+    # the steps of a recipe would override the epochs asked for
+    own = ["train.steps=null"] if epochs is not None else []
+    resolved = load_config(config, [*(settings or ()), *own], flags)
+    mixtures = MixtureSet.open(data, root)
+    opened = Run.start_or_resume(run, resolved, mixtures)
+    summary = train_run(opened, mixtures)
+    if as_json:
+        print_json({"run": str(run), **summary})
+        return
+    best = summary["best_valid_si_sdr_improvement"]
+    told = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
+    out.print(
+        f"{run} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
+        f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({told} on the validation excerpts), "
+        f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps",
+        markup=False,
+        soft_wrap=True,
+    )
