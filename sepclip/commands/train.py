@@ -19,7 +19,10 @@ def train(
     loss: Annotated[str | None, typer.Option(help="mi (mask inference) or dc (deep clustering).")] = None,
     clip: Annotated[
         str | None,
-        typer.Option(help="none, norm:V, or auto:P: the P-th percentile of all gradient norms so far."),
+        typer.Option(
+            help="auto:P (the P-th percentile of all gradient norms so far; with ,window=N the last N; with ,per=layer "
+            "or ,per=tensor a history each), norm:V, value:V, agc:V, zclip:Z, pascanu:M, logsigma:K or none."
+        ),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")] = None,
     steps: Annotated[int | None, typer.Option(help="All steps of the run; overrides epochs.", min=1)] = None,
@@ -69,11 +72,17 @@ def train(
         print_json({"run": str(run), **summary})
         return
     best = summary["best_valid_si_sdr_improvement"]
+    clipped = f"clipped {summary['clipped_share']:.0%} of the steps"
+    if summary["skipped_steps"]:
+        clipped += f" and skipped {summary['skipped_steps']}"
+    if summary["clipped_share_of"]:
+        parts = list(summary["clipped_share_of"].items())
+        clipped += ": " + ", ".join(f"{part} {share:.0%}" for part, share in parts[:6]) + ", ..." * (len(parts) > 6)
     told = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
     out.print(
         f"{run} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
         f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({told} on the validation excerpts), "
-        f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps",
+        f"--clip {summary['clip']} {clipped}",
         markup=False,
         soft_wrap=True,
     )

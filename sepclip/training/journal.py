@@ -23,7 +23,7 @@ from sepclip.audio.files import write_text
 from sepclip.errors import UserError
 from sepclip.terminal import notes, say
 
-Value = float | int | str | None
+Value = float | int | str | None | dict[str, float]
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
 
 
@@ -98,6 +98,9 @@ class Journal:
             "threshold": "threshold {:.2g}",
             "clipped_share": "clipped {:.0%}",
         }
-        return "  ".join(
+        facts = [
             text.format(value) for name, text in names.items() if isinstance(value := self._shown.get(name), float)
-        )
+        ]
+        if isinstance(parts := self._shown.get("most_clipped"), dict):
+            facts.append("most " + ", ".join(f"{part} {share:.0%}" for part, share in parts.items()))
+        return "  ".join(facts)

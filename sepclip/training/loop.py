@@ -26,6 +26,8 @@ from sepclip.training.journal import Journal, cut_metrics, finite
 from sepclip.training.run import METRICS, Run
 from sepclip.training.state import TrainingState, build_separator
 
+_SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
+
 
 def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the loss (B,) of a batch and what the network gave; spectra are made here, on the batch's device."""
@@ -45,7 +47,7 @@ def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[f
     state.optimizer.zero_grad(set_to_none=True)
     loss = compute_loss(state.separator, batch, config)[0].mean()
     loss.backward()  # type: ignore[no-untyped-call]
-    clipped = state.clip(state.separator.parameters())
+    clipped = state.clip(state.separator.named_parameters())
     state.optimizer.step()
     if config.optimizer.schedule == "cosine":
         state.schedule.step()
@@ -170,12 +172,13 @@ def take_step(state: TrainingState, batch: Batch, config: Config) -> None:
 def progress_row(state: TrainingState) -> dict[str, Any]:
     """Return the row of ``metrics.jsonl`` over the steps since the last one, and forget them.
 
-    Means of loss and gradient norm, the last threshold, and the share of all steps so far that were clipped.
+    Means of loss and gradient norm, the last threshold, the share of all steps so far that were clipped, and the layers
+    or tensors that were most often, where each has its own threshold.
     """
     losses, norms, thresholds = zip(*state.recent, strict=True)
     usable = [norm for norm in norms if math.isfinite(norm)]
     elapsed = state.seconds - state.recent_since
-    row = {
+    row: dict[str, Any] = {
         "step": state.step,
         "loss": finite(fmean(losses)),
         "grad_norm": fmean(usable) if usable else None,
@@ -186,6 +189,9 @@ def progress_row(state: TrainingState) -> dict[str, Any]:
         "seconds": round(state.seconds, 3),
         "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
     }
+    shares = state.clip.shares()
+    if shares:
+        row["most_clipped"] = dict(list(shares.items())[:_SHOWN_PARTS])
     state.recent, state.recent_since = [], state.seconds
     return row
 
@@ -200,4 +206,5 @@ def summary(state: TrainingState) -> dict[str, Any]:
         "clip": repr(state.clip),
         "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
         "skipped_steps": state.clip.skipped,
+        "clipped_share_of": state.clip.shares(),
     }

@@ -76,6 +76,33 @@ def test_the_first_threshold_is_the_first_norm(small_set: Path, tmp_path: Path) 
     assert json.loads(result.stdout)["clipped_share"] == others[-1]["clipped_share"] > 0
 
 
+def test_layers_that_are_clipped_most_are_told(small_set: Path, tmp_path: Path) -> None:
+    settings = ["--clip", "auto:25,window=8,per=layer", "--set", "model.layers=2", "--set", "train.log_every=1"]
+    result = train_tiny(small_set, tmp_path / "run", *settings, "--json")
+    shares = json.loads(result.stdout)["clipped_share_of"]
+    layers = {"network.norm", "network.lstm.l0", "network.lstm.l1", "network.heads.mask"}
+    assert set(shares) == layers
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert 0 < max(shares.values()) <= 1
+    last = [row for row in rows(tmp_path / "run") if "loss" in row][-1]
+    assert last["most_clipped"] == dict(list(shares.items())[:3])
+    again = train_tiny(small_set, tmp_path / "run", *settings)
+    assert f"--clip auto:25,window=8,per=layer clipped {last['clipped_share']:.0%} of the steps: " in again.stdout
+    assert all(f"{layer} {share:.0%}" in again.stdout for layer, share in shares.items())
+
+
+@pytest.mark.parametrize(
+    "rule", ["value:1e-06", "agc:1e-05,but=heads", "zclip:1,warmup=5", "pascanu:0.5,warmup=5", "logsigma:1,warmup=5"]
+)
+def test_every_kind_of_rule_trains(rule: str, small_set: Path, tmp_path: Path) -> None:
+    result = train_tiny(small_set, tmp_path / "run", "--clip", rule, "--json")
+    summary = json.loads(result.stdout)
+    assert summary["clip"] == rule
+    assert summary["clipped_share"] + summary["skipped_steps"] > 0
+    assert summary["skipped_steps"] == 0 or "is above" in result.stderr
+    assert all(row["loss"] > 0 for row in rows(tmp_path / "run") if "loss" in row)
+
+
 def test_the_same_command_again_says_that_it_is_done(small_set: Path, tiny_run: Path) -> None:
     before = (tiny_run / "metrics.jsonl").read_bytes()
     again = train_tiny(small_set, tiny_run)
@@ -89,6 +116,7 @@ def test_killed_and_resumed_is_the_undisturbed_run(mode: str, small_set: Path, t
     chance = random.Random(mode)
     more = [mode, "--steps", 60, "--set", "train.save_every_seconds=0.01", "--set", "model.dropout=0.3"]
     more += ["--set", "model.layers=2"]
+    more += ["--clip", "auto:10" if mode == "--dynamic" else "auto:30,window=20,per=layer"]
     assert train_tiny(small_set, tmp_path / "whole", *more).returncode == 0
     run = tmp_path / "killed"
     settings = [part for setting in TINY for part in ("--set", setting)]
