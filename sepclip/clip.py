@@ -208,14 +208,14 @@ class FixedValue(Rule):
 
     def _clip(self, gradients: list[Gradient]) -> Step:
         values = [gradient.values for gradient in gradients]
-        measured = _fetch(_norms(values) + _norms(values, math.inf))
+        measured = _fetch(_norms(values) + [_largest(value) for value in values])
         norm, largest = math.hypot(*measured[: len(values)]), max(measured[len(values) :], default=0.0)
         if not _usable(norm):
             return _dropped(norm)
         factor = _factor(largest, self.value)
         if factor < 1:
-            torch._foreach_clamp_min_(values, -self.value)
-            torch._foreach_clamp_max_(values, self.value)
+            for value in values:
+                value.clamp_(-self.value, self.value)
         return Step(norm, self.value * math.sqrt(sum(v.numel() for v in values)), factor)
 
 
@@ -624,14 +624,23 @@ def _gradient(name: str, owner: Tensor) -> Gradient:
     return Gradient(name, owner, torch.view_as_real(values) if values.is_complex() else values)
 
 
-def _norms(gradients: list[Tensor], order: float = 2.0) -> list[Tensor]:
+def _norms(gradients: list[Tensor]) -> list[Tensor]:
     """Return the norm of each tensor as a tensor; of low precisions in float32, or it would be as coarse as they."""
     if any(gradient.dtype in _LOW for gradient in gradients):
         return [
-            torch.linalg.vector_norm(gradient, order, dtype=torch.float32 if gradient.dtype in _LOW else None)
+            torch.linalg.vector_norm(gradient, dtype=torch.float32 if gradient.dtype in _LOW else None)
             for gradient in gradients
         ]
-    return list(torch._foreach_norm(gradients, order)) if gradients else []
+    return list(torch._foreach_norm(gradients)) if gradients else []
+
+
+def _largest(gradient: Tensor) -> Tensor:
+    """Return the largest absolute element as a tensor."""
+    if _is_sharded(gradient):
+        largest: Tensor = torch.linalg.vector_norm(gradient, math.inf)
+        return largest
+    low, high = torch.aminmax(gradient)  # 30 times as fast on a CPU as the norm of order inf
+    return torch.maximum(-low, high)
 
 
 def _unit_norms(tensor: Tensor) -> Tensor:
