@@ -382,7 +382,7 @@ class Moving(NormRule):
 class ZClip(Moving):
     """``zclip:Z``: a norm more than Z deviations above the moving mean comes down to mean + (Z deviation)^2 / excess.
 
-    The excess is norm - mean; what is learned is the norm after that (Kumar et al. 2025, "ZClip", eq. 8). Its authors'
+    The excess is norm - mean; what is learned is the norm after that (Kumar et al. 2025, "ZClip"). Its authors' own
     code adds a fixed ``cap=1``, which is off here: it suits norms near 1 only.
     """
 
@@ -410,7 +410,7 @@ class ZClip(Moving):
 class LogSigma(Moving):
     """``logsigma:K``: a step whose log norm is more than K deviations above the moving mean is dropped whole.
 
-    Chen et al. 2018, "The Best of Both Worlds", section 3: 4 deviations; they state neither the decay nor whether
+    Chen et al. 2018, "The Best of Both Worlds": 4 deviations; they state neither the decay nor whether
     dropped norms count. Here they do, so that a lasting rise is soon normal and training cannot stand still.
     """
 
