@@ -487,7 +487,8 @@ def parse(text: str) -> Rule:
             given[key] = value
         return RULES[name](**{key: _read(settings[key].annotation, value, key) for key, value in given.items()})
     except ValueError as error:
-        raise ValueError(f"{text!r} is no clipping rule ({error}): choose {GRAMMAR}") from error
+        allowed = RULES[name].grammar if name in RULES else GRAMMAR
+        raise ValueError(f"{text!r} is no clipping rule ({error}): write {allowed}") from error
 
 
 def global_norm(gradients: list[Tensor]) -> float:
