@@ -6,13 +6,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sepclip import clip
+from sepclip.audio.masks import MaskTarget
 from sepclip.errors import UserError
-from sepclip.model.losses import LOSSES
-from sepclip.model.networks import NETWORKS
+from sepclip.model.losses import LOSSES, Clustering, LossSettings, Weights
+from sepclip.model.networks import NETWORKS, EmbeddingActivation, Init, InputNorm, MaskActivation, Recurrence
+from sepclip.model.separator import losses_of
 
+LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
 DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expression
 
 
@@ -44,7 +47,11 @@ class Model(_Section):
     hidden: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
     embedding_size: int = Field(ge=1)
-    input_norm: Literal["all", "bins"]
+    recurrence: Recurrence
+    mask_activation: MaskActivation
+    embedding_activation: EmbeddingActivation
+    input_norm: InputNorm
+    init: Init
     input_level_dbfs: float | None
 
     @field_validator("network")
@@ -53,17 +60,47 @@ class Model(_Section):
         return _one_of(name, NETWORKS)
 
 
+class ConvTasNet(_Section):
+    """Section ``conv_tasnet``."""
+
+    filters: int = Field(ge=1)
+    filter_length: int = Field(ge=2)
+    bottleneck: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    blocks: int = Field(ge=1)
+    repeats: int = Field(ge=1)
+    mask_activation: Literal["sigmoid", "relu"]
+
+
 class Loss(_Section):
     """Section ``loss``."""
 
     name: str
-    target: Literal["tpsa", "psa", "msa"]
-    weights: Literal["ratio", "vad", "none"]
+    target: MaskTarget
+    weights: Weights
+    ridge: float | Literal["unit"]
+    clustering: Clustering
+    alpha: float = Field(ge=0, le=1)
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         return _one_of(name, LOSSES)
+
+    @field_validator("ridge", mode="before")
+    @classmethod
+    def _stable(cls, ridge: Any) -> Any:
+        try:
+            stable = ridge == "unit" or LEAST_RIDGE <= float(ridge) <= 1
+        except (TypeError, ValueError):
+            stable = False
+        if not stable:
+            raise ValueError(f"choose unit, or a number from {LEAST_RIDGE:g} to 1: float32 can do with no less")
+        return ridge if ridge == "unit" else float(ridge)
+
+    def settings(self) -> LossSettings:
+        """Return what the losses take."""
+        return LossSettings(**self.model_dump(exclude={"name"}))
 
 
 class Data(_Section):
@@ -103,6 +140,7 @@ class Config(_Section):
     clip: str
     stft: Stft
     model: Model
+    conv_tasnet: ConvTasNet
     loss: Loss
     data: Data
     optimizer: Optimizer
@@ -112,6 +150,22 @@ class Config(_Section):
     @classmethod
     def _rule(cls, text: str) -> str:
         return repr(clip.parse(text))
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "Config":
+        allowed = losses_of(self.model.network)
+        if self.loss.name not in allowed:
+            needs = " and ".join(LOSSES[self.loss.name].heads)
+            raise ValueError(
+                f"the network {self.model.network} cannot be trained with the loss {self.loss.name}, which needs its "
+                f"{needs}: choose loss.name {' or '.join(allowed)}, or another model.network"
+            )
+        return self
+
+    def network_settings(self) -> dict[str, Any]:
+        """Return the settings of the network that ``model.network`` names, from its own section."""
+        section: _Section = getattr(self, NETWORKS[self.model.network].section)
+        return section.model_dump(exclude={"network", "input_level_dbfs"})
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML, in the order of base.yaml."""
@@ -129,6 +183,12 @@ def configs_folder() -> Path:
     package = Path(__file__).parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """Return the names of the configurations that come with sepclip: their paths below the folder, without ending."""
+    folder = configs_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
 def load_config(recipe: str | None = None, settings: Iterable[str] = (), flags: dict[str, Any] | None = None) -> Config:
@@ -202,7 +262,7 @@ def _recipe_path(recipe: str) -> Path:
     shipped = configs_folder() / f"{recipe}.yaml"
     if shipped.is_file():
         return shipped
-    names = ", ".join(sorted(path.stem for path in configs_folder().glob("*.yaml")))
+    names = ", ".join(config_names())
     raise UserError(f"--config {recipe}: no such file, and none of those that come with sepclip ({names})")
 
 
@@ -231,4 +291,6 @@ def _told(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = problem["msg"].removeprefix("Value error, ")
+    if not key:  # of the configuration as a whole
+        return str(message)
     return f"{key}: {problem['input']!r} is not allowed: {message[0].lower()}{message[1:]}"

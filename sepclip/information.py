@@ -12,9 +12,11 @@ import torch
 import sepclip
 from sepclip.audio.bsseval import load_museval_metrics
 from sepclip.audio.resample import load_torchaudio
-from sepclip.config import configs_folder
+from sepclip.config import config_names
 from sepclip.errors import UserError
 from sepclip.mixing.corpora import corpora
+from sepclip.model.networks import NETWORKS
+from sepclip.model.separator import losses_of
 from sepclip.startup import keep_memory
 from sepclip.training.run import resolve_device, resolve_precision
 
@@ -50,7 +52,8 @@ def gather() -> dict[str, Any]:
         "ffmpeg": shutil.which("ffmpeg"),
         "sound_formats": sorted(set(soundfile.available_formats()) - {"RAW"}),
         "corpora": sorted(corpora()),
-        "configs": sorted(path.stem for path in configs_folder().glob("*.yaml")),
+        "networks": {name: losses_of(name) for name in NETWORKS},
+        "configs": config_names(),
     }
 
 
@@ -73,6 +76,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"ffmpeg:   {facts['ffmpeg'] or 'not found (not needed)'}",
         f"reads:    {', '.join(facts['sound_formats'])}",
         f"corpora:  {', '.join(facts['corpora'])}",
+        *(f"network:  {name}, with the losses {', '.join(losses)}" for name, losses in facts["networks"].items()),
         f"configs:  {', '.join(facts['configs'])}",
     ]
 

@@ -9,6 +9,9 @@ from typer.main import get_command
 import sepclip as package
 from sepclip.cli import app
 from sepclip.mixing.corpora import corpora
+from sepclip.model.losses import LOSSES
+from sepclip.model.networks import NETWORKS
+from sepclip.model.separator import losses_of
 from tests.conftest import SPEECH, TINY, assert_told, sepclip
 
 COMMANDS = ["demo", "prepare", "train", "separate", "eval", "info"]
@@ -24,6 +27,11 @@ def test_every_help_is_there_without_heavy_imports(command: list[str]) -> None:
     ).stderr
     for heavy in ("torch", "numpy", "scipy", "pandas", "soundfile", "museval"):
         assert f" {heavy}\n" not in loaded, f"{heavy} is imported for --help"
+
+
+def test_the_help_names_every_loss() -> None:
+    (loss,) = [one for one in get_command(app).commands["train"].params if one.name == "loss"]
+    assert loss.help == f"What to minimise: {', '.join(LOSSES)}."
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -46,7 +54,8 @@ def test_version() -> None:
 def test_info_tells_what_works() -> None:
     facts = json.loads(sepclip("info", "--json").stdout)
     assert facts["resampling"] == facts["bsseval"] == "works"
-    assert {"base", "paper-mi", "paper-dc", "small", "demo"} <= set(facts["configs"])
+    assert {"base", "paper/mi", "paper/dc", "small", "demo"} <= set(facts["configs"])
+    assert facts["networks"] == {name: losses_of(name) for name in NETWORKS}
     assert facts["corpora"] == sorted(corpora())
     assert "RAW" not in facts["sound_formats"]
     assert f"sepclip {package.__version__}" in sepclip("info").stdout

@@ -1,12 +1,13 @@
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sepclip.config import Config, configs_folder, differences, flatten, load_config
+from sepclip.config import Config, config_names, configs_folder, differences, flatten, load_config
 from sepclip.errors import UserError
-
-RECIPES = sorted(path.stem for path in configs_folder().glob("*.yaml"))
+from sepclip.model.losses import LossSettings
+from sepclip.model.networks import NETWORKS
 
 
 def test_base_holds_every_key_with_a_comment() -> None:
@@ -17,7 +18,7 @@ def test_base_holds_every_key_with_a_comment() -> None:
             assert " # " in line, f"no comment: {line}"
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", config_names())
 def test_every_recipe_is_valid_and_changes_something(name: str) -> None:
     config = load_config(name)
     tree = yaml.safe_load((configs_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -57,6 +58,16 @@ def test_later_settings_win(tmp_path: Path) -> None:
         ("clip=auto:101", ["auto:P", "0 <= P <= 100"]),
         ("clip=auto", ["no clipping rule"]),
         ("loss.name=sdr", ["mi, dc"]),
+        ("loss.alpha=1.1", ["loss.alpha", "less than or equal to 1"]),
+        ("loss.ridge=0", ["loss.ridge", "unit", "1e-05"]),
+        ("loss.ridge=one", ["loss.ridge: 'one'", "unit"]),
+        ("loss.clustering=mi", ["wkm", "dc"]),
+        ("model.recurrence=rnn", ["lstm", "gru"]),
+        ("model.mask_activation=tanh", ["softmax"]),
+        ("model.init=zeros", ["nussl"]),
+        ("conv_tasnet.filter_length=1", ["conv_tasnet.filter_length"]),
+        ("conv_tasnet.kernel=5", ["no key"]),
+        ("model.network=conv-tasnet", ["conv-tasnet", "loss mi, which needs its mask", "snr or si-sdr"]),
         ("loss.target=irm", ["tpsa"]),
         ("model.network=unet", ["blstm"]),
         ("device=tpu", ["device"]),
@@ -72,7 +83,7 @@ def test_a_wrong_setting_is_told(setting: str, words: list[str]) -> None:
 
 
 def test_a_wrong_recipe_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="paper-mi"):
+    with pytest.raises(UserError, match="paper/mi"):
         load_config("papermi")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [")
@@ -96,12 +107,41 @@ def test_differences_name_both_values() -> None:
     assert differences(before, after) == {"seed": (0, 5), "model.layers": (4, 1)}
 
 
-def test_the_paper_recipes_are_the_papers() -> None:
-    for name, loss in (("paper-mi", "mi"), ("paper-dc", "dc")):
-        config = load_config(name)
-        assert (config.model.layers, config.model.hidden, config.model.embedding_size) == (4, 600, 20)
-        assert (config.stft.window_length, config.stft.hop_length) == (256, 64)
-        assert (config.data.segment_frames, config.data.batch_size, config.train.epochs) == (400, 25, 100)
-        assert (config.optimizer.learning_rate, config.loss.name, config.clip) == (0.001, loss, "auto:10")
-        assert config.model.input_level_dbfs is None
-        assert config.precision == "fp32"
+PAPER = {"dc": "dc", "wkm": "wkm", "mi": "mi", "chimera": "chimera", "snr": "snr", "figure1": "mi"}
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_paper_recipes_are_the_papers(name: str) -> None:
+    config = load_config(f"paper/{name}")
+    model, loss = config.model, config.loss
+    assert (model.layers, model.hidden) == ((2, 300) if name == "figure1" else (4, 600))
+    assert (model.network, model.recurrence, model.embedding_size) == ("blstm", "lstm", 20)
+    assert (model.mask_activation, model.embedding_activation) == ("sigmoid", "sigmoid")
+    assert (loss.name, loss.target, loss.weights) == (PAPER[name], "tpsa", "ratio")
+    assert (loss.alpha, loss.clustering) == (0.75, "wkm")
+    assert (config.stft.window_length, config.stft.hop_length, config.stft.scale) == (256, 64, "window_sum")
+    assert (config.data.segment_frames, config.data.batch_size, config.data.dynamic) == (400, 25, False)
+    assert (config.train.epochs, config.train.steps, config.seed) == (100, None, 0)
+    assert (config.optimizer.learning_rate, config.optimizer.epsilon, config.clip) == (1e-3, 1e-8, "auto:10")
+    assert config.model.input_level_dbfs is None
+    assert config.precision == "fp32"
+
+
+def test_every_paper_recipe_is_looked_at() -> None:
+    assert {name for name in config_names() if name.startswith("paper/")} == {f"paper/{name}" for name in PAPER}
+
+
+def test_settings_of_losses_and_networks_are_those_of_their_code() -> None:
+    assert load_config().loss.settings() == LossSettings()
+    assert load_config(settings=["loss.ridge=2e-4"]).loss.settings().ridge == 2e-4
+    assert load_config(settings=["loss.ridge=unit"]).loss.settings().ridge == "unit"
+    for name, network in NETWORKS.items():
+        config = load_config(settings=[f"model.network={name}", "loss.name=snr"])
+        assert config.network_settings().keys() <= inspect.signature(network.build).parameters.keys()
+
+
+def test_a_network_and_a_loss_that_do_not_fit_are_told() -> None:
+    assert load_config("conv-tasnet").loss.name == "si-sdr"
+    with pytest.raises(UserError, match="needs its mask and embedding: choose loss") as error:
+        load_config("conv-tasnet", flags={"loss.name": "chimera"})
+    assert str(error.value).startswith("the network conv-tasnet cannot be trained with the loss chimera")

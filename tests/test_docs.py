@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from sepclip.cli import app
-from sepclip.config import configs_folder
+from sepclip.config import config_names
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -72,8 +72,8 @@ def test_every_option_named_in_the_readme_exists() -> None:
 
 
 def test_every_shipped_configuration_is_in_the_readme() -> None:
-    for path in configs_folder().glob("*.yaml"):
-        assert f"`{path.stem}`" in README
+    for name in config_names():
+        assert f"`{name}`" in README
 
 
 def test_links_lead_somewhere() -> None:

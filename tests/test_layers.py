@@ -17,13 +17,13 @@ LAYERS = {
     "audio": {"errors"},
     "model": {"audio", "errors"},
     "mixing": {"audio", "errors", "terminal"},
-    "config": {"clip", "model", "errors"},
+    "config": {"clip", "model", "audio", "errors"},
     "training": {"audio", "mixing", "model", "clip", "config", "errors", "terminal"},
     "separation": {"audio", "model", "errors", "terminal"},
     "scoring": {"audio", "errors", "terminal"},
     "evaluation": {"scoring", "audio", "mixing", "model", "errors", "terminal"},
     "demo": {"evaluation", "scoring", "separation", "training", "mixing", "audio", "config", "errors", "terminal"},
-    "information": {"training", "mixing", "audio", "config", "startup", "errors"},
+    "information": {"training", "model", "mixing", "audio", "config", "startup", "errors"},
 }
 LAYERS["commands"] = set(LAYERS)
 LAYERS["cli"] = set(LAYERS)

@@ -35,8 +35,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_the_package_and_its_configs_and_no_speech(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for path in (REPOSITORY / "configs").glob("*.yaml"):
-        assert f"sepclip/configs/{path.name}" in names
+    for path in (REPOSITORY / "configs").rglob("*.yaml"):
+        assert f"sepclip/{path.relative_to(REPOSITORY).as_posix()}" in names
     assert "sepclip/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("data", "tests", "configs")) or name.endswith(".flac")]
@@ -54,7 +54,7 @@ def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     assert where.startswith(site)
     command = environment / "bin" / "sepclip"
     facts = json.loads(run(command, "info", "--json", cwd=tmp_path).stdout)
-    assert {"base", "demo", "paper-mi", "paper-dc", "small"} <= set(facts["configs"])
+    assert {"base", "demo", "paper/mi", "paper/dc", "small"} <= set(facts["configs"])
     lost = run(command, "demo", cwd=tmp_path)
     assert lost.returncode == 1
     assert "data/speech from a clone" in lost.stderr

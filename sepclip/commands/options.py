@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import ast
 from pathlib import Path
 from typing import Annotated
 
@@ -10,3 +11,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 Root = Annotated[
     Path | None, typer.Option(help="Where the corpus of DATA lies now, if it has moved.", show_default=False)
 ]
+
+
+def table_keys(file: str, table: str) -> list[str]:
+    """Return the keys of a ``table`` in a ``file`` of the package, for the help of options.
+
+    Read from the source, since importing it would import torch and make every ``--help`` wait for seconds.
+    """
+    tree = ast.parse((Path(__file__).parents[1] / file).read_text(encoding="utf-8"))
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys)) if name == table:
+                return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+    raise LookupError(f"{file} has no table {table}")

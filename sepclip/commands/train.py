@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sepclip.commands.options import Json, Root
+from sepclip.commands.options import Json, Root, table_keys
 from sepclip.terminal import out, print_json
 
 
@@ -14,9 +14,11 @@ def train(
     run: Annotated[Path, typer.Option(help="Folder of the run: made, or resumed.", show_default=False)],
     config: Annotated[
         str | None,
-        typer.Option(help="A YAML file, or one that comes with sepclip: paper-mi, paper-dc, small, demo."),
+        typer.Option(help="A YAML file, or one that comes with sepclip: paper/mi, small, demo, ... (sepclip info)."),
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="mi (mask inference) or dc (deep clustering).")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help=f"What to minimise: {', '.join(table_keys('model/losses.py', 'LOSSES'))}.")
+    ] = None,
     clip: Annotated[
         str | None,
         typer.Option(

@@ -1,7 +1,7 @@
 """Training losses, each (B,) and to be minimised.
 
-Every loss takes what the network gave, the complex spectrograms of the mixture (B, N, F) and of its sources
-(B, S, N, F), and the settings of the ``loss`` section. To add one: a function and its line in ``LOSSES``.
+Every loss takes what the network gave (its heads by name), the true :class:`Signals` and the settings of the ``loss``
+section. To add one: a function and its line in ``LOSSES``. Equations are those of the AutoClip paper.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,47 @@ from sepclip.audio.masks import MaskTarget, ideal_binary_mask, mask_target
 from sepclip.audio.permutation import best_permutation
 
 Weights = Literal["ratio", "vad", "none"]
+Clustering = Literal["wkm", "dc"]
 VAD_DB = -40.0  # bins so far below the loudest hold no speech (METHOD: the AutoClip author's version)
+SILENT_DB = -80.0  # references so far below the loudest of their mixture have no SNR; nor does any SNR go beyond 80 dB
 _RATIO_FLOOR = 1e-6
 
 
-def mask_inference(
-    outputs: dict[str, Tensor], mixture: Tensor, sources: Tensor, *, target: MaskTarget, weights: Weights
-) -> Tensor:
-    """L_MI, eq. (4) of the AutoClip paper: L1 between the masked mixture and the truncated phase-sensitive target.
+@dataclass(frozen=True)
+class Signals:
+    """Mixtures and their sources at the level that the network sees, as complex spectra and as waves."""
+
+    mixture: Tensor  # (B, N, F)
+    sources: Tensor  # (B, S, N, F)
+    mixture_wave: Tensor  # (B, T)
+    source_waves: Tensor  # (B, S, T)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """The settings of the ``loss`` section; a loss takes those that concern it.
+
+    ``alpha`` is the share of the mask inference loss in the chimera loss, that of its clustering loss is 1 - alpha.
+    ``ridge``: see :func:`whitened_k_means`.
+    """
+
+    target: MaskTarget = "tpsa"
+    weights: Weights = "ratio"
+    ridge: float | Literal["unit"] = 1e-4
+    clustering: Clustering = "wkm"
+    alpha: float = 0.75
+
+
+Outputs = dict[str, Tensor]
+
+
+def mask_inference(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+    """L_MI, eq. (4): L1 between the masked mixture and the truncated phase-sensitive target.
 
     Averaged over frames, bins and sources, and permuted once for the whole utterance.
     """
-    masked = outputs["mask"] * mixture.abs().unsqueeze(1)  # (B, S, N, F)
-    wanted = mask_target(mixture, sources, target)  # (B, S, N, F)
+    masked = outputs["mask"] * signals.mixture.abs().unsqueeze(1)  # (B, S, N, F)
+    wanted = mask_target(signals.mixture, signals.sources, settings.target)  # (B, S, N, F)
     pairwise = torch.stack(
         [torch.stack([(est - ref).abs().mean((-2, -1)) for ref in wanted.unbind(1)], -1) for est in masked.unbind(1)],
         1,
@@ -51,31 +79,140 @@ def bin_weights(mixture: Tensor, sources: Tensor, kind: Weights) -> Tensor:
     return (loudest > loudest.amax(1, keepdim=True) * 10 ** (VAD_DB / 20)).to(loudest.dtype)
 
 
-def deep_clustering(
-    outputs: dict[str, Tensor], mixture: Tensor, sources: Tensor, *, target: MaskTarget, weights: Weights
-) -> Tensor:
+def _weighted(outputs: Outputs, signals: Signals, kind: Weights) -> tuple[Tensor, Tensor, Tensor]:
+    """Return W^1/2 V (B, N F, E), W^1/2 Y (B, N F, S) and the sum of the weights (B,).
+
+    Y is one-hot of the loudest source by raw magnitude; bins where none is the loudest (silence) belong to none.
+    """
+    weights = bin_weights(signals.mixture, signals.sources, kind).unsqueeze(-1)  # (B, N F, 1)
+    root = weights.sqrt()
+    labels = ideal_binary_mask(signals.sources).flatten(2).mT  # (B, N F, S)
+    return outputs["embedding"].flatten(1, 2) * root, labels * root, weights.sum((1, 2))
+
+
+def deep_clustering(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
     """L_DC, eq. (5): || W^1/2 (V V^T - Y Y^T) W^1/2 ||^2 / (sum w)^2 in its low-rank form.
 
-    Y is one-hot of the loudest source by raw magnitude; silent bins belong to none. A silent excerpt gives 0.
+    Between 0 and 1 for embeddings without negative values. A silent excerpt gives 0.
     """
-    root = bin_weights(mixture, sources, weights).sqrt().unsqueeze(-1)  # (B, N F, 1)
-    vectors = outputs["embedding"].flatten(1, 2) * root  # (B, N F, E)
-    labels = ideal_binary_mask(sources).flatten(2).mT * root  # (B, N F, S)
+    vectors, labels, total = _weighted(outputs, signals, settings.weights)
     energy = [(a.mT @ b).square().sum((1, 2)) for a, b in ((vectors, vectors), (vectors, labels), (labels, labels))]
-    total = root.square().sum((1, 2))
     return (energy[0] - 2 * energy[1] + energy[2]) / total.square().clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def whitened_k_means(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+    """L_WKM, eq. (6): E - tr((V^T V)^-1 V^T Y (Y^T Y)^-1 Y^T V), with V and Y weighted as in :func:`deep_clustering`.
+
+    The trace is the sum of the squared cosines between the spaces that V and Y span, so the loss lies between E - S and
+    E; a source that never is the loudest adds 1, a silent excerpt gives E and no gradient. V^T V is near singular
+    while the embeddings are much alike: ``ridge`` times the mean of its diagonal is added to the diagonal, and to that
+    of Y^T Y likewise, so that neither the length of an excerpt nor the size of the weights changes the loss. ``unit``
+    adds 1, as nussl does.
+    """
+    vectors, labels, _ = _weighted(outputs, signals, settings.weights)
+    gram = vectors.mT @ vectors  # (B, E, E)
+    cross = vectors.mT @ labels  # (B, E, S)
+    counts = labels.square().sum(1)  # (B, S), the diagonal of Y^T Y: its rows are one-hot, the rest of it is zero
+    diagonal = gram.diagonal(dim1=1, dim2=2)  # (B, E)
+    gram = gram + torch.diag_embed(_ridge(diagonal, settings.ridge).unsqueeze(1).expand_as(diagonal))
+    # the trace is |R^-1 V^T Y (Y^T Y)^-1/2|^2 with R R^T = V^T V: no inverse of a badly conditioned matrix
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross, upper=False)  # (B, E, S)
+    trace = (whitened.square().sum(1) / (counts + _ridge(counts, settings.ridge).unsqueeze(1))).sum(1)  # (B,)
+    loss: Tensor = diagonal.shape[1] - trace
+    return loss
+
+
+def _ridge(diagonal: Tensor, ridge: float | Literal["unit"]) -> Tensor:
+    """Return what is added to a ``diagonal`` (B, K): a share of its mean, never quite nothing; (B,)."""
+    if ridge == "unit":
+        return torch.ones_like(diagonal[:, 0])
+    return (ridge * diagonal.mean(1)).clamp_min(1e-20)  # silence: every Gram matrix is zero
+
+
+def chimera(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+    """Eq. (7): alpha L_MI + (1 - alpha) L_WKM, or L_DC for ``clustering: dc``; the two are not permuted together.
+
+    Wang et al. 2018 (chimera++) weigh the other way round: their 0.975 of the clustering loss is alpha = 0.025 here.
+    """
+    clustering = whitened_k_means if settings.clustering == "wkm" else deep_clustering
+    masks = mask_inference(outputs, signals, settings)
+    return settings.alpha * masks + (1 - settings.alpha) * clustering(outputs, signals, settings)
+
+
+def snr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+    """L_SNR, eq. (8): -10 log10(|s|^2 / |s - s_est|^2) in dB, mean over the sources, permuted by utterance.
+
+    The ratio's inverse is raised by -80 dB, so that a perfect estimate has a finite loss and gradient. References that
+    are silent, or 80 dB below the loudest, do not count: they have no SNR; a silent excerpt gives 0.
+    """
+    ref = signals.source_waves  # (B, ref, T)
+    error = (outputs["wave"].unsqueeze(2) - ref.unsqueeze(1)).square().sum(-1)  # (B, est, ref)
+    energy = ref.square().sum(-1)  # (B, ref)
+    relative = error / energy.clamp_min(torch.finfo(energy.dtype).tiny).unsqueeze(1)
+    return _permuted_decibels(relative + _power(SILENT_DB), energy)
+
+
+def si_sdr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+    """Negative SI-SDR in dB (Le Roux et al. 2019), means removed, mean over the sources, permuted by utterance.
+
+    With the estimate's parts along the reference (target) and across it (residual): 10 log10(residual / target), each
+    raised by the estimate's energy at -80 dB. Silent references and excerpts as in :func:`snr`. The estimates' scale
+    and sign are left open.
+    """
+    est = outputs["wave"] - outputs["wave"].mean(-1, keepdim=True)  # (B, est, T)
+    ref = signals.source_waves - signals.source_waves.mean(-1, keepdim=True)  # (B, ref, T)
+    energy = ref.square().sum(-1)  # (B, ref)
+    scale = (est @ ref.mT) / energy.clamp_min(torch.finfo(energy.dtype).tiny).unsqueeze(1)  # (B, est, ref)
+    target = scale.unsqueeze(-1) * ref.unsqueeze(1)  # (B, est, ref, T)
+    residual = (est.unsqueeze(2) - target).square().sum(-1)  # (B, est, ref)
+    floor = (est.square().sum(-1) * _power(SILENT_DB)).clamp_min(1e-20).unsqueeze(2)  # a silent estimate: 0 / 0
+    return _permuted_decibels((residual + floor) / (target.square().sum(-1) + floor), energy)
+
+
+def _power(decibels: float) -> float:
+    return float(10 ** (decibels / 10))
+
+
+def _permuted_decibels(ratio: Tensor, energy: Tensor) -> Tensor:
+    """Return the mean of 10 log10(``ratio`` (B, est, ref)) over the references that sound, at its best permutation.
+
+    ``energy`` (B, ref) is that of the references. What is paired with a silent one costs nothing.
+    """
+    sounds = (energy > 0) & (energy >= energy.amax(1, keepdim=True) * _power(SILENT_DB))  # (B, ref)
+    # replaced before the logarithm: what it would make of a silent reference has no finite gradient
+    pairwise = 10 * torch.where(sounds.unsqueeze(1), ratio, torch.ones_like(ratio)).log10()  # (B, est, ref)
+    mean, _ = best_permutation(pairwise, maximise=False)
+    return mean * energy.shape[1] / sounds.sum(1).clamp_min(1)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss, the heads that it trains, and which of them separates."""
+    """A loss, what it takes of the network, and which of that separates.
 
-    function: Callable[..., Tensor]
+    ``heads``: ``mask``, ``embedding`` or ``wave``; a network of masks gives waves too, by the inverse transform.
+    ``scale_free``: it does not see the scale of the waves, which therefore has to be found when separating.
+    """
+
+    function: Callable[[Outputs, Signals, LossSettings], Tensor]
     heads: tuple[str, ...]
-    separates_by: Literal["mask", "embedding"]
+    separates_by: Literal["mask", "embedding", "wave"]
+    scale_free: bool = False
+
+    def __call__(self, outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+        """Return the loss (B,), in float32 (or float64) whatever precision the network computes in.
+
+        Sums over some 50,000 bins, and their squares, are beyond 16 bits.
+        """
+        with torch.autocast(signals.mixture.device.type, enabled=False):
+            exact = {name: x if x.dtype == torch.float64 else x.float() for name, x in outputs.items()}
+            return self.function(exact, signals, settings)
 
 
 LOSSES = {
     "mi": Loss(mask_inference, ("mask",), "mask"),
     "dc": Loss(deep_clustering, ("embedding",), "embedding"),
+    "wkm": Loss(whitened_k_means, ("embedding",), "embedding"),
+    "chimera": Loss(chimera, ("mask", "embedding"), "mask"),
+    "snr": Loss(snr, ("wave",), "wave"),
+    "si-sdr": Loss(si_sdr, ("wave",), "wave", scale_free=True),
 }

@@ -1,25 +1,46 @@
-"""Networks from a mixture's magnitude spectrogram to masks, embeddings, or both.
+"""Networks from a mixture to masks, embeddings, or waves.
 
-To add one: a class with ``forward(magnitude) -> {head: output}`` and its line in ``NETWORKS``.
+To add one: a class and its line in ``NETWORKS``. ``forward`` maps the mixture's magnitude (B, N, F) to the heads that
+were asked for; a network that gives waves maps the mixture (B, T) to them.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sepclip.audio.resample import load_torchaudio
+
 LOG_FLOOR = 1e-4  # magnitudes below do not count: -80 dB re 1, as in the AutoClip author's code
+
+Recurrence = Literal["lstm", "gru"]
+MaskActivation = Literal["sigmoid", "softmax", "relu", "none"]
+EmbeddingActivation = Literal["sigmoid", "tanh", "none"]
+InputNorm = Literal["all", "bins", "none"]
+Init = Literal["nussl", "torch"]
+
+_RECURRENCES: dict[str, tuple[type[nn.LSTM] | type[nn.GRU], int]] = {"lstm": (nn.LSTM, 4), "gru": (nn.GRU, 3)}  # gates
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": torch.relu,
+    "softmax": lambda x: x.softmax(1),  # over the sources of masks (B, S, N, F)
+    "none": lambda x: x,
+}
 
 
 class Blstm(nn.Module):
-    """The network of the AutoClip paper: BLSTM layers on the log magnitude, and a linear layer for each head.
+    """The network of the AutoClip paper: bidirectional recurrent layers on the log magnitude, a linear layer per head.
 
-    ``mask``: sigmoid masks (B, S, N, F), which need not sum to 1. ``embedding``: a sigmoid vector of unit norm for
-    every bin (B, N, F, E). A batch normalisation centres the input: one mean and variance for ``all`` bins, or for
-    each of the ``bins``. Initial weights are Xavier normal, biases zero but the forget gates' (2 in all). The paper is
-    silent on all three; with ``all`` they are those of its author's library.
+    ``mask``: masks (B, S, N, F), by a sigmoid in the paper, so that they need not sum to 1. ``embedding``: a vector of
+    unit norm for every bin (B, N, F, E), by a sigmoid in the paper. The paper is silent on what follows; its author's
+    library has ``all`` and ``nussl``. A batch normalisation centres the input: one mean and variance for ``all`` bins,
+    one for each of the ``bins``, or ``none``. ``init``: ``nussl`` is Xavier normal for weights (all gates of a layer as
+    one matrix), zero for biases but those of the gate that keeps the memory (1 in each of the two that are added);
+    ``torch`` leaves torch's own.
     """
 
     def __init__(
@@ -32,12 +53,18 @@ class Blstm(nn.Module):
         hidden: int,
         dropout: float,
         embedding_size: int,
-        input_norm: Literal["all", "bins"],
+        recurrence: Recurrence = "lstm",
+        mask_activation: MaskActivation = "sigmoid",
+        embedding_activation: EmbeddingActivation = "sigmoid",
+        input_norm: InputNorm = "all",
+        init: Init = "nussl",
     ):
         super().__init__()
         self.bins, self.sources, self.embedding_size = bins, sources, embedding_size
-        self.norm = nn.BatchNorm1d(1 if input_norm == "all" else bins)
-        self.lstm = nn.LSTM(
+        self.mask_activation, self.embedding_activation = mask_activation, embedding_activation
+        self.norm = None if input_norm == "none" else nn.BatchNorm1d(1 if input_norm == "all" else bins)
+        kind, gates = _RECURRENCES[recurrence]
+        self.recurrent = kind(
             bins,
             hidden,
             layers,
@@ -47,9 +74,10 @@ class Blstm(nn.Module):
         )
         sizes = {"mask": bins * sources, "embedding": bins * embedding_size}
         self.heads = nn.ModuleDict({head: nn.Linear(2 * hidden, sizes[head]) for head in heads})
-        self._initialise()
+        if init == "nussl":
+            self._initialise(gates)
 
-    def _initialise(self) -> None:
+    def _initialise(self, gates: int) -> None:
         for name, parameter in self.named_parameters():
             if name.startswith("norm."):
                 continue
@@ -57,32 +85,96 @@ class Blstm(nn.Module):
                 nn.init.xavier_normal_(parameter)
                 continue
             nn.init.zeros_(parameter)
-            if name.startswith("lstm."):
-                gate = parameter.numel() // 4  # gates in torch's order: input, forget, cell, output
+            if name.startswith("recurrent."):
+                # in torch's order the second gate keeps the memory: of the LSTM's input, FORGET, cell, output; of the
+                # GRU's reset, UPDATE, new, where the state becomes (1 - update) new + update old
+                gate = parameter.numel() // gates
                 nn.init.ones_(parameter.data[gate : 2 * gate])
 
     def forward(self, magnitude: Tensor) -> dict[str, Tensor]:
         """Map the magnitude (B, N, F) of a mixture to the outputs of the heads."""
         batch, frames, bins = magnitude.shape
-        decibels = 20 * magnitude.clamp_min(LOG_FLOOR).log10()
-        # as (items, normalised apart, values): (B N, F, 1) for each of the bins, (B N F, 1, 1) for all of them
-        features = self.norm(decibels.reshape(-1, self.norm.num_features, 1)).reshape(batch, frames, bins)
-        hidden, _ = self.lstm(features)  # (B, N, 2H)
+        features = 20 * magnitude.clamp_min(LOG_FLOOR).log10()
+        if self.norm is not None:
+            # as (items, normalised apart, values): (B N, F, 1) for each of the bins, (B N F, 1, 1) for all of them
+            features = self.norm(features.reshape(-1, self.norm.num_features, 1)).reshape(batch, frames, bins)
+        hidden, _ = self.recurrent(features)  # (B, N, 2H)
         outputs = {}
         if "mask" in self.heads:
             masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources)
-            outputs["mask"] = masks.permute(0, 3, 1, 2).float().sigmoid()  # (B, S, N, F)
+            outputs["mask"] = _ACTIVATIONS[self.mask_activation](masks.permute(0, 3, 1, 2).float())  # (B, S, N, F)
         if "embedding" in self.heads:
             vectors = self.heads["embedding"](hidden).reshape(batch, frames, bins, self.embedding_size)
-            outputs["embedding"] = F.normalize(vectors.float().sigmoid(), dim=-1)  # (B, N, F, E)
+            vectors = _ACTIVATIONS[self.embedding_activation](vectors.float())
+            outputs["embedding"] = F.normalize(vectors, dim=-1)  # (B, N, F, E)
         return outputs
 
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {"blstm": Blstm}
+class ConvTasNet(nn.Module):
+    """Conv-TasNet (Luo and Mesgarani 2019), torchaudio's: not causal, global layer normalisation, blocks of kernel 3.
+
+    The letters in brackets are the paper's. A learned transform of ``filters`` (N) filters of ``filter_length`` (L)
+    samples at a hop of half of it; ``repeats`` (R) times ``blocks`` (X) convolutions of dilation 1, 2, 4, ... and
+    ``hidden`` (H) channels, joined and summed by ``bottleneck`` (B, Sc) channels; masks on the transform.
+    """
+
+    def __init__(
+        self,
+        *,
+        bins: int,
+        sources: int,
+        heads: Sequence[str],
+        filters: int,
+        filter_length: int,
+        bottleneck: int,
+        hidden: int,
+        blocks: int,
+        repeats: int,
+        mask_activation: Literal["sigmoid", "relu"],
+    ):
+        super().__init__()
+        self.net = load_torchaudio().models.ConvTasNet(
+            num_sources=sources,
+            enc_kernel_size=filter_length,
+            enc_num_feats=filters,
+            msk_num_feats=bottleneck,
+            msk_num_hidden_feats=hidden,
+            msk_num_layers=blocks,
+            msk_num_stacks=repeats,
+            msk_activate=mask_activation,
+        )
+
+    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+        """Map mixtures (B, T) to the waves of their sources (B, S, T)."""
+        return {"wave": self.net(mixture.unsqueeze(1)).float()}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network, the heads that it can give, and the section of the configuration with its settings."""
+
+    build: Callable[..., nn.Module]
+    gives: tuple[str, ...]
+    section: str
+
+    @property
+    def takes_waves(self) -> bool:
+        """Whether it maps waves to waves; else it maps spectra to masks or embeddings."""
+        return "wave" in self.gives
+
+    def can_give(self, head: str) -> bool:
+        """Tell whether ``head`` can be had of it; waves follow from masks by the inverse transform."""
+        return head in self.gives or (head == "wave" and "mask" in self.gives)
+
+
+NETWORKS = {
+    "blstm": Network(Blstm, ("mask", "embedding"), "model"),
+    "conv-tasnet": Network(ConvTasNet, ("wave",), "conv_tasnet"),
+}
 
 
 def build_network(name: str, seed: int, **settings: object) -> nn.Module:
     """Build a network whose initial weights depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name](**settings)
+        return NETWORKS[name].build(**settings)

@@ -31,15 +31,11 @@ _SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of met
 
 def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the loss (B,) of a batch and what the network gave; spectra are made here, on the batch's device."""
-    gain = separator.level_gain(batch.mixture)  # (B, 1)
-    mixture = separator.stft.forward(batch.mixture * gain)  # (B, N, F)
-    sources = separator.stft.forward(batch.sources * gain.unsqueeze(-1))  # (B, S, N, F)
-    with torch.autocast(mixture.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        outputs = separator(mixture)
-    loss = LOSSES[config.loss.name].function(
-        outputs, mixture, sources, target=config.loss.target, weights=config.loss.weights
-    )
-    return loss, {"outputs": outputs, "mixture": mixture}
+    signals = separator.signals(batch.mixture, batch.sources)
+    with torch.autocast(signals.mixture.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        outputs = separator(signals.mixture_wave, signals.mixture)
+    loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
+    return loss, {"outputs": outputs, "mixture": signals.mixture}
 
 
 def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[float, clip.Step]:
@@ -67,8 +63,7 @@ def validate(separator: Separator, crops: ValidationCrops, config: Config, devic
         batch = item.to(device)
         loss, made = compute_loss(separator, batch, config)
         losses.append(loss)
-        masks = separator.masks(made["outputs"], made["mixture"])
-        estimates = separator.apply_masks(masks, made["mixture"], batch.mixture.shape[-1])
+        estimates = separator.estimates(made["outputs"], made["mixture"], batch.mixture.shape[-1])
         pairwise = pairwise_si_sdr(est=estimates, ref=batch.sources)  # (B, est, ref)
         usable = ~(batch.sources == batch.sources[..., :1]).all(-1).any(-1)  # (B,)
         best, _ = best_permutation(pairwise[usable].nan_to_num(-100).clamp(-100, 100), maximise=True)

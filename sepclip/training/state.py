@@ -17,14 +17,15 @@ from sepclip.model.separator import Separator
 
 def build_separator(config: Config, rate_hz: int, sources: int) -> Separator:
     """Build the untrained separator that ``config`` describes."""
-    model = config.model.model_dump()
     return Separator(
         rate_hz=rate_hz,
         sources=sources,
         stft=STFT(**config.stft.model_dump()),
         loss=config.loss.name,
+        network=config.model.network,
         seed=config.seed,
-        **model,
+        input_level_dbfs=config.model.input_level_dbfs,
+        **config.network_settings(),
     )
 
 

@@ -1,18 +1,37 @@
 import pytest
 import torch
 
+from sepclip.config import load_config
 from sepclip.model.networks import NETWORKS, build_network
 
-SMALL = {"bins": 9, "sources": 2, "layers": 2, "hidden": 6, "dropout": 0.3, "embedding_size": 4, "input_norm": "all"}
+SMALL = {
+    "blstm": {"layers": 2, "hidden": 6, "dropout": 0.3, "embedding_size": 4},
+    "conv-tasnet": {
+        "filters": 16,
+        "filter_length": 16,
+        "bottleneck": 6,
+        "hidden": 8,
+        "blocks": 2,
+        "repeats": 2,
+        "mask_activation": "sigmoid",
+    },
+}
 BOTH = ("mask", "embedding")
 
 
 def network(name="blstm", seed=0, heads=BOTH, **changes):
-    return build_network(name, seed, heads=heads, **{**SMALL, **changes})
+    return build_network(name, seed, **{"bins": 9, "sources": 2, "heads": heads, **SMALL[name], **changes})
+
+
+def given(name):
+    """Return what the network takes: magnitudes or waves."""
+    return (
+        torch.randn(2, 503, generator=torch.Generator().manual_seed(0)) if NETWORKS[name].takes_waves else magnitude()
+    )
 
 
 def magnitude(batch=2, frames=7, seed=0):
-    return torch.rand(batch, frames, SMALL["bins"], generator=torch.Generator().manual_seed(seed))
+    return torch.rand(batch, frames, 9, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(
@@ -30,9 +49,18 @@ def test_parameter_counts_of_the_paper(heads, layers, hidden, parameters):
     assert sum(p.numel() for p in full.parameters()) == parameters  # the 2 of the batch normalisation included
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_heads_have_their_shapes_and_ranges(name):
-    outputs = network(name)(magnitude())
+def test_parameter_count_of_conv_tasnet():
+    with torch.device("meta"):
+        full = network("conv-tasnet", **load_config("conv-tasnet").network_settings())
+    # 5.1 M in the paper, which has the same sizes
+    block = (128 * 512 + 512) + (1 + 1024) + (512 * 3 + 512) + (1 + 1024) + 2 * (512 * 128 + 128)
+    stack = 24 * block - (512 * 128 + 128)  # nothing follows the last block but the sum
+    around = 2 * 16 * 512 + 1024 + (512 * 128 + 128) + 1 + (128 * 1024 + 1024)
+    assert sum(p.numel() for p in full.parameters()) == stack + around == 4_984_881
+
+
+def test_heads_have_their_shapes_and_ranges():
+    outputs = network()(magnitude())
     assert set(outputs) == set(BOTH)
     assert outputs["mask"].shape == (2, 2, 7, 9)
     assert outputs["embedding"].shape == (2, 7, 9, 4)
@@ -44,22 +72,98 @@ def test_heads_have_their_shapes_and_ranges(name):
 
 
 @pytest.mark.parametrize("head", BOTH)
+def test_only_the_heads_asked_for_are_built(head):
+    assert list(network(heads=(head,))(magnitude())) == [head]
+
+
+@pytest.mark.parametrize("sources", [1, 2, 3])
+@pytest.mark.parametrize("filter_length", [2, 16, 21])
+@pytest.mark.parametrize("samples", [1, 7, 8, 503])
+def test_conv_tasnet_gives_a_wave_of_the_same_length_a_source(sources, filter_length, samples):
+    mixture = torch.randn(2, samples, generator=torch.Generator().manual_seed(0))
+    waves = network("conv-tasnet", sources=sources, filter_length=filter_length)(mixture)["wave"]
+    assert waves.shape == (2, sources, samples)
+    assert waves.isfinite().all()
+
+
 @pytest.mark.parametrize("name", NETWORKS)
-def test_only_the_heads_asked_for_are_built(name, head):
-    assert list(network(name, heads=(head,))(magnitude())) == [head]
+def test_items_of_a_batch_do_not_meet(name):
+    some, batch = network(name).eval(), given(name)
+    for head, both in some(batch).items():
+        torch.testing.assert_close(some(batch[1:])[head], both[1:], rtol=1e-4, atol=1e-5)
 
 
-def test_forget_gates_begin_at_two_and_all_other_biases_at_zero():
-    for name, parameter in network().named_parameters():
+@pytest.mark.parametrize("name", ["sigmoid", "softmax", "relu", "none"])
+def test_activations_of_masks(name):
+    masks = network(mask_activation=name)(100 * magnitude())["mask"]  # (B, S, N, F)
+    torch.manual_seed(0)  # the same dropout
+    raw = network(mask_activation="none").eval()(magnitude())["mask"]
+    got = network(mask_activation=name).eval()(magnitude())["mask"]
+    want = {
+        "sigmoid": 1 / (1 + torch.exp(-raw)),
+        "softmax": raw.exp() / raw.exp().sum(1, keepdim=True),
+        "relu": raw.clamp_min(0),
+        "none": raw,
+    }
+    assert raw.min() < 0 < raw.max()
+    torch.testing.assert_close(got, want[name])
+    if name == "softmax":
+        torch.testing.assert_close(masks.sum(1), torch.ones(2, 7, 9))
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "none"])
+def test_activations_of_embeddings(name):
+    direct = network().eval()
+    seen = []
+    direct.heads["embedding"].register_forward_hook(lambda _, __, output: seen.append(output))
+    direct(magnitude())
+    raw = seen[0].reshape(2, 7, 9, 4)
+    want = {"sigmoid": raw.sigmoid(), "tanh": raw.tanh(), "none": raw}[name]
+    got = network(embedding_activation=name).eval()(magnitude())["embedding"]
+    torch.testing.assert_close(got, want / want.norm(dim=-1, keepdim=True))
+
+
+@pytest.mark.parametrize(("recurrence", "gates"), [("lstm", 4), ("gru", 3)])
+def test_gates_that_keep_the_memory_begin_at_two_and_all_other_biases_at_zero(recurrence, gates):
+    made = network(recurrence=recurrence)
+    assert made.recurrent.weight_hh_l0.shape == (gates * 6, 6)
+    assert made.recurrent.bidirectional
+    for name, parameter in made.named_parameters():
         if "bias" in name and not name.startswith("norm."):
             want = torch.zeros_like(parameter)
-            if name.startswith("lstm."):
-                want[6:12] = 1  # input, forget, cell, output; once in each of the two biases that are added
+            if name.startswith("recurrent."):
+                want[6:12] = 1  # once in each of the two biases that are added
             assert torch.equal(parameter, want), name
 
 
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+def test_an_open_gate_is_the_one_that_keeps_the_memory(recurrence):
+    # with a bias of 50 instead of 1, the state can only be what it was: the hidden state of a GRU, the cell of an LSTM
+    made = network(recurrence=recurrence, layers=1)
+    with torch.no_grad():
+        for name, parameter in made.recurrent.named_parameters():
+            if "bias" in name:
+                parameter.mul_(50)
+    before = torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(0))
+    if recurrence == "gru":
+        _, after = made.recurrent(torch.zeros(1, 5, 9), before)
+    else:  # nothing is added to the cell: input 0, state 0, and the candidate tanh(0)
+        with torch.no_grad():
+            made.recurrent.weight_hh_l0.zero_(), made.recurrent.weight_hh_l0_reverse.zero_()
+        _, (_, after) = made.recurrent(torch.zeros(1, 5, 9), (torch.zeros_like(before), before))
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+def test_initialisation_of_torch_is_left_alone(recurrence):
+    made = network(recurrence=recurrence, init="torch", hidden=50)
+    for name, parameter in made.recurrent.named_parameters():
+        assert parameter.abs().max() <= 50**-0.5, name  # uniform between +- 1 / sqrt(hidden)
+        assert parameter.abs().mean().item() == pytest.approx(50**-0.5 / 2, rel=0.2), name
+
+
 def test_weights_are_xavier_normal():
-    weight = network(hidden=200).lstm.weight_hh_l1  # (800, 200)
+    weight = network(hidden=200).recurrent.weight_hh_l1  # (800, 200)
     assert weight.std().item() == pytest.approx((2 / 1000) ** 0.5, rel=0.01)  # 4 standard errors of 160,000 draws
     assert (weight.abs() > 2 * weight.std()).float().mean().item() == pytest.approx(0.0455, abs=0.003)
 
@@ -72,7 +176,8 @@ def test_weights_depend_on_the_seed_alone(name):
     second = network(name, seed=5).state_dict()
     assert torch.equal(torch.random.get_rng_state(), before)  # and building moves no other randomness
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not torch.equal(network(name, seed=6).lstm.weight_ih_l0, first["lstm.weight_ih_l0"])
+    other = network(name, seed=6).state_dict()
+    assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
 def test_what_is_below_80_db_does_not_count():
@@ -86,7 +191,7 @@ def test_what_is_below_80_db_does_not_count():
 @pytest.mark.parametrize(("kind", "axes"), [("all", (0, 1, 2)), ("bins", (0, 1))])
 def test_input_is_centred(kind, axes):
     trained, seen = network(input_norm=kind), []
-    trained.lstm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    trained.recurrent.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     louder_and_louder = torch.logspace(-3, 0, 9)
     trained(magnitude() * louder_and_louder)
     mean, deviation = seen[0].mean(axes), seen[0].std(axes, correction=0)
@@ -95,6 +200,14 @@ def test_input_is_centred(kind, axes):
     assert trained.norm.running_mean.numel() == mean.numel() == (1 if kind == "all" else 9)
     # with one scale for all bins, a louder bin stays louder
     assert (seen[0][..., 8].mean() - seen[0][..., 0].mean() > 2) == (kind == "all")
+
+
+def test_input_may_be_left_as_it_is():
+    plain, seen = network(input_norm="none"), []
+    plain.recurrent.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    plain(magnitude())
+    torch.testing.assert_close(seen[0], 20 * magnitude().log10())
+    assert not [name for name in plain.state_dict() if "norm" in name]
 
 
 @pytest.mark.parametrize("layers", [1, 2])
