@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -94,6 +94,13 @@ class Train(_Section):
     save_every_seconds: float = Field(gt=0)
 
 
+class Dynamics(_Section):
+    """Section ``dynamics``."""
+
+    every: int | None = Field(ge=1)
+    points: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+
+
 class Config(_Section):
     """A whole configuration."""
 
@@ -107,6 +114,7 @@ class Config(_Section):
     data: Data
     optimizer: Optimizer
     train: Train
+    dynamics: Dynamics
 
     @field_validator("clip")
     @classmethod

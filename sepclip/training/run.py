@@ -22,7 +22,7 @@ from sepclip.model.separator import Separator
 from sepclip.training import checkpoint
 from sepclip.training.state import build_separator
 
-CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.jsonl"
+CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
 # a resumed run may change what does not change the course of its training
 _MAY_CHANGE = {
     "device",
@@ -31,6 +31,7 @@ _MAY_CHANGE = {
     "train.log_every",
     "train.save_every_seconds",
     "data.memory_gib",
+    "dynamics.every",
 }
 
 
@@ -85,7 +86,13 @@ class Run:
         if started and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
             return cls._resume(path, config, data)
         # a kill before the first file was whole leaves a hidden one
-        own = {CONFIG, ENVIRONMENT, METRICS, "checkpoints"}  # of a run that has not saved yet, there is nothing to keep
+        own = {
+            CONFIG,
+            ENVIRONMENT,
+            METRICS,
+            DYNAMICS,
+            "checkpoints",
+        }  # of a run that has not saved yet: nothing to keep
         others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)
         if others:
             raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
