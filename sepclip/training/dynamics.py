@@ -21,6 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich import box
+from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 
 from sepclip.clip import global_norm
@@ -31,6 +34,19 @@ from sepclip.training.run import DYNAMICS, Run
 from sepclip.training.state import TrainingState
 
 _COLUMNS = ("loss", "grad_norm", "threshold", "step_size", "smoothness")
+_TITLES = {
+    "correlation": "r, log gradient norm and log smoothness",
+    "correlation_records": "records in r",
+    "records": "records",
+    "steps": "steps",
+    "loss_at_end": "training loss, mean of the last tenth",
+    "step_size_median": "step size, median",
+    "step_size_largest": "step size, largest",
+    "grad_norm_median": "gradient norm, median",
+    "smoothness_median": "local smoothness, median",
+    "threshold_at_end": "threshold at the end",
+    "clipped_share": "share of records clipped",
+}
 _LEAST = 3  # records below which a correlation says nothing: two always lie on a line
 
 
@@ -193,6 +209,24 @@ class Records:
             "threshold_at_end": _or_none(lambda column: column[-1], self.threshold),
             "clipped_share": float(np.mean(self.grad_norm > self.threshold)),
         }
+
+
+def summary_table(runs: Sequence[Records]) -> Table:
+    """Return the summaries as a table for the terminal: a column a run."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    summaries = [records.summary() for records in runs]
+    for summary in summaries:
+        table.add_column(Text(f"{summary['run']}\n--clip {summary['clip']}"), justify="right", overflow="fold")
+    for key, title in _TITLES.items():
+        table.add_row(title, *(_cell(summary[key]) for summary in summaries))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(str, value))
+    return "-" if value is None else f"{value:.4g}"
 
 
 def correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
