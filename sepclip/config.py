@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sepclip import clip
 from sepclip.errors import UserError
+from sepclip.model import clustering
+from sepclip.model.clustering import Fit, Masks
 from sepclip.model.losses import LOSSES
 from sepclip.model.networks import NETWORKS
 
@@ -66,6 +68,18 @@ class Loss(_Section):
         return _one_of(name, LOSSES)
 
 
+class KMeans(_Section):
+    """Section ``kmeans``."""
+
+    masks: Masks
+    fit: Fit
+    restarts: int = Field(ge=1)
+
+    def settings(self) -> clustering.KMeans:
+        """Return what the separator takes."""
+        return clustering.KMeans(**self.model_dump())
+
+
 class Data(_Section):
     """Section ``data``."""
 
@@ -111,6 +125,7 @@ class Config(_Section):
     stft: Stft
     model: Model
     loss: Loss
+    kmeans: KMeans
     data: Data
     optimizer: Optimizer
     train: Train
@@ -173,6 +188,25 @@ def load_run_config(path: Path) -> Config:
     except ValidationError as error:
         problems = "; ".join(_told(problem) for problem in error.errors())
         raise UserError(f"{path} is not the configuration of a run of this sepclip: {problems}") from error
+
+
+def with_kmeans(config: Config, text: str) -> Config:
+    """Return ``config`` with other settings of k-means, such as ``"masks=soft,fit=loudest"``.
+
+    Raises UserError for unknown keys, values that are not allowed, and a separator that clusters nothing.
+    """
+    if LOSSES[config.loss.name].separates_by != "embedding":
+        raise UserError(f"--kmeans {text}: the run was trained with --loss {config.loss.name} and clusters nothing")
+    tree = config.model_dump()
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"--kmeans {text}: write it as key=value, such as masks=soft,fit=loudest")
+        _set(tree, f"kmeans.{key.strip()}", value.strip(), f"--kmeans {text}")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("; ".join(_told(problem) for problem in error.errors())) from error
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

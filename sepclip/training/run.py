@@ -15,7 +15,7 @@ import torch
 
 import sepclip
 from sepclip.audio.files import write_text
-from sepclip.config import DEVICE, Config, differences, load_run_config
+from sepclip.config import DEVICE, Config, differences, load_run_config, with_kmeans
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import Separator
@@ -148,9 +148,13 @@ class Run:
         """Return where the checkpoint ``last`` or ``best`` is saved."""
         return self.path / "checkpoints" / which
 
-    def separator(self, device: torch.device) -> Separator:
-        """Return the separator with its best weights, ready for use; the last ones where none were best yet."""
-        separator = build_separator(self.config, self.rate_hz, self.source_count)
+    def separator(self, device: torch.device, kmeans: str | None = None) -> Separator:
+        """Return the separator with its best weights, ready for use; the last ones where none were best yet.
+
+        ``kmeans`` changes settings of that section, such as ``"masks=soft"``; UserError where that cannot be.
+        """
+        config = self.config if kmeans is None else with_kmeans(self.config, kmeans)
+        separator = build_separator(config, self.rate_hz, self.source_count)
         checkpoint.load_weights(self._trained(), separator)
         return separator.to(device).eval()
 

@@ -24,6 +24,7 @@ def build_separator(config: Config, rate_hz: int, sources: int) -> Separator:
         stft=STFT(**config.stft.model_dump()),
         loss=config.loss.name,
         seed=config.seed,
+        kmeans=config.kmeans.settings(),
         **model,
     )
 
