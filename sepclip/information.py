@@ -24,6 +24,7 @@ PACKAGES = (
     "soundfile",
     "museval",
     "numpy",
+    "matplotlib",
     "pydantic",
     "safetensors",
     "typer",

@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sepclip.config import Config, configs_folder, differences, flatten, load_config
+from sepclip.config import Config, configs_folder, differences, flatten, load_config, with_kmeans
 from sepclip.errors import UserError
 
 RECIPES = sorted(path.stem for path in configs_folder().glob("*.yaml"))
@@ -105,3 +106,26 @@ def test_the_paper_recipes_are_the_papers() -> None:
         assert (config.optimizer.learning_rate, config.loss.name, config.clip) == (0.001, loss, "auto:10")
         assert config.model.input_level_dbfs is None
         assert config.precision == "fp32"
+
+
+def test_kmeans_may_be_set_afterwards() -> None:
+    config = load_config(settings=["loss.name=dc"])
+    changed = with_kmeans(config, "masks=soft, restarts=3")
+    assert differences(config, changed) == {"kmeans.masks": ("binary", "soft"), "kmeans.restarts": (8, 3)}
+
+
+@pytest.mark.parametrize(
+    ("loss", "text", "word"),
+    [
+        ("mi", "masks=soft", "clusters nothing"),
+        ("dc", "soft", "key=value"),
+        ("dc", "", "key=value"),
+        ("dc", "mask=soft", "did you mean kmeans.masks"),
+        ("dc", "masks=hard", "'binary' or 'soft'"),
+        ("dc", "restarts=0", "kmeans.restarts"),
+        ("dc", "restarts=few", "kmeans.restarts"),
+    ],
+)
+def test_a_wrong_kmeans_is_told(loss: str, text: str, word: str) -> None:
+    with pytest.raises(UserError, match=re.escape(word)):
+        with_kmeans(load_config(settings=[f"loss.name={loss}"]), text)
