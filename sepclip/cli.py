@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 import sepclip
 from sepclip import startup
 from sepclip.commands.demo import demo
+from sepclip.commands.dynamics import dynamics
 from sepclip.commands.evaluate import evaluate
 from sepclip.commands.info import info
 from sepclip.commands.separate import separate
@@ -24,7 +25,7 @@ class _InOrderOfUse(TyperGroup):
     """Lists the commands as they are used one after the other."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ["demo", "prepare", "train", "separate", "eval", "info"]
+        order = ["demo", "prepare", "train", "separate", "eval", "dynamics", "info"]
         return sorted(self.commands, key=order.index)
 
 
@@ -53,6 +54,7 @@ for _name, _corpus in corpora().items():
 app.command()(train)
 app.command()(separate)
 app.command(name="eval")(evaluate)
+app.command()(dynamics)
 app.command()(demo)
 app.command()(info)
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sepclip import clip
 from sepclip.audio.masks import MaskTarget
 from sepclip.errors import UserError
+from sepclip.model import clustering
+from sepclip.model.clustering import Fit, Masks
 from sepclip.model.losses import LOSSES, Clustering, LossSettings, Weights
 from sepclip.model.networks import NETWORKS, EmbeddingActivation, Init, InputNorm, MaskActivation, Recurrence
 from sepclip.model.separator import losses_of
@@ -103,6 +105,18 @@ class Loss(_Section):
         return LossSettings(**self.model_dump(exclude={"name"}))
 
 
+class KMeans(_Section):
+    """Section ``kmeans``."""
+
+    masks: Masks
+    fit: Fit
+    restarts: int = Field(ge=1)
+
+    def settings(self) -> clustering.KMeans:
+        """Return what the separator takes."""
+        return clustering.KMeans(**self.model_dump())
+
+
 class Data(_Section):
     """Section ``data``."""
 
@@ -131,6 +145,13 @@ class Train(_Section):
     save_every_seconds: float = Field(gt=0)
 
 
+class Dynamics(_Section):
+    """Section ``dynamics``."""
+
+    every: int | None = Field(ge=1)
+    points: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
+
+
 class Config(_Section):
     """A whole configuration."""
 
@@ -142,9 +163,11 @@ class Config(_Section):
     model: Model
     conv_tasnet: ConvTasNet
     loss: Loss
+    kmeans: KMeans
     data: Data
     optimizer: Optimizer
     train: Train
+    dynamics: Dynamics
 
     @field_validator("clip")
     @classmethod
@@ -225,6 +248,25 @@ def load_run_config(path: Path) -> Config:
     except ValidationError as error:
         problems = "; ".join(_told(problem) for problem in error.errors())
         raise UserError(f"{path} is not the configuration of a run of this sepclip: {problems}") from error
+
+
+def with_kmeans(config: Config, text: str) -> Config:
+    """Return ``config`` with other settings of k-means, such as ``"masks=soft,fit=loudest"``.
+
+    Raises UserError for unknown keys, values that are not allowed, and a separator that clusters nothing.
+    """
+    if LOSSES[config.loss.name].separates_by != "embedding":
+        raise UserError(f"--kmeans {text}: the run was trained with --loss {config.loss.name} and clusters nothing")
+    tree = config.model_dump()
+    for part in text.split(","):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise UserError(f"--kmeans {text}: write it as key=value, such as masks=soft,fit=loudest")
+        _set(tree, f"kmeans.{key.strip()}", value.strip(), f"--kmeans {text}")
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("; ".join(_told(problem) for problem in error.errors())) from error
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:

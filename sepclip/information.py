@@ -26,6 +26,7 @@ PACKAGES = (
     "soundfile",
     "museval",
     "numpy",
+    "matplotlib",
     "pydantic",
     "safetensors",
     "typer",

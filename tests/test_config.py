@@ -1,10 +1,11 @@
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from sepclip.config import Config, config_names, configs_folder, differences, flatten, load_config
+from sepclip.config import Config, config_names, configs_folder, differences, flatten, load_config, with_kmeans
 from sepclip.errors import UserError
 from sepclip.model.losses import LossSettings
 from sepclip.model.networks import NETWORKS
@@ -145,3 +146,26 @@ def test_a_network_and_a_loss_that_do_not_fit_are_told() -> None:
     with pytest.raises(UserError, match="needs its mask and embedding: choose loss") as error:
         load_config("conv-tasnet", flags={"loss.name": "chimera"})
     assert str(error.value).startswith("the network conv-tasnet cannot be trained with the loss chimera")
+
+
+def test_kmeans_may_be_set_afterwards() -> None:
+    config = load_config(settings=["loss.name=dc"])
+    changed = with_kmeans(config, "masks=soft, restarts=3")
+    assert differences(config, changed) == {"kmeans.masks": ("binary", "soft"), "kmeans.restarts": (8, 3)}
+
+
+@pytest.mark.parametrize(
+    ("loss", "text", "word"),
+    [
+        ("mi", "masks=soft", "clusters nothing"),
+        ("dc", "soft", "key=value"),
+        ("dc", "", "key=value"),
+        ("dc", "mask=soft", "did you mean kmeans.masks"),
+        ("dc", "masks=hard", "'binary' or 'soft'"),
+        ("dc", "restarts=0", "kmeans.restarts"),
+        ("dc", "restarts=few", "kmeans.restarts"),
+    ],
+)
+def test_a_wrong_kmeans_is_told(loss: str, text: str, word: str) -> None:
+    with pytest.raises(UserError, match=re.escape(word)):
+        with_kmeans(load_config(settings=[f"loss.name={loss}"]), text)

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from sepclip.errors import UserError
 from sepclip.evaluation import METRICS, document, folder_items, summarise
 from sepclip.scoring import Row, score
-from tests.conftest import SPEECH, assert_told, sepclip
+from sepclip.training.run import Run
+from tests.conftest import SPEECH, assert_told, sepclip, train_tiny
 
 RATE = 8000
 
@@ -290,3 +292,20 @@ def test_nothing_but_reasons_is_an_error(tmp_path: Path) -> None:
     assert_told(sepclip("eval", "--estimates", tmp_path / "est", "--references", tmp_path / "ref"), "no file could be")
     with pytest.raises(UserError):
         folder_items(tmp_path / "est", tmp_path / "ref", tmp_path / "nowhere")
+
+
+def test_a_clustering_run_is_scored_by_other_masks_too(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    run, cpu = tmp_path / "run", torch.device("cpu")
+    assert train_tiny(small_set, run, "--loss", "dc", "--steps", 1).returncode == 0
+    result = sepclip("eval", run, small_set, "--limit", 1, "--jobs", 1, "--json", "--kmeans", "masks=soft, fit=loudest")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["kmeans"] == {"masks": "soft", "fit": "loudest", "restarts": 8}
+    # a name of its own, so that it overwrites no scores by the run's own masks
+    assert [path.name for path in (run / "eval").iterdir()] == ["small-tt-masks=soft,fit=loudest-first1"]
+    own = Run.open(run).separator(cpu)
+    assert own.clusters_by() == {"masks": "binary", "fit": "vad", "restarts": 8}
+    mixture = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(own.separate(mixture), Run.open(run).separator(cpu, "masks=soft").separate(mixture))
+    assert Run.open(tiny_run).separator(cpu).clusters_by() is None
+    with pytest.raises(UserError, match="--loss mi and clusters nothing"):
+        Run.open(tiny_run).separator(cpu, "masks=soft")

@@ -23,6 +23,7 @@ LAYERS = {
     "scoring": {"audio", "errors", "terminal"},
     "evaluation": {"scoring", "audio", "mixing", "model", "errors", "terminal"},
     "demo": {"evaluation", "scoring", "separation", "training", "mixing", "audio", "config", "errors", "terminal"},
+    "pictures": {"training", "audio", "errors"},
     "information": {"training", "model", "mixing", "audio", "config", "startup", "errors"},
 }
 LAYERS["commands"] = set(LAYERS)

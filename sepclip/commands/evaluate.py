@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sepclip.commands.options import Json, Root
+from sepclip.commands.options import Json, KMeans, Root
 from sepclip.errors import UserError
 from sepclip.terminal import out, print_json
 
@@ -40,6 +40,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="For RUN: auto, cpu, cuda or cuda:N [auto].", show_default=False)
     ] = None,
+    kmeans: KMeans = None,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
@@ -60,15 +61,16 @@ def evaluate(
         if mixtures is not None:
             raise typer.BadParameter("--mixtures goes with --estimates and --references")
         where, split = resolve_device(device or "auto"), split or "tt"
-        separator = Run.open(run).separator(where)
+        separator = Run.open(run).separator(where, kmeans)
         items, total = evaluation.set_items(separator, MixtureSet.open(data, root), split, device=where, limit=limit)
         stft = separator.stft
         first = f"-first{limit}" if limit else ""
-        folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{first}"
-        about = {"run": str(run), "data": str(data), "split": split, "limit": limit}
+        masks = f"-{kmeans.replace(' ', '')}" if kmeans else ""
+        folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{masks}{first}"
+        about = {"run": str(run), "data": str(data), "split": split, "limit": limit, "kmeans": separator.clusters_by()}
     elif estimates is not None and references is not None and run is None and data is None:
-        if split or device or root:
-            raise typer.BadParameter("--split, --device and --root go with RUN and DATA")
+        if split or device or root or kmeans:
+            raise typer.BadParameter("--split, --kmeans, --device and --root go with RUN and DATA")
         items, total = evaluation.folder_items(estimates, references, mixtures, limit)
         stft = None
         folder = out_folder or estimates

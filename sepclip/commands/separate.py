@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sepclip.commands.options import Device, Json
+from sepclip.commands.options import Device, Json, KMeans
 from sepclip.errors import EXIT_USER_ERROR, counted
 from sepclip.terminal import out, print_json, say, say_some
 
@@ -19,12 +19,14 @@ def separate(
         Path, typer.Option("--out", help="Folder for NAME_s1.wav, NAME_s2.wav, ...", show_default=False)
     ],
     overwrite: Annotated[bool, typer.Option(help="Make anew what is already there.")] = False,
+    kmeans: KMeans = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Separate sound files of any format, rate and channel count.
 
-    The results keep the rate, length, channels and level of their file. A file that cannot be used is named and the
+    The results keep the rate, length, channels and level of their file; those already there are left, unless --kmeans
+    asks for other masks. A file that cannot be used is named and the
     others go on; the exit code is 1 then.
     """
     from sepclip.separation import separate_files
@@ -33,7 +35,12 @@ def separate(
     where = resolve_device(device)
     opened = Run.open(run)
     result = separate_files(
-        opened.separator(where), files, out_folder, device=where, made_after=opened.trained_at(), overwrite=overwrite
+        opened.separator(where, kmeans),
+        files,
+        out_folder,
+        device=where,
+        made_after=opened.trained_at(),
+        overwrite=overwrite or kmeans is not None,  # what is there may come from other masks
     )
     if as_json:
         print_json(

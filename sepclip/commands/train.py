@@ -34,6 +34,12 @@ def train(
         bool | None,
         typer.Option("--dynamic/--no-dynamic", help="Mix anew at every step from the recipes' sources."),
     ] = None,
+    dynamics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="every=N", help="Record every N-th step for `sepclip dynamics`; the training stays the same."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and dynamic mixtures.", min=0)] = None,
     settings: Annotated[
         list[str] | None,
@@ -45,10 +51,11 @@ def train(
     """Train a separator. The same command resumes it; Ctrl-C saves first.
 
     Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
-    and RUN/checkpoints/{last,best}.
+    and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl.
     """
     from sepclip.config import load_config
     from sepclip.mixing.mixture import MixtureSet
+    from sepclip.training.dynamics import parse_dynamics
     from sepclip.training.loop import train as train_run
     from sepclip.training.run import Run
 
@@ -60,6 +67,7 @@ def train(
         "train.epochs": epochs,
         "data.batch_size": batch_size,
         "data.dynamic": dynamic,
+        "dynamics.every": None if dynamics is None else parse_dynamics(dynamics),
         "seed": seed,
     }
     if steps is not None and epochs is not None:

@@ -1,12 +1,14 @@
 """A network with its transform: from mixture waves to masks and separated waves."""
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import STFT
-from sepclip.model.clustering import cluster_masks
+from sepclip.model.clustering import KMeans, cluster_masks
 from sepclip.model.losses import LOSSES, Signals
 from sepclip.model.networks import NETWORKS, build_network
 
@@ -21,6 +23,7 @@ class Separator(nn.Module):
 
     ``input_level_dbfs``: every mixture is brought to this RMS before the network sees it, so that masks do not depend
     on how loud a recording is; the masks then multiply the mixture as it came. None leaves the level alone.
+    ``kmeans``: how embeddings become masks; ``seed`` is that of the first weights and of the starts of k-means.
     """
 
     def __init__(
@@ -33,11 +36,13 @@ class Separator(nn.Module):
         network: str,
         seed: int,
         input_level_dbfs: float | None,
+        kmeans: KMeans = KMeans(),
         **settings: object,
     ):
         super().__init__()
         self.rate_hz, self.sources, self.stft, self.loss = rate_hz, sources, stft, loss
         self.input_level_dbfs = input_level_dbfs
+        self.kmeans, self.seed = kmeans, seed
         self.takes_waves = NETWORKS[network].takes_waves
         heads = ["mask" if head == "wave" and not self.takes_waves else head for head in LOSSES[loss].heads]
         self.network = build_network(network, seed, bins=stft.bins, sources=sources, heads=heads, **settings)
@@ -68,9 +73,14 @@ class Separator(nn.Module):
 
     def masks(self, outputs: dict[str, Tensor], spectrum: Tensor) -> Tensor:
         """Return the masks (B, S, N, F) that separate a mixture, from the outputs of the network."""
-        if LOSSES[self.loss].separates_by == "embedding":
-            return cluster_masks(outputs["embedding"], spectrum.abs(), self.sources)
-        return outputs["mask"]
+        if LOSSES[self.loss].separates_by != "embedding":
+            return outputs["mask"]
+        return cluster_masks(outputs["embedding"], spectrum.abs(), self.sources, settings=self.kmeans, seed=self.seed)
+
+    def clusters_by(self) -> dict[str, object] | None:
+        """Return the settings of k-means, to be kept with scores; None where nothing is clustered."""
+        clusters = LOSSES[self.loss].separates_by == "embedding"
+        return asdict(self.kmeans) if clusters else None
 
     def apply_masks(self, masks: Tensor, spectrum: Tensor, samples: int) -> Tensor:
         """Multiply the mixture's spectrogram (B, N, F) by ``masks`` and return the waves (B, S, T)."""

@@ -33,7 +33,7 @@ def finite(value: float) -> float | None:
 
 
 def cut_metrics(path: Path, step: int) -> None:
-    """Leave out of ``metrics.jsonl`` what came after the checkpoint of ``step``, half a line included."""
+    """Leave out of a file of rows what came after the checkpoint of ``step``, half a line included."""
     if not path.is_file():
         return
     kept = []
@@ -44,6 +44,15 @@ def cut_metrics(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             break
     write_text(path, "".join(kept))
+
+
+def append_row(path: Path, row: Mapping[str, Value]) -> None:
+    """Append one row to a file of a row a line."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 class Journal:
@@ -75,11 +84,7 @@ class Journal:
 
     def record(self, row: Mapping[str, Value]) -> None:
         """Append one row and show it."""
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise UserError(f"{self._path} cannot be written: {error.strerror or error}") from error
+        append_row(self._path, row)
         self._shown.update(row)
         due = time.monotonic() - self._last_plain > _PLAIN_SECONDS
         if not self._live and (due or "valid_loss" in row):

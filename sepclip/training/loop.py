@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from statistics import fmean
 from types import FrameType
 from typing import Any
@@ -22,8 +23,9 @@ from sepclip.model.losses import LOSSES
 from sepclip.model.separator import Separator
 from sepclip.terminal import say, warn
 from sepclip.training import checkpoint
+from sepclip.training.dynamics import Watch
 from sepclip.training.journal import Journal, cut_metrics, finite
-from sepclip.training.run import METRICS, Run
+from sepclip.training.run import DYNAMICS, METRICS, Run
 from sepclip.training.state import TrainingState, build_separator
 
 _SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
@@ -38,10 +40,15 @@ def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[to
     return loss, {"outputs": outputs, "mixture": signals.mixture}
 
 
+def mean_loss(separator: Separator, batch: Batch, config: Config) -> torch.Tensor:
+    """Return the loss of a batch, whose gradient is the one of a training step."""
+    return compute_loss(separator, batch, config)[0].mean()
+
+
 def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[float, clip.Step]:
     """Do one step; returns the loss of the batch and what the clip rule did."""
     state.optimizer.zero_grad(set_to_none=True)
-    loss = compute_loss(state.separator, batch, config)[0].mean()
+    loss = mean_loss(state.separator, batch, config)
     loss.backward()  # type: ignore[no-untyped-call]
     clipped = state.clip(state.separator.named_parameters())
     state.optimizer.step()
@@ -128,12 +135,15 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
             return {"already": True, **summary(state)}
         say(f"resuming {run.path} at step {state.step} of {steps}")
     cut_metrics(run.path / METRICS, state.step)
+    watch = Watch(run.path / DYNAMICS, config.dynamics, state)
     separator.train()
 
     with Journal(run.path / METRICS, steps, state.step) as journal:
         began, saved = time.monotonic() - state.seconds, time.monotonic()
         while state.step < steps:
-            take_step(state, batches.batch(state.step).to(device), config)
+            batch = batches.batch(state.step).to(device)
+            with watch.step(partial(mean_loss, separator, batch, config)):
+                take_step(state, batch, config)
             state.seconds = time.monotonic() - began
             last = state.step == steps
             at_validation = last or state.step % valid_every == 0

@@ -15,14 +15,14 @@ import torch
 
 import sepclip
 from sepclip.audio.files import write_text
-from sepclip.config import DEVICE, Config, differences, load_run_config
+from sepclip.config import DEVICE, Config, differences, load_run_config, with_kmeans
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import Separator
 from sepclip.training import checkpoint
 from sepclip.training.state import build_separator
 
-CONFIG, ENVIRONMENT, METRICS = "config.yaml", "environment.json", "metrics.jsonl"
+CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
 # a resumed run may change what does not change the course of its training
 _MAY_CHANGE = {
     "device",
@@ -31,6 +31,7 @@ _MAY_CHANGE = {
     "train.log_every",
     "train.save_every_seconds",
     "data.memory_gib",
+    "dynamics.every",
 }
 
 
@@ -85,7 +86,13 @@ class Run:
         if started and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
             return cls._resume(path, config, data)
         # a kill before the first file was whole leaves a hidden one
-        own = {CONFIG, ENVIRONMENT, METRICS, "checkpoints"}  # of a run that has not saved yet, there is nothing to keep
+        own = {
+            CONFIG,
+            ENVIRONMENT,
+            METRICS,
+            DYNAMICS,
+            "checkpoints",
+        }  # of a run that has not saved yet: nothing to keep
         others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)
         if others:
             raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
@@ -141,9 +148,13 @@ class Run:
         """Return where the checkpoint ``last`` or ``best`` is saved."""
         return self.path / "checkpoints" / which
 
-    def separator(self, device: torch.device) -> Separator:
-        """Return the separator with its best weights, ready for use; the last ones where none were best yet."""
-        separator = build_separator(self.config, self.rate_hz, self.source_count)
+    def separator(self, device: torch.device, kmeans: str | None = None) -> Separator:
+        """Return the separator with its best weights, ready for use; the last ones where none were best yet.
+
+        ``kmeans`` changes settings of that section, such as ``"masks=soft"``; UserError where that cannot be.
+        """
+        config = self.config if kmeans is None else with_kmeans(self.config, kmeans)
+        separator = build_separator(config, self.rate_hz, self.source_count)
         checkpoint.load_weights(self._trained(), separator)
         return separator.to(device).eval()
 

@@ -25,6 +25,7 @@ def build_separator(config: Config, rate_hz: int, sources: int) -> Separator:
         network=config.model.network,
         seed=config.seed,
         input_level_dbfs=config.model.input_level_dbfs,
+        kmeans=config.kmeans.settings(),
         **config.network_settings(),
     )
 
