@@ -131,15 +131,27 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def load_config(recipe: str | None = None, settings: Iterable[str] = (), flags: dict[str, Any] | None = None) -> Config:
-    """Resolve a configuration: base.yaml, then ``recipe``, then ``settings`` ("key=value"), then ``flags``.
+def load_config(
+    recipe: str | None = None,
+    settings: Iterable[str] = (),
+    flags: dict[str, Any] | None = None,
+    *,
+    changes: Iterable[tuple[str, dict[str, Any]]] = (),
+) -> Config:
+    """Resolve a configuration: base.yaml, then ``recipe``, ``changes``, ``settings`` ("key=value") and ``flags``.
 
-    ``recipe`` is a file, or the name of one that comes with sepclip. ``flags`` maps dotted keys to values; None
-    changes nothing. Raises UserError for unknown keys and values that are not allowed.
+    ``recipe`` is a file, or the name of one that comes with sepclip. ``changes`` are keys with their values, sections
+    or dotted, each with the words that say where they stand. ``flags`` maps dotted keys to values; None changes
+    nothing. Raises UserError for unknown keys and values that are not allowed.
     """
-    tree = _read(configs_folder() / "base.yaml")
+    tree = read_yaml(configs_folder() / "base.yaml")
     if recipe is not None:
-        _merge(tree, _read(_recipe_path(recipe)), recipe)
+        own = read_yaml(shipped_path(recipe, "--config"))
+        if "grid" in own:
+            raise UserError(f"--config {recipe}: a grid of many configurations; `sepclip sweep {recipe} DATA` runs it")
+        _merge(tree, own, recipe)
+    for where, change in changes:
+        _merge(tree, change, where)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
@@ -161,7 +173,7 @@ def load_config(recipe: str | None = None, settings: Iterable[str] = (), flags: 
 def load_run_config(path: Path) -> Config:
     """Read the resolved configuration of a run."""
     try:
-        return Config.model_validate(_read(path))
+        return Config.model_validate(read_yaml(path))
     except ValidationError as error:
         problems = "; ".join(_told(problem) for problem in error.errors())
         raise UserError(f"{path} is not the configuration of a run of this sepclip: {problems}") from error
@@ -184,7 +196,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds keys and values; UserError where it is none. An empty one gives none."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -196,14 +209,20 @@ def _read(path: Path) -> dict[str, Any]:
     return tree or {}
 
 
-def _recipe_path(recipe: str) -> Path:
-    if Path(recipe).is_file():
-        return Path(recipe)
-    shipped = configs_folder() / f"{recipe}.yaml"
-    if shipped.is_file():
-        return shipped
-    names = ", ".join(sorted(path.stem for path in configs_folder().glob("*.yaml")))
-    raise UserError(f"--config {recipe}: no such file, and none of those that come with sepclip ({names})")
+def shipped(*, grids: bool = False) -> list[str]:
+    """Return the names of the configurations that come with sepclip: the recipes, or the grids for a sweep."""
+    return sorted(path.stem for path in configs_folder().glob("*.yaml") if ("grid" in read_yaml(path)) == grids)
+
+
+def shipped_path(name: str, asked_by: str, *, grids: bool = False) -> Path:
+    """Return the file ``name``, or the one of that name that comes with sepclip; UserError where there is neither."""
+    if Path(name).is_file():
+        return Path(name)
+    found = configs_folder() / f"{name}.yaml"
+    if found.is_file():
+        return found
+    names = ", ".join(shipped(grids=grids))
+    raise UserError(f"{asked_by} {name}: no such file, and none of those that come with sepclip ({names})")
 
 
 def _merge(tree: dict[str, Any], changes: dict[str, Any], where: str) -> None:

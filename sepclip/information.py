@@ -12,7 +12,7 @@ import torch
 import sepclip
 from sepclip.audio.bsseval import load_museval_metrics
 from sepclip.audio.resample import load_torchaudio
-from sepclip.config import configs_folder
+from sepclip.config import shipped
 from sepclip.errors import UserError
 from sepclip.mixing.corpora import corpora
 from sepclip.startup import keep_memory
@@ -50,7 +50,8 @@ def gather() -> dict[str, Any]:
         "ffmpeg": shutil.which("ffmpeg"),
         "sound_formats": sorted(set(soundfile.available_formats()) - {"RAW"}),
         "corpora": sorted(corpora()),
-        "configs": sorted(path.stem for path in configs_folder().glob("*.yaml")),
+        "configs": shipped(),
+        "grids": shipped(grids=True),
     }
 
 
@@ -73,7 +74,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"ffmpeg:   {facts['ffmpeg'] or 'not found (not needed)'}",
         f"reads:    {', '.join(facts['sound_formats'])}",
         f"corpora:  {', '.join(facts['corpora'])}",
-        f"configs:  {', '.join(facts['configs'])}",
+        f"configs:  {', '.join(facts['configs'])}; grids for a sweep: {', '.join(facts['grids'])}",
     ]
 
 

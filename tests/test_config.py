@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sepclip.config import Config, configs_folder, differences, flatten, load_config
+from sepclip.config import Config, configs_folder, differences, flatten, load_config, shipped
 from sepclip.errors import UserError
 
-RECIPES = sorted(path.stem for path in configs_folder().glob("*.yaml"))
+RECIPES = shipped()
 
 
 def test_base_holds_every_key_with_a_comment() -> None:
@@ -84,6 +84,21 @@ def test_a_wrong_recipe_is_told(tmp_path: Path) -> None:
     broken.write_text("modle:\n  layers: 2\n")
     with pytest.raises(UserError, match=r"did you mean model\.layers"):
         load_config(str(broken))
+
+
+def test_a_grid_is_no_recipe() -> None:
+    assert shipped(grids=True) == ["table1"]
+    assert "table1" not in RECIPES
+    with pytest.raises(UserError, match="sepclip sweep table1 DATA"):
+        load_config("table1")
+
+
+def test_changes_come_between_recipe_and_settings_and_are_told_by_their_place() -> None:
+    changes = [("a file", {"model": {"layers": 1}, "clip": "none"}), ("cell 3", {"model.hidden": 5})]
+    config = load_config("demo", ["clip=auto:1"], changes=changes)
+    assert (config.model.layers, config.model.hidden, config.clip) == (1, 5, "auto:1")
+    with pytest.raises(UserError, match=r"cell 3: there is no key 'model\.hiden'; did you mean model\.hidden"):
+        load_config(changes=[("cell 3", {"model.hiden": 5})])
 
 
 def test_a_resolved_configuration_reads_back_the_same() -> None:
