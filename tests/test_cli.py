@@ -11,7 +11,7 @@ from sepclip.cli import app
 from sepclip.mixing.corpora import corpora
 from tests.conftest import SPEECH, TINY, assert_told, sepclip
 
-COMMANDS = ["demo", "prepare", "train", "separate", "eval", "info"]
+COMMANDS = ["demo", "prepare", "train", "separate", "eval", "sweep", "info"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["prepare", "speakers"]])

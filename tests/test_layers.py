@@ -22,6 +22,7 @@ LAYERS = {
     "separation": {"audio", "model", "errors", "terminal"},
     "scoring": {"audio", "errors", "terminal"},
     "evaluation": {"scoring", "audio", "mixing", "model", "errors", "terminal"},
+    "sweep": {"evaluation", "scoring", "training", "mixing", "audio", "config", "startup", "errors", "terminal"},
     "demo": {"evaluation", "scoring", "separation", "training", "mixing", "audio", "config", "errors", "terminal"},
     "information": {"training", "mixing", "audio", "config", "startup", "errors"},
 }
