@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sepclip.errors import UserError, counted
+from sepclip.errors import Stopped, UserError, counted
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.sweep import picture, table
 from sepclip.sweep.grid import Cell, Grid, load_grid
@@ -177,7 +177,11 @@ def _run_left(sweep: Sweep, left: list[Cell], shared: Places, metric: str, write
         f"{counted(shared.threads, 'thread')} each; what happens stands in {sweep.out / LOG}"
     )
     log(f"{grid.path}: {len(left)} of {counted(len(grid.cells), 'cell')} to train on {sweep.data.path.resolve()}")
-    run_tasks(tasks, shared, sweep.data, done=done, started=started, ended=ended)
+    try:
+        run_tasks(tasks, shared, sweep.data, done=done, started=started, ended=ended)
+    except Stopped as stop:
+        log(str(stop))
+        raise
     sweep.write(metric)
 
 
