@@ -15,6 +15,7 @@ from sepclip.commands.dynamics import dynamics
 from sepclip.commands.evaluate import evaluate
 from sepclip.commands.info import info
 from sepclip.commands.separate import separate
+from sepclip.commands.sweep import sweep
 from sepclip.commands.train import train
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR, Stopped, UserError
 from sepclip.mixing.corpora import corpora
@@ -25,7 +26,7 @@ class _InOrderOfUse(TyperGroup):
     """Lists the commands as they are used one after the other."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ["demo", "prepare", "train", "separate", "eval", "dynamics", "info"]
+        order = ["demo", "prepare", "train", "separate", "eval", "sweep", "dynamics", "info"]
         return sorted(self.commands, key=order.index)
 
 
@@ -54,6 +55,7 @@ for _name, _corpus in corpora().items():
 app.command()(train)
 app.command()(separate)
 app.command(name="eval")(evaluate)
+app.command()(sweep)
 app.command()(dynamics)
 app.command()(demo)
 app.command()(info)

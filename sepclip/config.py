@@ -1,204 +1,16 @@
-"""The typed configuration: base.yaml holds every key, a recipe file and ``--set`` change some of them."""
+"""Where a configuration comes from: base.yaml holds every key, a recipe file and ``--set`` change some of them."""
 
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
-from sepclip import clip
-from sepclip.audio.masks import MaskTarget
 from sepclip.errors import UserError
-from sepclip.model import clustering
-from sepclip.model.clustering import Fit, Masks
-from sepclip.model.losses import LOSSES, Clustering, LossSettings, Weights
-from sepclip.model.networks import NETWORKS, EmbeddingActivation, Init, InputNorm, MaskActivation, Recurrence
-from sepclip.model.separator import losses_of
-
-LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
-DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expression
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Stft(_Section):
-    """Section ``stft``."""
-
-    window_length: int = Field(ge=16)
-    hop_length: int = Field(ge=1)
-    scale: Literal["window_sum", "none"]
-
-    @field_validator("hop_length")
-    @classmethod
-    def _overlap(cls, hop: int, info: Any) -> int:
-        window = info.data.get("window_length", 0)
-        if window % hop or hop > window // 2:
-            raise ValueError(f"must divide window_length ({window}) at least twice, or the transform has no inverse")
-        return hop
-
-
-class Model(_Section):
-    """Section ``model``."""
-
-    network: str
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    dropout: float = Field(ge=0, lt=1)
-    embedding_size: int = Field(ge=1)
-    recurrence: Recurrence
-    mask_activation: MaskActivation
-    embedding_activation: EmbeddingActivation
-    input_norm: InputNorm
-    init: Init
-    input_level_dbfs: float | None
-
-    @field_validator("network")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _one_of(name, NETWORKS)
-
-
-class ConvTasNet(_Section):
-    """Section ``conv_tasnet``."""
-
-    filters: int = Field(ge=1)
-    filter_length: int = Field(ge=2)
-    bottleneck: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    blocks: int = Field(ge=1)
-    repeats: int = Field(ge=1)
-    mask_activation: Literal["sigmoid", "relu"]
-
-
-class Loss(_Section):
-    """Section ``loss``."""
-
-    name: str
-    target: MaskTarget
-    weights: Weights
-    ridge: float | Literal["unit"]
-    clustering: Clustering
-    alpha: float = Field(ge=0, le=1)
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        return _one_of(name, LOSSES)
-
-    @field_validator("ridge", mode="before")
-    @classmethod
-    def _stable(cls, ridge: Any) -> Any:
-        try:
-            stable = ridge == "unit" or LEAST_RIDGE <= float(ridge) <= 1
-        except (TypeError, ValueError):
-            stable = False
-        if not stable:
-            raise ValueError(f"choose unit, or a number from {LEAST_RIDGE:g} to 1: float32 can do with no less")
-        return ridge if ridge == "unit" else float(ridge)
-
-    def settings(self) -> LossSettings:
-        """Return what the losses take."""
-        return LossSettings(**self.model_dump(exclude={"name"}))
-
-
-class KMeans(_Section):
-    """Section ``kmeans``."""
-
-    masks: Masks
-    fit: Fit
-    restarts: int = Field(ge=1)
-
-    def settings(self) -> clustering.KMeans:
-        """Return what the separator takes."""
-        return clustering.KMeans(**self.model_dump())
-
-
-class Data(_Section):
-    """Section ``data``."""
-
-    segment_frames: int = Field(ge=2)
-    batch_size: int = Field(ge=1)
-    dynamic: bool
-    memory_gib: float = Field(ge=0)
-
-
-class Optimizer(_Section):
-    """Section ``optimizer``."""
-
-    learning_rate: float = Field(gt=0)
-    epsilon: float = Field(gt=0)
-    schedule: Literal["constant", "cosine", "plateau"]
-    patience: int = Field(ge=0)
-
-
-class Train(_Section):
-    """Section ``train``."""
-
-    epochs: int = Field(ge=1)
-    steps: int | None = Field(ge=1)
-    valid_every: int | None = Field(ge=1)
-    log_every: int = Field(ge=1)
-    save_every_seconds: float = Field(gt=0)
-
-
-class Dynamics(_Section):
-    """Section ``dynamics``."""
-
-    every: int | None = Field(ge=1)
-    points: list[Annotated[float, Field(gt=0, le=1)]] = Field(min_length=1)
-
-
-class Config(_Section):
-    """A whole configuration."""
-
-    seed: int = Field(ge=0)
-    device: str = Field(pattern=f"^({DEVICE})$")
-    precision: Literal["auto", "fp32", "bf16"]
-    clip: str
-    stft: Stft
-    model: Model
-    conv_tasnet: ConvTasNet
-    loss: Loss
-    kmeans: KMeans
-    data: Data
-    optimizer: Optimizer
-    train: Train
-    dynamics: Dynamics
-
-    @field_validator("clip")
-    @classmethod
-    def _rule(cls, text: str) -> str:
-        return repr(clip.parse(text))
-
-    @model_validator(mode="after")
-    def _trainable(self) -> "Config":
-        allowed = losses_of(self.model.network)
-        if self.loss.name not in allowed:
-            needs = " and ".join(LOSSES[self.loss.name].heads)
-            raise ValueError(
-                f"the network {self.model.network} cannot be trained with the loss {self.loss.name}, which needs its "
-                f"{needs}: choose loss.name {' or '.join(allowed)}, or another model.network"
-            )
-        return self
-
-    def network_settings(self) -> dict[str, Any]:
-        """Return the settings of the network that ``model.network`` names, from its own section."""
-        section: _Section = getattr(self, NETWORKS[self.model.network].section)
-        return section.model_dump(exclude={"network", "input_level_dbfs"})
-
-    def to_yaml(self) -> str:
-        """Return the configuration as YAML, in the order of base.yaml."""
-        return yaml.safe_dump(self.model_dump(), sort_keys=False)
-
-
-def _one_of(name: str, table: dict[str, Any]) -> str:
-    if name not in table:
-        raise ValueError(f"choose one of {', '.join(table)}")
-    return name
+from sepclip.model.losses import LOSSES
+from sepclip.settings import Config
 
 
 def configs_folder() -> Path:
@@ -208,21 +20,27 @@ def configs_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
-def config_names() -> list[str]:
-    """Return the names of the configurations that come with sepclip: their paths below the folder, without ending."""
-    folder = configs_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+def load_config(
+    recipe: str | None = None,
+    settings: Iterable[str] = (),
+    flags: dict[str, Any] | None = None,
+    *,
+    changes: Iterable[tuple[str, dict[str, Any]]] = (),
+) -> Config:
+    """Resolve a configuration: base.yaml, then ``recipe``, ``changes``, ``settings`` ("key=value") and ``flags``.
 
-
-def load_config(recipe: str | None = None, settings: Iterable[str] = (), flags: dict[str, Any] | None = None) -> Config:
-    """Resolve a configuration: base.yaml, then ``recipe``, then ``settings`` ("key=value"), then ``flags``.
-
-    ``recipe`` is a file, or the name of one that comes with sepclip. ``flags`` maps dotted keys to values; None
-    changes nothing. Raises UserError for unknown keys and values that are not allowed.
+    ``recipe`` is a file, or the name of one that comes with sepclip. ``changes`` are keys with their values, sections
+    or dotted, each with the words that say where they stand. ``flags`` maps dotted keys to values; None changes
+    nothing. Raises UserError for unknown keys and values that are not allowed.
     """
-    tree = _read(configs_folder() / "base.yaml")
+    tree = read_yaml(configs_folder() / "base.yaml")
     if recipe is not None:
-        _merge(tree, _read(_recipe_path(recipe)), recipe)
+        own = read_yaml(shipped_path(recipe, "--config"))
+        if "grid" in own:
+            raise UserError(f"--config {recipe}: a grid of many configurations; `sepclip sweep {recipe} DATA` runs it")
+        _merge(tree, own, recipe)
+    for where, change in changes:
+        _merge(tree, change, where)
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
@@ -244,7 +62,7 @@ def load_config(recipe: str | None = None, settings: Iterable[str] = (), flags: 
 def load_run_config(path: Path) -> Config:
     """Read the resolved configuration of a run."""
     try:
-        return Config.model_validate(_read(path))
+        return Config.model_validate(read_yaml(path))
     except ValidationError as error:
         problems = "; ".join(_told(problem) for problem in error.errors())
         raise UserError(f"{path} is not the configuration of a run of this sepclip: {problems}") from error
@@ -286,7 +104,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds keys and values; UserError where it is none. An empty one gives none."""
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -298,14 +117,25 @@ def _read(path: Path) -> dict[str, Any]:
     return tree or {}
 
 
-def _recipe_path(recipe: str) -> Path:
-    if Path(recipe).is_file():
-        return Path(recipe)
-    shipped = configs_folder() / f"{recipe}.yaml"
-    if shipped.is_file():
-        return shipped
-    names = ", ".join(config_names())
-    raise UserError(f"--config {recipe}: no such file, and none of those that come with sepclip ({names})")
+def shipped(*, grids: bool = False) -> list[str]:
+    """Return the names of the configurations that come with sepclip: the recipes, or the grids for a sweep, by path."""
+    folder = configs_folder()
+    return sorted(
+        path.relative_to(folder).with_suffix("").as_posix()
+        for path in folder.rglob("*.yaml")
+        if ("grid" in read_yaml(path)) == grids
+    )
+
+
+def shipped_path(name: str, asked_by: str, *, grids: bool = False) -> Path:
+    """Return the file ``name``, or the one of that name that comes with sepclip; UserError where there is neither."""
+    if Path(name).is_file():
+        return Path(name)
+    found = configs_folder() / f"{name}.yaml"
+    if found.is_file():
+        return found
+    names = ", ".join(shipped(grids=grids))
+    raise UserError(f"{asked_by} {name}: no such file, and none of those that come with sepclip ({names})")
 
 
 def _merge(tree: dict[str, Any], changes: dict[str, Any], where: str) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 from sepclip import evaluation, scoring
 from sepclip.audio.files import find_sounds, write_text
-from sepclip.config import Config, load_config
+from sepclip.config import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet, part_names
 from sepclip.mixing.preparation import VoiceSettings, prepare_voices
 from sepclip.separation import separate_files
+from sepclip.settings import Config
 from sepclip.terminal import say
 from sepclip.training.loop import train
 from sepclip.training.run import Run, resolve_device

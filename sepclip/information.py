@@ -12,7 +12,7 @@ import torch
 import sepclip
 from sepclip.audio.bsseval import load_museval_metrics
 from sepclip.audio.resample import load_torchaudio
-from sepclip.config import config_names
+from sepclip.config import shipped
 from sepclip.errors import UserError
 from sepclip.mixing.corpora import corpora
 from sepclip.model.networks import NETWORKS
@@ -54,7 +54,8 @@ def gather() -> dict[str, Any]:
         "sound_formats": sorted(set(soundfile.available_formats()) - {"RAW"}),
         "corpora": sorted(corpora()),
         "networks": {name: losses_of(name) for name in NETWORKS},
-        "configs": config_names(),
+        "configs": shipped(),
+        "grids": shipped(grids=True),
     }
 
 
@@ -79,6 +80,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"corpora:  {', '.join(facts['corpora'])}",
         *(f"network:  {name}, with the losses {', '.join(losses)}" for name, losses in facts["networks"].items()),
         f"configs:  {', '.join(facts['configs'])}",
+        f"grids:    {', '.join(facts['grids'])}",
     ]
 
 

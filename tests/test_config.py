@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sepclip.config import Config, config_names, configs_folder, differences, flatten, load_config, with_kmeans
+from sepclip.config import configs_folder, differences, flatten, load_config, shipped, with_kmeans
 from sepclip.errors import UserError
 from sepclip.model.losses import LossSettings
 from sepclip.model.networks import NETWORKS
+from sepclip.settings import Config
 
 
 def test_base_holds_every_key_with_a_comment() -> None:
@@ -19,7 +20,7 @@ def test_base_holds_every_key_with_a_comment() -> None:
             assert " # " in line, f"no comment: {line}"
 
 
-@pytest.mark.parametrize("name", config_names())
+@pytest.mark.parametrize("name", shipped())
 def test_every_recipe_is_valid_and_changes_something(name: str) -> None:
     config = load_config(name)
     tree = yaml.safe_load((configs_folder() / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -98,6 +99,21 @@ def test_a_wrong_recipe_is_told(tmp_path: Path) -> None:
         load_config(str(broken))
 
 
+def test_a_grid_is_no_recipe() -> None:
+    assert shipped(grids=True) == ["table1"]
+    assert "table1" not in shipped()
+    with pytest.raises(UserError, match="sepclip sweep table1 DATA"):
+        load_config("table1")
+
+
+def test_changes_come_between_recipe_and_settings_and_are_told_by_their_place() -> None:
+    changes = [("a file", {"model": {"layers": 1}, "clip": "none"}), ("cell 3", {"model.hidden": 5})]
+    config = load_config("demo", ["clip=auto:1"], changes=changes)
+    assert (config.model.layers, config.model.hidden, config.clip) == (1, 5, "auto:1")
+    with pytest.raises(UserError, match=r"cell 3: there is no key 'model\.hiden'; did you mean model\.hidden"):
+        load_config(changes=[("cell 3", {"model.hiden": 5})])
+
+
 def test_a_resolved_configuration_reads_back_the_same() -> None:
     config = load_config("demo", ["clip=norm:0.5"])
     assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
@@ -129,7 +145,7 @@ def test_the_paper_recipes_are_the_papers(name: str) -> None:
 
 
 def test_every_paper_recipe_is_looked_at() -> None:
-    assert {name for name in config_names() if name.startswith("paper/")} == {f"paper/{name}" for name in PAPER}
+    assert {name for name in shipped() if name.startswith("paper/")} == {f"paper/{name}" for name in PAPER}
 
 
 def test_settings_of_losses_and_networks_are_those_of_their_code() -> None:

@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from sepclip.cli import app
-from sepclip.config import config_names
+from sepclip.config import shipped
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def test_every_option_named_in_the_readme_exists() -> None:
 
 
 def test_every_shipped_configuration_is_in_the_readme() -> None:
-    for name in config_names():
+    for name in shipped():
         assert f"`{name}`" in README
 
 

@@ -11,7 +11,7 @@ import torch
 
 from sepclip.errors import UserError
 from sepclip.evaluation import METRICS, document, folder_items, summarise
-from sepclip.scoring import Row, score
+from sepclip.scoring import Row, score, score_si_sdr
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, assert_told, sepclip, train_tiny
 
@@ -309,3 +309,17 @@ def test_a_clustering_run_is_scored_by_other_masks_too(small_set: Path, tiny_run
     assert Run.open(tiny_run).separator(cpu).clusters_by() is None
     with pytest.raises(UserError, match="--loss mi and clusters nothing"):
         Run.open(tiny_run).separator(cpu, "masks=soft")
+
+
+def test_si_sdr_alone_is_the_si_sdr_of_the_whole_score(tmp_path: Path) -> None:
+    first, second = voices()
+    lay_out(tmp_path / "ref", "a", [first, second])
+    lay_out(tmp_path / "est", "a", [second + 0.1 * first, first])
+    lay_out(tmp_path / "ref", "silent", [first, second])
+    lay_out(tmp_path / "est", "silent", [first + 0.1 * second, 0 * second])
+    alone = score_si_sdr(*folder_items(tmp_path / "est", tmp_path / "ref", None))
+    for short, whole in zip(alone, rows_of(tmp_path / "est", tmp_path / "ref"), strict=True):
+        assert (short.name, short.source) == (whole.name, whole.source)
+        assert (short.si_sdr, short.si_sdr_improvement) == (whole.si_sdr, whole.si_sdr_improvement)
+    assert [row.status for row in alone] == ["perfect", "ok", "ok", "excluded"]
+    assert alone[3].reason == "silent estimate"

@@ -27,8 +27,8 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from sepclip.clip import global_norm
-from sepclip.config import Dynamics
 from sepclip.errors import UserError
+from sepclip.settings import Dynamics
 from sepclip.training.journal import append_row, cut_metrics, finite
 from sepclip.training.run import DYNAMICS, Run
 from sepclip.training.state import TrainingState

@@ -15,12 +15,12 @@ import torch
 from sepclip import clip
 from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
 from sepclip.audio.permutation import best_permutation
-from sepclip.config import Config
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
 from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.losses import LOSSES
 from sepclip.model.separator import Separator
+from sepclip.settings import Config
 from sepclip.terminal import say, warn
 from sepclip.training import checkpoint
 from sepclip.training.dynamics import Watch

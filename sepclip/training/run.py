@@ -15,16 +15,17 @@ import torch
 
 import sepclip
 from sepclip.audio.files import write_text
-from sepclip.config import DEVICE, Config, differences, load_run_config, with_kmeans
+from sepclip.config import differences, load_run_config, with_kmeans
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import Separator
+from sepclip.settings import DEVICE, Config
 from sepclip.training import checkpoint
 from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
 # a resumed run may change what does not change the course of its training
-_MAY_CHANGE = {
+MAY_CHANGE = {
     "device",
     "train.epochs",
     "train.steps",
@@ -77,7 +78,7 @@ class Run:
         """
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose a folder for the run")
-        with _hold(path) if path.exists() else nullcontext():
+        with hold(path) if path.exists() else nullcontext():
             return cls._start_or_resume(path, config, data)
 
     @classmethod
@@ -117,7 +118,7 @@ class Run:
             raise UserError(f"{path} was trained on other mixtures than {data.path}: choose another --run")
         changed = differences(run.config, config)
         automatic = {key for key in ("device", "precision") if changed.get(key, ("", ""))[1] == "auto"}
-        allowed = _MAY_CHANGE | automatic
+        allowed = MAY_CHANGE | automatic
         if config.optimizer.schedule == "cosine":  # its learning rates follow from the number of steps
             allowed = allowed - {"train.epochs", "train.steps"}
         refused = {key: change for key, change in changed.items() if key not in allowed}
@@ -142,7 +143,7 @@ class Run:
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the run for this process; UserError where another one trains it. A kill lets go of it."""
-        return _hold(self.path)
+        return hold(self.path)
 
     def checkpoint_path(self, which: str) -> Path:
         """Return where the checkpoint ``last`` or ``best`` is saved."""
@@ -170,14 +171,19 @@ class Run:
         raise UserError(f"{self.path} has no checkpoint yet: let `sepclip train` reach one")
 
 
+class Busy(UserError):
+    """Another process works in the folder."""
+
+
 @contextmanager
-def _hold(path: Path) -> Iterator[None]:
+def hold(path: Path, doing: str = "being trained") -> Iterator[None]:
+    """Hold a folder for this process until the end of the block; Busy where another one does. A kill lets go of it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise UserError(f"{path} is being trained by another process: wait for it, or stop it") from error
+        raise Busy(f"{path} is {doing} by another process: wait for it, or stop it") from error
     finally:
         os.close(handle)
 

@@ -11,8 +11,8 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 
 from sepclip import clip
 from sepclip.audio.stft import STFT
-from sepclip.config import Config
 from sepclip.model.separator import Separator
+from sepclip.settings import Config
 
 
 def build_separator(config: Config, rate_hz: int, sources: int) -> Separator:

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from sepclip.config import Dynamics, load_config
+from sepclip.config import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.dataset import Batch
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.pictures import draw_dynamics
+from sepclip.settings import Dynamics
 from sepclip.training.dynamics import Records, Surroundings, Watch, correlation, local_smoothness, parse_dynamics
 from sepclip.training.loop import mean_loss, take_step, train
 from sepclip.training.run import Run

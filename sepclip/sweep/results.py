@@ -1,0 +1,67 @@
+"""What is known of one cell: its scores by file, or that it is missing or has failed."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sepclip.sweep.grid import Cell
+from sepclip.sweep.worker import SCORES
+
+METRICS = ("si_sdr", "si_sdr_improvement")
+TITLES = {"si_sdr": "SI-SDR", "si_sdr_improvement": "SI-SDR improvement"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell that is ``done``, ``missing`` or ``failed``.
+
+    ``scores``: metric to file to dB, the mean over the sources of the file; a file of which a source has no score is
+    in ``excluded`` with the reason. ``training``: the summary of its training.
+    """
+
+    cell: Cell
+    run: Path
+    log: Path
+    status: str = "missing"
+    reason: str | None = None
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_failed(self, reason: str) -> "Result":
+        """Return the same cell, failed."""
+        return replace(self, status="failed", reason=reason, scores={}, excluded={}, training={})
+
+    def mean(self, metric: str) -> float:
+        """Return the mean over the files in dB; NaN where there is none."""
+        values = self.scores.get(metric, {}).values()
+        return fmean(values) if values else float("nan")
+
+
+def read_result(cell: Cell, run: Path, log: Path, group: str | None) -> Result:
+    """Read the scores of a cell on the test mixtures of ``group`` (None: all); missing where they are not its own."""
+    result = Result(cell, run, log)
+    try:
+        document = json.loads((run / SCORES / "scores.json").read_text(encoding="utf-8"))
+        if document["cell"] != cell.digest:
+            return result
+        files: dict[str, list[dict[str, Any]]] = {}
+        for row in document["rows"]:
+            if group is None or row["group"] == group:
+                files.setdefault(row["name"], []).append(row)
+        training = document["training"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return result  # no scores, or none that can be read: to be made
+    excluded = {
+        name: next((row["reason"] for row in rows if row["reason"]), "perfect: an infinite score is in no mean")
+        for name, rows in files.items()
+        if any(row[metric] is None for row in rows for metric in METRICS)
+    }
+    scores = {
+        metric: {name: fmean(row[metric] for row in rows) for name, rows in files.items() if name not in excluded}
+        for metric in METRICS
+    }
+    return replace(result, status="done", scores=scores, excluded=excluded, training=training)
