@@ -1,7 +1,8 @@
-"""Adapters of the clipping rules for other people's training loops; each imports its library only when imported itself.
+"""Adapters of the clipping rules for other people's training loops, and what these share.
 
-``optimizer``: any torch optimizer, by its step hook. ``lightning``: a callback. ``huggingface``: a mixin for the Trainer.
-For Accelerate the rule itself is enough: ``examples/with_accelerate.py``.
+``optimizer``: any torch optimizer, by its step hook. ``lightning``: a callback. ``huggingface``: a mixin for the
+Trainer. Each imports its library only when it is imported itself. For Accelerate the rule is enough as it is:
+``examples/with_accelerate.py``.
 """
 
 import copy
@@ -25,7 +26,9 @@ def parameters_of(optimizer: Optimizer, names: dict[Tensor, str]) -> list[tuple[
     """Return what the optimizer moves, with the names of the model. Raises ValueError where one has no name."""
     found = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if lost := [tuple(parameter.shape) for parameter in found if parameter not in names]:
-        raise ValueError(f"the optimizer moves {len(lost)} tensors that the named parameters lack, of shapes {lost[:3]}")
+        raise ValueError(
+            f"the optimizer moves {len(lost)} tensors that the named parameters lack, of shapes {lost[:3]}"
+        )
     return [(names[parameter], parameter) for parameter in found]
 
 

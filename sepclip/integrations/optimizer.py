@@ -102,9 +102,7 @@ class OptimizerClip:
         self._arriving = None
 
 
-def clip_before_step(
-    optimizer: Optimizer, rule: Rule | str, named_parameters: Named | None = None
-) -> OptimizerClip:
+def clip_before_step(optimizer: Optimizer, rule: Rule | str, named_parameters: Named | None = None) -> OptimizerClip:
     """Clip the gradients of ``optimizer`` by ``rule`` at the beginning of each of its steps.
 
     ``rule`` is a text such as ``"auto:10"``, or a rule, of which a copy is taken. ``named_parameters``, best those of
