@@ -12,6 +12,7 @@ PACKAGE = Path(sepclip.__file__).parent
 LAYERS = {
     "errors": set(),
     "clip": set(),
+    "integrations": {"clip"},
     "startup": set(),
     "terminal": {"errors"},
     "audio": {"errors"},
@@ -77,6 +78,14 @@ def test_clip_can_be_copied_into_any_script() -> None:
     import sys
 
     assert {name.split(".")[0] for name in imported(PACKAGE / "clip.py")} <= {*sys.stdlib_module_names, "torch"}
+
+
+def test_only_an_adapter_imports_its_library() -> None:
+    libraries = {"lightning", "pytorch_lightning", "transformers", "accelerate"}
+    users = {name for name, path in modules().items() if libraries & {one.split(".")[0] for one in imported(path)}}
+    assert users == {"integrations.lightning"}
+    above = [n for n, p in modules().items() if any(one.startswith("sepclip.integrations") for one in imported(p))]
+    assert {name.split(".")[0] for name in above} == {"integrations"}
 
 
 @pytest.mark.parametrize(("package", "home"), [("torchaudio", "audio/resample.py"), ("museval", "audio/bsseval.py")])

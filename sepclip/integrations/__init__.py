@@ -26,9 +26,7 @@ def parameters_of(optimizer: Optimizer, names: dict[Tensor, str]) -> list[tuple[
     """Return what the optimizer moves, with the names of the model. Raises ValueError where one has no name."""
     found = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if lost := [tuple(parameter.shape) for parameter in found if parameter not in names]:
-        raise ValueError(
-            f"the optimizer moves {len(lost)} tensors that the named parameters lack, of shapes {lost[:3]}"
-        )
+        raise ValueError(f"the optimizer moves {len(lost)} tensors that have no name, of shapes {lost[:3]}")
     return [(names[parameter], parameter) for parameter in found]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 try:
     import lightning.pytorch as pl
 except ImportError:  # the same library under its older name; callbacks of one work in the trainers of the other
-    import pytorch_lightning as pl  # type: ignore[no-redef]
+    import pytorch_lightning as pl
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -74,9 +74,7 @@ class GradientClipping(pl.Callback):
         """Clip. Lightning calls this once an update, gradients complete and unscaled."""
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            raise ValueError(
-                f"a fused {type(optimizer).__name__} unscales within its step, after clipping: fused=False"
-            )
+            raise ValueError(f"fused {type(optimizer).__name__} unscales its gradients after clipping: use fused=False")
         index = next(i for i, one in enumerate(trainer.optimizers) if one is optimizer)
         before, rule = self.last[index], self.rules[index]
         step = self.last[index] = rule(parameters_of(optimizer, self._names))

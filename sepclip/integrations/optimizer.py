@@ -65,6 +65,8 @@ class OptimizerClip:
                 "step(closure) makes its gradients after this hook, so they cannot be clipped here (LBFGS, Lightning): "
                 "step without a closure, or in Lightning use sepclip.integrations.lightning"
             )
+        if "grad_scaler" in kwargs:  # an old protocol of GradScaler: step() alone knows the scale
+            raise TypeError(f"{type(optimizer).__name__} unscales within its step(grad_scaler=...), after this hook")
         if not self._unscale():
             return
         before, self.last = self.last, self.rule(self._parameters())
