@@ -17,7 +17,7 @@ from sepclip.clip import Rule
 from sepclip.integrations import as_rule
 from sepclip.integrations.optimizer import OptimizerClip, clip_before_step
 
-TESTED = "transformers 4.46 to 5.23"
+TESTED = "transformers 4.51 to 5.23"
 
 
 class ClipMixin:

@@ -1,11 +1,9 @@
 """The clipping rules as a Lightning callback: ``Trainer(callbacks=[GradientClipping("auto:10")])``."""
 
+import importlib
+import sys
+import warnings
 from typing import Any
-
-try:
-    import lightning.pytorch as pl
-except ImportError:  # the same library under its older name; callbacks of one work in the trainers of the other
-    import pytorch_lightning as pl
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -13,10 +11,25 @@ from torch.optim import Optimizer
 from sepclip.clip import Rule, Step
 from sepclip.integrations import as_rule, parameters_of, tell_skipped
 
+NAMES = ("lightning.pytorch", "pytorch_lightning")
 SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
 
 
-class GradientClipping(pl.Callback):
+def _library() -> Any:
+    """Return Lightning. It goes by two names whose classes do not mix: the one that the script has imported counts."""
+    for name in sorted(NAMES, key=lambda name: name not in sys.modules):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name not in (name, name.split(".")[0]):
+                raise  # it is there, but something that it needs is not
+    raise ModuleNotFoundError("Lightning is not installed: pip install lightning", name="lightning")
+
+
+Callback: Any = _library().Callback
+
+
+class GradientClipping(Callback):  # type: ignore[misc]
     """Clips what each optimizer is about to use, once an update, after unscaling; keeps its history in the checkpoint.
 
     One rule, as text or as object, serves all optimizers, each with a history of its own; or give one rule each, in
@@ -68,7 +81,11 @@ class GradientClipping(pl.Callback):
                 rule.load_state_dict(state)
             self._arriving = None
         elif trainer.ckpt_path:
-            pl.utilities.rank_zero_warn(f"the checkpoint has no history of {self.rules[0]!r}: it starts afresh")
+            warnings.warn(
+                f"the checkpoint has no history of a clipping rule: {self.rules[0]!r} starts afresh",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Optimizer) -> None:
         """Clip. Lightning calls this once an update, gradients complete and unscaled."""

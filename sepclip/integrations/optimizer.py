@@ -8,6 +8,9 @@
 
 With a GradScaler nothing changes: ``scaler.step(optimizer)`` unscales before the hook runs, and where it leaves that to
 a fused optimizer, the hook does it. With accumulation the hook runs once an update, because it is the update.
+
+Functions that rebuild an optimizer's state (torch.distributed.checkpoint, ``copy.deepcopy`` of the optimizer) drop what
+is not theirs: save ``clip.rule.state_dict()`` beside it then. Loading such a state is warned about.
 """
 
 import warnings

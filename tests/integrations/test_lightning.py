@@ -1,6 +1,8 @@
 """The Lightning callback equals a loop with the rule called by hand, and its history goes through checkpoints."""
 
 import csv
+import importlib.util
+import sys
 
 import lightning.pytorch as pl
 import pytest
@@ -11,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 
 from sepclip.clip import AutoClip, TooManySkipped, parse
+from sepclip.integrations import lightning as adapter
 from sepclip.integrations.lightning import SHARDING, GradientClipping
 from tests.integrations.plain import RULE, Names, adam, batches, loss, network, same, train
 
@@ -84,7 +87,18 @@ def test_it_is_the_rule_by_hand_to_the_last_bit(accumulate):
     assert 0 < rule.clipped < rule.steps
 
 
-def test_it_works_in_the_library_of_the_older_name():
+def imported_again():
+    """Return the adapter as it is when it meets the present modules."""
+    spec = importlib.util.spec_from_file_location("again", adapter.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_works_in_the_library_of_the_older_name(monkeypatch):
+    monkeypatch.delitem(sys.modules, "lightning.pytorch")
+    older_clip = imported_again().GradientClipping
+
     class OlderModule(older.LightningModule):
         def __init__(self):
             super().__init__()
@@ -95,11 +109,18 @@ def test_it_works_in_the_library_of_the_older_name():
 
         training_step = Module.training_step
 
-    module = OlderModule()
-    rule, data, clip = parse(RULE), batches(8), GradientClipping(RULE)
+    module, rule, data, clip = OlderModule(), parse(RULE), batches(8), older_clip(RULE)
+    assert isinstance(clip, older.Callback)
     fit(module, data, clip, library=older)
     assert same(module.net, train(rule, data))
     assert clip.rules[0].state_dict() == rule.state_dict()
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch):
+    for name in adapter.NAMES:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ModuleNotFoundError, match="pip install lightning"):
+        imported_again()
 
 
 def test_every_optimizer_has_its_own_history():
@@ -200,7 +221,7 @@ def test_going_on_in_the_same_process_keeps_the_history():
 
 def test_a_checkpoint_without_a_history_is_told(tmp_path):
     fit(Module(), batches(2)).save_checkpoint(tmp_path / "bare.ckpt")
-    with pytest.warns(UserWarning, match="no history of auto:50: it starts afresh"):
+    with pytest.warns(RuntimeWarning, match="no history of a clipping rule: auto:50 starts afresh"):
         fit(Module(), batches(2), GradientClipping(RULE), max_epochs=2, resume=tmp_path / "bare.ckpt")
 
 
