@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sepclip.clip import Rule, Step
-from sepclip.integrations import as_rule, parameters_of, tell_skipped
+from sepclip.integrations import as_rule, parameters_of, refuse_sharded, tell_skipped
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
@@ -36,8 +36,9 @@ class GradientClipping(Callback):  # type: ignore[misc]
     the order of ``configure_optimizers``. Logs ``clip/norm``, ``clip/threshold``, ``clip/clipped`` (0 or 1) and
     ``clip/skipped`` (steps so far); with several optimizers ``clip/0/norm`` and so on.
 
-    Works with automatic and manual optimization. Raises ValueError where the Trainer clips too (``gradient_clip_val``),
-    where it shards gradients, and for fused optimizers under a GradScaler, which see no unscaled gradients.
+    Works with automatic and manual optimization. The module's own ``on_before_optimizer_step`` comes after it. Raises
+    ValueError where the Trainer clips too (``gradient_clip_val``), where gradients are split over devices, and for
+    fused optimizers under a GradScaler, whose gradients are unscaled too late.
     """
 
     def __init__(self, *rules: Rule | str):
@@ -74,6 +75,7 @@ class GradientClipping(Callback):  # type: ignore[misc]
             self.rules = [as_rule(rule) for rule in given]
             self.last = [None] * count
         self._names = {tensor: name for name, tensor in pl_module.named_parameters()}
+        refuse_sharded(self._names)
         if self._arriving is not None:
             if len(self._arriving) != count:
                 raise ValueError(f"the checkpoint has clipped {len(self._arriving)} optimizers, here are {count}")
@@ -106,4 +108,4 @@ class GradientClipping(Callback):  # type: ignore[misc]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training starts: Lightning restores callbacks before there are optimizers."""
-        self._arriving = state_dict["rules"]
+        self._arriving = state_dict["rules"] or None  # empty where it was saved before training

@@ -18,7 +18,7 @@ class Names(Rule):
         super().__init__()
         self.seen: list[str] = []
 
-    def __call__(self, parameters: Iterable[tuple[str, Tensor]]) -> Step:  # type: ignore[override]
+    def __call__(self, parameters: Iterable[tuple[str, Tensor]]) -> Step:
         self.seen = [name for name, _ in parameters]
         self.steps += 1
         return Step(1.0, 1.0, 1.0)
@@ -63,7 +63,7 @@ def train(
         optimizer.zero_grad()
         for batch in data[start : start + accumulate]:
             (loss(net, batch) / accumulate).backward()
-        rule(net.named_parameters())  # type: ignore[arg-type]
+        rule(net.named_parameters())
         optimizer.step()
         scheduler.step()
     return net

@@ -224,6 +224,18 @@ def test_a_rule_given_to_two_optimizers_keeps_two_histories():
     assert (first.rule.steps, second.rule.steps, rule.steps) == (2, 5, 0)
 
 
+def test_split_parameters_are_refused(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
+        net = torch.nn.Linear(2, 2, bias=False)
+        net.weight = torch.nn.Parameter(torch.distributed.tensor.distribute_tensor(net.weight, mesh))
+        with pytest.raises(ValueError, match="split over devices"):
+            clip_before_step(adam(net), RULE)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_what_is_no_optimizer_is_refused():
     with pytest.raises(TypeError, match="no torch optimizer"):
         clip_before_step(torch.optim.lr_scheduler.StepLR(adam(network()), 1).__dict__, RULE)
