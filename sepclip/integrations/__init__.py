@@ -30,12 +30,6 @@ def parameters_of(optimizer: Optimizer, names: dict[Tensor, str]) -> list[tuple[
     return [(names[parameter], parameter) for parameter in found]
 
 
-def refuse_sharded(parameters: Iterable[Tensor]) -> None:
-    """Raise ValueError for parameters of which each device holds a part: the norm of a part is not the norm."""
-    if any(type(parameter).__name__ == "DTensor" for parameter in parameters):
-        raise ValueError("the parameters are split over devices (DTensor); the rules need whole gradients")
-
-
 def tell_skipped(step: Step, before: Step | None, where: str) -> None:
     """Warn about a skipped step, once where several follow on each other."""
     if step.skipped and not (before and before.skipped):

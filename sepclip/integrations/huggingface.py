@@ -40,7 +40,7 @@ class ClipMixin:
             raise TypeError("ClipMixin stands before a Trainer: class ClippedTrainer(ClipMixin, Trainer)")
         for engine in ("is_deepspeed_enabled", "is_fsdp_enabled", "is_fsdp_xla_enabled"):
             if getattr(self, engine, False):
-                raise ValueError(f"{engine.split('_')[1]} splits gradients over devices; the rules need them whole")
+                raise ValueError(f"{engine.split('_')[1]} splits gradients over devices, which ClipMixin cannot clip")
         self._switch_off_built_in()
 
     def _switch_off_built_in(self) -> None:

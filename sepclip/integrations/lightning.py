@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from sepclip.clip import Rule, Step
-from sepclip.integrations import as_rule, parameters_of, refuse_sharded, tell_skipped
+from sepclip.integrations import as_rule, parameters_of, tell_skipped
 
 NAMES = ("lightning.pytorch", "pytorch_lightning")
 SHARDING = ("FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy")
@@ -63,7 +63,7 @@ class GradientClipping(Callback):  # type: ignore[misc]
             )
         strategy = type(trainer.strategy)
         if any(base.__name__ in SHARDING for base in strategy.__mro__):
-            raise ValueError(f"{strategy.__name__} splits gradients over devices; the rules need them whole")
+            raise ValueError(f"{strategy.__name__} splits gradients over devices, which this callback cannot clip")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Make a rule for each optimizer, or go on with those of the checkpoint."""
@@ -75,7 +75,6 @@ class GradientClipping(Callback):  # type: ignore[misc]
             self.rules = [as_rule(rule) for rule in given]
             self.last = [None] * count
         self._names = {tensor: name for name, tensor in pl_module.named_parameters()}
-        refuse_sharded(self._names)
         if self._arriving is not None:
             if len(self._arriving) != count:
                 raise ValueError(f"the checkpoint has clipped {len(self._arriving)} optimizers, here are {count}")

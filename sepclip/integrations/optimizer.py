@@ -21,7 +21,7 @@ import torch
 from torch.optim import Optimizer
 
 from sepclip.clip import Rule, Step
-from sepclip.integrations import Named, as_rule, parameters_of, refuse_sharded, tell_skipped
+from sepclip.integrations import Named, as_rule, parameters_of, tell_skipped
 
 KEY = "sepclip"
 """Where the state of the rule lies in the optimizer's own state."""
@@ -40,7 +40,6 @@ class OptimizerClip:
         self._names = None if named_parameters is None else {tensor: name for name, tensor in named_parameters}
         self._arriving: dict[str, Any] | None = None
         self._parameters()  # an optimizer of strangers is refused now, not in the first step
-        refuse_sharded(parameter for group in optimizer.param_groups for parameter in group["params"])
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_state_dict_post_hook(self._save),
@@ -115,7 +114,7 @@ def clip_before_step(optimizer: Optimizer, rule: Rule | str, named_parameters: N
     the whole model, are needed by rules that act per layer; an optimizer made from named parameters has them itself.
 
     The rule's state is saved and loaded with the optimizer's. Raises ValueError where the optimizer is clipped already,
-    or moves a parameter that has no name or is split over devices; its ``step`` raises TypeError for a closure.
+    or moves a parameter that has no name; its ``step`` raises TypeError for a closure.
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
         optimizer = inner  # Accelerate and Lightning wrap optimizers; the hooks are those of the innermost

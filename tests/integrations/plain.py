@@ -8,11 +8,14 @@ from torch import Tensor
 from sepclip.clip import Rule, Step
 
 Batch = tuple[Tensor, Tensor]
-RULE = "auto:50"  # clips some of the steps, and with growing noise many
+RULE = "auto:50"  # clips some of the steps
+RULES = [RULE, "auto:50,per=layer"]
 
 
 class Names(Rule):
     """Clips nothing and writes down the names it is given."""
+
+    name = "names"
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,8 +57,9 @@ def train(
     accumulate: int = 1,
     make: Callable[[torch.nn.Module], torch.optim.Optimizer] = adam,
     decay_every: int = 0,
+    steps: list[Step] | None = None,
 ) -> torch.nn.Module:
-    """Train by hand; the learning rate halves every ``decay_every`` updates."""
+    """Train by hand; the learning rate halves every ``decay_every`` updates. What the rule did is added to ``steps``."""
     net = network()
     optimizer = make(net)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, decay_every or 10**9, gamma=0.5)
@@ -63,7 +67,9 @@ def train(
         optimizer.zero_grad()
         for batch in data[start : start + accumulate]:
             (loss(net, batch) / accumulate).backward()
-        rule(net.named_parameters())
+        step = rule(net.named_parameters())
+        if steps is not None:
+            steps.append(step)
         optimizer.step()
         scheduler.step()
     return net
