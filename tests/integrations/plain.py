@@ -58,8 +58,12 @@ def train(
     make: Callable[[torch.nn.Module], torch.optim.Optimizer] = adam,
     decay_every: int = 0,
     steps: list[Step] | None = None,
+    prefix: str = "",
 ) -> torch.nn.Module:
-    """Train by hand; the learning rate halves every ``decay_every`` updates. What the rule did is added to ``steps``."""
+    """Train by hand; the learning rate halves every ``decay_every`` updates.
+
+    What the rule did is added to ``steps``. ``prefix`` is what the network is called in the model of a library.
+    """
     net = network()
     optimizer = make(net)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, decay_every or 10**9, gamma=0.5)
@@ -67,7 +71,7 @@ def train(
         optimizer.zero_grad()
         for batch in data[start : start + accumulate]:
             (loss(net, batch) / accumulate).backward()
-        step = rule(net.named_parameters())
+        step = rule(net.named_parameters(prefix))
         if steps is not None:
             steps.append(step)
         optimizer.step()

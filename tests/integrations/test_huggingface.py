@@ -51,7 +51,7 @@ def test_it_is_the_rule_by_hand_to_the_last_bit(accumulate, text):
     rule, data = parse(text), batches(24)
     clipped = trainer(data, text, decay_every=3, gradient_accumulation_steps=accumulate)
     clipped.train()
-    assert same(clipped.model.net, train(rule, data, accumulate, decay_every=3))
+    assert same(clipped.model.net, train(rule, data, accumulate, decay_every=3, prefix="net"))
     assert clipped.clip.rule.state_dict() == rule.state_dict()
     assert rule.steps == 24 // accumulate
     assert 0 < rule.clipped < rule.steps

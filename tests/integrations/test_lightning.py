@@ -82,7 +82,7 @@ def test_it_is_the_rule_by_hand_to_the_last_bit(accumulate, text):
     rule, data = parse(text), batches(24)
     clip, module = GradientClipping(text), Module(decay_every=3)
     fit(module, data, clip, accumulate_grad_batches=accumulate)
-    assert same(module.net, train(rule, data, accumulate, decay_every=3))
+    assert same(module.net, train(rule, data, accumulate, decay_every=3, prefix="net"))
     assert clip.rules[0].state_dict() == rule.state_dict()
     assert clip.rules[0].steps == 24 // accumulate
     assert 0 < rule.clipped < rule.steps
