@@ -12,6 +12,7 @@ PACKAGE = Path(sepclip.__file__).parent
 LAYERS = {
     "errors": set(),
     "clip": set(),
+    "integrations": {"clip"},
     "startup": set(),
     "terminal": {"errors"},
     "audio": {"errors"},
@@ -102,6 +103,17 @@ def test_clip_can_be_copied_into_any_script() -> None:
     import sys
 
     assert {name.split(".")[0] for name in imported(PACKAGE / "clip.py")} <= {*sys.stdlib_module_names, "torch"}
+
+
+def test_adapters_are_imported_by_nobody_and_their_libraries_at_the_last_moment() -> None:
+    import sys
+
+    for name, path in modules().items():
+        if name.split(".")[0] == "integrations":
+            tops = {target.split(".")[0] for target in imported(path)}
+            assert tops <= {*sys.stdlib_module_names, "torch", "sepclip"}
+        else:
+            assert not [target for target in imported(path) if target.startswith("sepclip.integrations")]
 
 
 @pytest.mark.parametrize(("package", "home"), [("torchaudio", "audio/resample.py"), ("museval", "audio/bsseval.py")])

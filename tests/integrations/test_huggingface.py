@@ -1,0 +1,173 @@
+"""The Trainer mixin equals a loop with the rule called by hand; the Trainer's own clipping is off."""
+
+import math
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from sepclip.clip import AutoClip, Step, TooManySkipped, parse
+from sepclip.integrations.huggingface import ClipMixin
+from tests.integrations.plain import RULE, RULES, Names, adam, batches, loss, network, same, train
+
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x, labels):
+        return {"loss": loss(self.net, (x, labels))}
+
+
+class ClippedTrainer(ClipMixin, Trainer):
+    """Keeps the order of the data, so that the loop by hand sees the same batches."""
+
+    def get_train_dataloader(self):
+        data = [{"x": x, "labels": y} for batch in self.train_dataset for x, y in zip(*batch, strict=True)]
+        return self.accelerator.prepare(torch.utils.data.DataLoader(data, batch_size=3))
+
+
+class ScaledTrainer(ClippedTrainer):
+    """Scales the loss as for float16, which Accelerate does on GPUs only."""
+
+    def create_accelerator_and_postprocess(self):
+        super().create_accelerator_and_postprocess()
+        self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+
+
+def trainer(data, clip=RULE, kind=ClippedTrainer, make=adam, decay_every=10**9, **settings):
+    settings = {"num_train_epochs": 1, "logging_steps": 1, "save_strategy": "no", **settings}
+    arguments = TrainingArguments("out", use_cpu=True, report_to="none", disable_tqdm=True, **settings)
+    model = Model()
+    optimizer = make and make(model.net)
+    scheduler = make and torch.optim.lr_scheduler.StepLR(optimizer, decay_every, gamma=0.5)
+    return kind(clip=clip, model=model, args=arguments, train_dataset=data, optimizers=(optimizer, scheduler))
+
+
+@pytest.mark.parametrize("text", RULES)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_it_is_the_rule_by_hand_to_the_last_bit(accumulate, text):
+    rule, data = parse(text), batches(24)
+    clipped = trainer(data, text, decay_every=3, gradient_accumulation_steps=accumulate)
+    clipped.train()
+    assert same(clipped.model.net, train(rule, data, accumulate, decay_every=3, prefix="net"))
+    assert clipped.clip.rule.state_dict() == rule.state_dict()
+    assert rule.steps == 24 // accumulate
+    assert 0 < rule.clipped < rule.steps
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_loss_scaling_changes_nothing(fused):
+    data = batches(12)
+    plain, scaled = (
+        trainer(data, kind=kind, make=lambda net: torch.optim.Adam(net.parameters(), 0.05, fused=fused))
+        for kind in (ClippedTrainer, ScaledTrainer)
+    )
+    plain.train()
+    scaled.train()
+    assert scaled.optimizer.scaler is scaled.accelerator.scaler
+    assert scaled.accelerator.scaler.get_scale() == 2.0**12
+    assert same(plain.model, scaled.model)
+    assert plain.clip.rule.state_dict() == scaled.clip.rule.state_dict()
+
+
+def test_the_trainers_own_optimizer_is_clipped_under_the_models_names():
+    clipped = trainer(batches(2), Names(), make=None)
+    clipped.train()
+    assert sorted(clipped.clip.rule.seen) == ["net.0.bias", "net.0.weight", "net.2.bias", "net.2.weight"]
+
+
+def test_its_own_clipping_is_off():
+    """auto:100 never clips; the Trainer's default of 1.0 would."""
+    data = batches(8)
+    clipped = trainer(data, "auto:100")
+    clipped.train()
+    steps: list[Step] = []
+    assert same(clipped.model.net, train(parse("none"), data, steps=steps))
+    assert min(step.norm for step in steps) > 1
+    assert clipped.args.max_grad_norm == 0
+
+
+def test_a_chosen_max_grad_norm_is_refused():
+    with pytest.raises(
+        ValueError, match=r"max_grad_norm=0.5 would clip besides auto:50: leave it out, or clip='norm:0.5'"
+    ):
+        trainer(batches(2), max_grad_norm=0.5)
+    trainer(batches(2), max_grad_norm=0.0)
+
+
+@pytest.mark.parametrize("engine", ["deepspeed", "fsdp"])
+def test_sharded_gradients_are_refused(engine):
+    class Sharding(ClippedTrainer):
+        def create_accelerator_and_postprocess(self):
+            super().create_accelerator_and_postprocess()
+            setattr(self, f"is_{engine}_enabled", True)
+
+    with pytest.raises(ValueError, match=f"{engine} splits gradients"):
+        trainer(batches(2), kind=Sharding, make=None)
+
+
+@pytest.mark.parametrize("make", [adam, None], ids=["given optimizer", "the Trainer's own"])
+def test_a_resumed_run_is_the_uninterrupted_one(make):
+    data = batches(8)
+    straight = trainer(data, make=make, save_strategy="steps", save_steps=5, num_train_epochs=2)
+    straight.train()
+    resumed = trainer(data, make=make, num_train_epochs=2)
+    resumed.train(resume_from_checkpoint="out/checkpoint-5")
+    assert same(resumed.model, straight.model)
+    assert resumed.clip.rule.state_dict() == straight.clip.rule.state_dict()
+    assert resumed.clip.rule.steps == 16
+
+
+def test_a_second_training_goes_on_with_the_history():
+    clipped = trainer(batches(4))
+    clipped.train()
+    clipped.train()
+    assert clipped.clip.rule.steps == 8
+
+
+def test_a_bad_batch_moves_nothing_and_is_told_once():
+    clipped = trainer(batches(8, bad=[5, 6, 7]))
+    with pytest.warns(RuntimeWarning, match="optimizer step 6 is skipped: gradient is not finite") as told:
+        clipped.train()
+    assert len([one for one in told if "skipped" in str(one.message)]) == 1
+    assert clipped.clip.rule.skipped == 3
+    assert same(clipped.model.net, train(parse(RULE), batches(5)))
+
+
+def test_too_many_bad_steps_end_the_training():
+    with pytest.raises(TooManySkipped), pytest.warns(RuntimeWarning):
+        trainer(batches(5, bad=range(5)), AutoClip(10, most_skipped=4)).train()
+
+
+def test_what_it_did_is_logged():
+    clipped = trainer(batches(6, bad=[5]))
+    with pytest.warns(RuntimeWarning):
+        clipped.train()
+    steps: list[Step] = []
+    train(parse(RULE), batches(5), steps=steps)
+    rows = [row for row in clipped.state.log_history if "loss" in row]
+    assert [row["grad_norm"] for row in rows[:5]] == [step.norm for step in steps]
+    assert [row["clip_threshold"] for row in rows[:5]] == [step.threshold for step in steps]
+    assert rows[4]["clipped_share"] == sum(step.clipped for step in steps) / 5
+    assert "grad_norm" not in rows[5]
+    assert rows[5]["skipped_steps"] == 1
+    assert all(math.isfinite(value) for value in rows[5].values())
+
+
+def test_a_trainer_that_bypasses_create_optimizer_is_told():
+    class Bypassing(ClippedTrainer):
+        def create_optimizer(self, model=None):
+            self.optimizer = adam(self.model)
+            return self.optimizer
+
+    with pytest.raises(RuntimeError, match=r"auto:50 is not attached.*super\(\)"):
+        trainer(batches(2), kind=Bypassing, make=None).train()
+
+
+def test_the_mixin_stands_first():
+    with pytest.raises(TypeError, match="ClipMixin stands before a Trainer"):
+        ClipMixin(clip=RULE)
+    with pytest.raises(ValueError, match="auto:101"):
+        trainer(batches(2), "auto:101")
