@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from sepclip.cli import app
-from sepclip.config import shipped
+from sepclip.config import flatten, load_config, shipped
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -74,6 +74,18 @@ def test_every_option_named_in_the_readme_exists() -> None:
 def test_every_shipped_configuration_is_in_the_readme() -> None:
     for name in shipped():
         assert f"`{name}`" in README
+
+
+def test_what_paper_md_names_is_there() -> None:
+    text = (REPOSITORY / "docs" / "PAPER.md").read_text(encoding="utf-8")
+    places = re.findall(r"`([\w/]+\.py): (\w+)`", text)
+    assert len(places) > 20
+    for file, name in places:
+        source = (REPOSITORY / "sepclip" / file).read_text(encoding="utf-8")
+        assert re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), f"{file}: {name}"
+    keys = flatten(load_config().model_dump())
+    for key in re.findall(r"`([a-z]+\.[a-z_]+)`", text):
+        assert key in keys or key.endswith(".py"), key
 
 
 def test_links_lead_somewhere() -> None:

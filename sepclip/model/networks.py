@@ -64,13 +64,11 @@ class Blstm(nn.Module):
         self.mask_activation, self.embedding_activation = mask_activation, embedding_activation
         self.norm = None if input_norm == "none" else nn.BatchNorm1d(1 if input_norm == "all" else bins)
         kind, gates = _RECURRENCES[recurrence]
-        self.recurrent = kind(
-            bins,
-            hidden,
-            layers,
-            batch_first=True,
-            bidirectional=True,
-            dropout=dropout if layers > 1 else 0.0,
+        self.dropout = dropout
+        # a module a layer and the dropout between them ours: cuDNN's own comes from a state that no checkpoint can keep
+        # (pytorch issue 104697), so that a resumed run, or a watched one, would be another run. Bit-equal on a CPU.
+        self.recurrent = nn.ModuleList(
+            kind(2 * hidden if layer else bins, hidden, batch_first=True, bidirectional=True) for layer in range(layers)
         )
         sizes = {"mask": bins * sources, "embedding": bins * embedding_size}
         self.heads = nn.ModuleDict({head: nn.Linear(2 * hidden, sizes[head]) for head in heads})
@@ -98,7 +96,11 @@ class Blstm(nn.Module):
         if self.norm is not None:
             # as (items, normalised apart, values): (B N, F, 1) for each of the bins, (B N F, 1, 1) for all of them
             features = self.norm(features.reshape(-1, self.norm.num_features, 1)).reshape(batch, frames, bins)
-        hidden, _ = self.recurrent(features)  # (B, N, 2H)
+        hidden = features
+        for index, layer in enumerate(self.recurrent):
+            if index:
+                hidden = F.dropout(hidden, self.dropout, self.training)
+            hidden, _ = layer(hidden)  # (B, N, 2H)
         outputs = {}
         if "mask" in self.heads:
             masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources)
