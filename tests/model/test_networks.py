@@ -126,8 +126,8 @@ def test_activations_of_embeddings(name):
 @pytest.mark.parametrize(("recurrence", "gates"), [("lstm", 4), ("gru", 3)])
 def test_gates_that_keep_the_memory_begin_at_two_and_all_other_biases_at_zero(recurrence, gates):
     made = network(recurrence=recurrence)
-    assert made.recurrent.weight_hh_l0.shape == (gates * 6, 6)
-    assert made.recurrent.bidirectional
+    assert made.recurrent[0].weight_hh_l0.shape == (gates * 6, 6)
+    assert all(layer.bidirectional for layer in made.recurrent)
     for name, parameter in made.named_parameters():
         if "bias" in name and not name.startswith("norm."):
             want = torch.zeros_like(parameter)
@@ -141,16 +141,16 @@ def test_an_open_gate_is_the_one_that_keeps_the_memory(recurrence):
     # with a bias of 50 instead of 1, the state can only be what it was: the hidden state of a GRU, the cell of an LSTM
     made = network(recurrence=recurrence, layers=1)
     with torch.no_grad():
-        for name, parameter in made.recurrent.named_parameters():
+        for name, parameter in made.recurrent[0].named_parameters():
             if "bias" in name:
                 parameter.mul_(50)
     before = torch.rand(2, 1, 6, generator=torch.Generator().manual_seed(0))
     if recurrence == "gru":
-        _, after = made.recurrent(torch.zeros(1, 5, 9), before)
+        _, after = made.recurrent[0](torch.zeros(1, 5, 9), before)
     else:  # nothing is added to the cell: input 0, state 0, and the candidate tanh(0)
         with torch.no_grad():
-            made.recurrent.weight_hh_l0.zero_(), made.recurrent.weight_hh_l0_reverse.zero_()
-        _, (_, after) = made.recurrent(torch.zeros(1, 5, 9), (torch.zeros_like(before), before))
+            made.recurrent[0].weight_hh_l0.zero_(), made.recurrent[0].weight_hh_l0_reverse.zero_()
+        _, (_, after) = made.recurrent[0](torch.zeros(1, 5, 9), (torch.zeros_like(before), before))
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_initialisation_of_torch_is_left_alone(recurrence):
 
 
 def test_weights_are_xavier_normal():
-    weight = network(hidden=200).recurrent.weight_hh_l1  # (800, 200)
+    weight = network(hidden=200).recurrent[1].weight_hh_l0  # (800, 200)
     assert weight.std().item() == pytest.approx((2 / 1000) ** 0.5, rel=0.01)  # 4 standard errors of 160,000 draws
     assert (weight.abs() > 2 * weight.std()).float().mean().item() == pytest.approx(0.0455, abs=0.003)
 
@@ -191,7 +191,7 @@ def test_what_is_below_80_db_does_not_count():
 @pytest.mark.parametrize(("kind", "axes"), [("all", (0, 1, 2)), ("bins", (0, 1))])
 def test_input_is_centred(kind, axes):
     trained, seen = network(input_norm=kind), []
-    trained.recurrent.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    trained.recurrent[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     louder_and_louder = torch.logspace(-3, 0, 9)
     trained(magnitude() * louder_and_louder)
     mean, deviation = seen[0].mean(axes), seen[0].std(axes, correction=0)
@@ -204,10 +204,29 @@ def test_input_is_centred(kind, axes):
 
 def test_input_may_be_left_as_it_is():
     plain, seen = network(input_norm="none"), []
-    plain.recurrent.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    plain.recurrent[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     plain(magnitude())
     torch.testing.assert_close(seen[0], 20 * magnitude().log10())
     assert not [name for name in plain.state_dict() if "norm" in name]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("recurrence", ["lstm", "gru"])
+def test_layers_are_those_of_torch(recurrence, training):
+    """Layer by layer with dropout between them is torch's own stack, dropout masks and all."""
+    made = network(recurrence=recurrence, layers=3, input_norm="none").train(training)
+    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[recurrence]
+    stack = kind(9, 6, 3, batch_first=True, bidirectional=True, dropout=made.dropout).train(training)
+    for index, layer in enumerate(made.recurrent):
+        for name, value in layer.named_parameters():
+            getattr(stack, name.replace("_l0", f"_l{index}")).data.copy_(value)
+    outputs = []
+    made.heads["mask"].register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
+    torch.manual_seed(3)
+    made(magnitude())
+    torch.manual_seed(3)
+    want, _ = stack(20 * magnitude().log10())
+    assert torch.equal(outputs[0], want)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

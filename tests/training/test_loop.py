@@ -125,7 +125,7 @@ def test_layers_that_are_clipped_most_are_told(small_set: Path, tmp_path: Path) 
     settings = ["--clip", "auto:25,window=8,per=layer", "--set", "model.layers=2", "--set", "train.log_every=1"]
     result = train_tiny(small_set, tmp_path / "run", *settings, "--json")
     shares = json.loads(result.stdout)["clipped_share_of"]
-    layers = {"network.norm", "network.recurrent.l0", "network.lstm.l1", "network.heads.mask"}
+    layers = {"network.norm", "network.recurrent.0.l0", "network.recurrent.1.l0", "network.heads.mask"}
     assert set(shares) == layers
     assert list(shares.values()) == sorted(shares.values(), reverse=True)
     assert 0 < max(shares.values()) <= 1
