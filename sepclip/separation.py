@@ -17,6 +17,7 @@ from sepclip.model.separator import Separator
 from sepclip.terminal import track, warn
 
 MOST_MINUTES = 60  # a file is separated in one piece; longer ones may not fit into memory
+MOST_MINUTES_OF_WAVES = 10  # by a network of waves, whose learned transform takes about 1 GB a minute
 _WAV_SUBTYPES = {"PCM_S8": "PCM_U8"} | {name: name for name in soundfile.available_subtypes("WAV") if "PCM_" in name}
 _FLOATS = {"FLOAT", "DOUBLE"}
 
@@ -54,7 +55,7 @@ def separate_files(
             result.kept[path] = targets[path]
             continue
         try:
-            _require_short(path)
+            _require_short(path, MOST_MINUTES_OF_WAVES if separator.takes_waves else MOST_MINUTES)
             sound = read_sound(path)
             estimates = separate_sound(separator, sound, device)  # (S, C, T)
         except BadSound as error:
@@ -100,13 +101,13 @@ def _is_done(path: Path, targets: list[Path], made_after: float) -> bool:
     return all(target.is_file() and target.stat().st_mtime >= newest for target in targets)
 
 
-def _require_short(path: Path) -> None:
+def _require_short(path: Path, most: int) -> None:
     try:
         minutes = soundfile.info(path).duration / 60
     except soundfile.SoundFileError:
         return  # reading it says what is wrong
-    if minutes > MOST_MINUTES:
-        raise BadSound(path, f"{minutes:.0f} min long, more than {MOST_MINUTES} min: cut it into pieces")
+    if minutes > most:
+        raise BadSound(path, f"{minutes:.0f} min long, more than {most} min: cut it into pieces")
 
 
 def _plan(inputs: Sequence[Path], out: Path, sources: int, result: Separation) -> dict[Path, list[Path]]:

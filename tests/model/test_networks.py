@@ -86,6 +86,16 @@ def test_conv_tasnet_gives_a_wave_of_the_same_length_a_source(sources, filter_le
     assert waves.isfinite().all()
 
 
+def test_masks_of_conv_tasnet_are_of_the_kind_asked_for():
+    seen = []
+    for kind in ("sigmoid", "relu"):
+        made = network("conv-tasnet", mask_activation=kind)
+        made.net.mask_generator.register_forward_hook(lambda _, __, masks: seen.append(masks))
+        made(given("conv-tasnet"))
+    assert 0 < seen[0].min() < seen[0].max() < 1
+    assert seen[1].min() == 0
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_items_of_a_batch_do_not_meet(name):
     some, batch = network(name).eval(), given(name)
