@@ -1,7 +1,7 @@
 """``sepclip train``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -82,17 +82,25 @@ def train(
         print_json({"run": str(run), **summary})
         return
     best = summary["best_valid_si_sdr_improvement"]
-    clipped = f"clipped {summary['clipped_share']:.0%} of the steps"
-    if summary["skipped_steps"]:
-        clipped += f" and skipped {summary['skipped_steps']}"
-    if summary["clipped_share_of"]:
-        parts = list(summary["clipped_share_of"].items())
-        clipped += ": " + ", ".join(f"{part} {share:.0%}" for part, share in parts[:6]) + ", ..." * (len(parts) > 6)
     told = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
     out.print(
         f"{run} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
         f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({told} on the validation excerpts), "
-        f"--clip {summary['clip']} {clipped}",
+        f"{_clipping(summary)}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _clipping(summary: dict[str, Any]) -> str:
+    """Say what the clip rule did over a whole training."""
+    norm, threshold = summary["grad_norm"], summary["threshold"]
+    told = f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps"
+    if summary["skipped_steps"]:
+        told += f" and skipped {summary['skipped_steps']}"
+    if norm is not None:
+        told += f" (norm {norm:.2g} at the end" + (f", threshold {threshold:.2g})" if threshold is not None else ")")
+    if summary["clipped_share_of"]:
+        parts = list(summary["clipped_share_of"].items())
+        told += ": " + ", ".join(f"{part} {share:.0%}" for part, share in parts[:6]) + ", ..." * (len(parts) > 6)
+    return told

@@ -46,6 +46,13 @@ def cut_metrics(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
+def last_with(path: Path, key: str) -> dict[str, Value]:
+    """Return the last row that has ``key``; an empty one where there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = (json.loads(line) for line in reversed(lines))
+    return next((row for row in rows if key in row), {})
+
+
 def append_row(path: Path, row: Mapping[str, Value]) -> None:
     """Append one row to a file of a row a line."""
     try:

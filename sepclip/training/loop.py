@@ -24,7 +24,7 @@ from sepclip.settings import Config
 from sepclip.terminal import say, warn
 from sepclip.training import checkpoint
 from sepclip.training.dynamics import Watch
-from sepclip.training.journal import Journal, cut_metrics, finite
+from sepclip.training.journal import Journal, cut_metrics, finite, last_with
 from sepclip.training.run import DYNAMICS, METRICS, Run
 from sepclip.training.state import TrainingState, build_separator
 
@@ -132,7 +132,7 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
     if found:
         checkpoint.load(found, state)
         if state.step >= steps:
-            return {"already": True, **summary(state)}
+            return {"already": True, **summary(state, run)}
         say(f"resuming {run.path} at step {state.step} of {steps}")
     cut_metrics(run.path / METRICS, state.step)
     watch = Watch(run.path / DYNAMICS, config.dynamics, state)
@@ -160,7 +160,7 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
                 saved = time.monotonic()
             if asked and not last:
                 raise Stopped(f"saved at step {state.step} of {steps}: the same command resumes", asked[0])
-    return {"already": False, **summary(state)}
+    return {"already": False, **summary(state, run)}
 
 
 def take_step(state: TrainingState, batch: Batch, config: Config) -> None:
@@ -201,14 +201,17 @@ def progress_row(state: TrainingState) -> dict[str, Any]:
     return row
 
 
-def summary(state: TrainingState) -> dict[str, Any]:
-    """Return where a run stands, for people and for ``--json``."""
+def summary(state: TrainingState, run: Run) -> dict[str, Any]:
+    """Return where a run stands, for people and for ``--json``; gradient norm and threshold as last recorded."""
+    last = last_with(run.path / METRICS, "grad_norm")
     return {
         "steps": state.step,
         "seconds": round(state.seconds, 1),
         "best_step": state.best_step,
         "best_valid_si_sdr_improvement": state.best_score,
         "clip": repr(state.clip),
+        "grad_norm": last.get("grad_norm"),
+        "threshold": last.get("threshold"),
         "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
         "skipped_steps": state.clip.skipped,
         "clipped_share_of": state.clip.shares(),

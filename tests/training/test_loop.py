@@ -136,7 +136,8 @@ def test_layers_that_are_clipped_most_are_told(small_set: Path, tmp_path: Path) 
     last = [row for row in rows(tmp_path / "run") if "loss" in row][-1]
     assert last["most_clipped"] == dict(list(shares.items())[:3])
     again = train_tiny(small_set, tmp_path / "run", *settings)
-    assert f"--clip auto:25,window=8,per=layer clipped {last['clipped_share']:.0%} of the steps: " in again.stdout
+    assert f"--clip auto:25,window=8,per=layer clipped {last['clipped_share']:.0%} of the steps (norm " in again.stdout
+    assert f"norm {last['grad_norm']:.2g} at the end, threshold {last['threshold']:.2g}): " in again.stdout
     assert all(f"{layer} {share:.0%}" in again.stdout for layer, share in shares.items())
 
 
