@@ -10,9 +10,9 @@ AutoClip (Seetharaman, Wichern, Pardo, Le Roux, MLSP 2020, Algorithm 1): the thr
 of the norms of all gradients seen so far, the present one among them. So the first step is never clipped, nor is
 one with the smallest norm yet, and ``auto:100`` never clips at all.
 
-What holds for every rule, and not for ``torch.nn.utils.clip_grad_norm_``: factors are exactly 1 or threshold / norm,
-without the 1e-6 that shrinks small gradients; nothing is multiplied where nothing is clipped; and a norm that is not
-finite, or zero, enters no history: every ``grad`` becomes None, so that no optimizer moves, and the step says so.
+What is done differently from ``torch.nn.utils.clip_grad_norm_``: the factor is exactly 1 or threshold / norm, without
+the 1e-6 that shrinks small gradients; nothing is multiplied where nothing is clipped; and a norm that is not finite,
+or zero, enters no history: every ``grad`` becomes None, so that no optimizer moves, and the step says so.
 ``state_dict()`` belongs into the checkpoint: without its history a resumed run is another run.
 """
 
@@ -23,7 +23,7 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -56,14 +56,6 @@ class TooManySkipped(RuntimeError):
     """So many steps in a row had no usable gradient that training cannot recover."""
 
 
-class Gradient(NamedTuple):
-    """A parameter with its gradient, as a dense real tensor that shares the gradient's memory."""
-
-    name: str
-    owner: Tensor
-    values: Tensor
-
-
 class Rule:
     """The frame of all rules: measure once, decide, scale in place, count. A rule of its own overrides ``_clip``.
 
@@ -77,26 +69,33 @@ class Rule:
     """What gradients share a factor, "whole", "group" or "element", and "scale-free" where their unit is no matter."""
 
     def __init__(self, most_skipped: int = 100):
-        self._require(most_skipped >= 1, "most_skipped must be 1 or more")
+        _require(most_skipped >= 1, "most_skipped must be 1 or more")
         self.most_skipped = most_skipped
         self.steps = 0
         self.clipped = 0
         self.skipped = 0
         self.skipped_in_a_row = 0
 
+    @torch.no_grad()
     def __call__(self, parameters: Parameters) -> Step:
-        """Clip the gradients of ``parameters``, named or not, in place. One synchronisation with the device.
+        """Clip the gradients of ``parameters``, named or not, in place. One transfer from the device.
 
-        Raises TooManySkipped, and TypeError for gradients whose true norm cannot be known here.
+        Raises TooManySkipped; TypeError for gradients whose true norm cannot be known here; ValueError where a rule
+        needs names and has none.
         """
-        owners = [(name, owner) for name, owner in _named(parameters) if owner.grad is not None]
-        step = self._clip([entry for name, owner in owners if (entry := _gradient(name, owner)).values.numel()])
+        names, owners, values = [], [], []
+        for name, owner in _named(parameters):
+            if owner.grad is not None:
+                names.append(name)
+                owners.append(owner)
+                values.append(_values(name, owner))
+        step = self._clip(names, owners, values)
         self.steps += 1
         self.clipped += step.clipped
         if not step.skipped:
             self.skipped_in_a_row = 0
             return step
-        for _, owner in owners:
+        for owner in owners:
             owner.grad = None
         self.skipped += 1
         self.skipped_in_a_row += 1
@@ -104,7 +103,8 @@ class Rule:
             raise TooManySkipped(f"{self.skipped_in_a_row} steps in a row were skipped: the last {step.skipped}")
         return step
 
-    def _clip(self, gradients: list[Gradient]) -> Step:
+    def _clip(self, names: list[str], owners: list[Tensor], values: list[Tensor]) -> Step:
+        """Clip ``values``, which share the memory of the gradients, are dense and real, and may be empty."""
         raise NotImplementedError
 
     def shares(self) -> dict[str, float]:
@@ -116,12 +116,15 @@ class Rule:
         return {"rule": repr(self), **{key: getattr(self, key) for key in (*_COUNTERS, *self.memory)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``. Raises ValueError where it is not of this kind of rule."""
+        """Go on from ``state``. Raises ValueError, and changes nothing, where it is not of this kind of rule."""
         if re.split("[:,]", str(state.get("rule")))[0] != self.name:
             raise ValueError(f"the state is of the rule {state.get('rule')!r}, this is {self!r}")
         missing = self.state_dict().keys() - state.keys()
         if missing:
             raise ValueError(f"the state of {state['rule']!r} lacks {', '.join(sorted(missing))}")
+        self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
         for key in (*_COUNTERS, *self.memory):
             setattr(self, key, state[key])
 
@@ -134,10 +137,6 @@ class Rule:
             elif value != setting.default:
                 text += f",{key}={_written(value)}"
         return text
-
-    def _require(self, allowed: bool, message: str) -> None:
-        if not allowed:
-            raise ValueError(message)
 
 
 _COUNTERS = ("steps", "clipped", "skipped", "skipped_in_a_row")
@@ -153,23 +152,26 @@ class NormRule(Rule):
     drops = False  # steps above the threshold, instead of scaling them
 
     def observe(self, norm: float) -> float:
-        """Take the norm of a step, finite and above 0, into the history; return the threshold of this step.
+        """Take the norm of a step into the history; return the threshold of this step.
 
-        This is a rule without its gradients, for trainers that measure and clip by themselves.
+        This is a rule without its gradients, for trainers that measure and clip by themselves. Raises ValueError for a
+        norm that is zero or not finite: such a step has to be skipped.
         """
+        _require(_usable(float(norm)), f"a norm of {norm} is no measurement: skip such a step")
+        return self._threshold(float(norm))
+
+    def _threshold(self, norm: float) -> float:
         return math.inf
 
-    def _clip(self, gradients: list[Gradient]) -> Step:
-        values = [gradient.values for gradient in gradients]
+    def _clip(self, names: list[str], owners: list[Tensor], values: list[Tensor]) -> Step:
         norm = global_norm(values)
         if not _usable(norm):
             return _dropped(norm)
-        threshold = self.observe(norm)
+        threshold = self._threshold(norm)
         if self.drops and norm > threshold:
             return Step(norm, threshold, 0.0, f"norm {norm:.3g} is above {threshold:.3g}")
         factor = _factor(norm, threshold, self.eps)
-        if factor < 1:
-            torch._foreach_mul_(values, factor)
+        _scale(values, factor)
         return Step(norm, threshold, factor)
 
 
@@ -182,12 +184,10 @@ class FixedNorm(NormRule):
 
     def __init__(self, value: float, eps: float = 0.0, most_skipped: int = 100):
         super().__init__(most_skipped)
-        self._require(0 < value < math.inf, "the threshold must be above 0 and finite")
-        self._require(0 <= eps < math.inf, "eps must be 0 or more")
-        self.value, self.eps = value, eps
+        _require(0 < value < math.inf, "the threshold must be above 0 and finite")
+        self.value, self.eps = value, _checked_eps(eps)
 
-    def observe(self, norm: float) -> float:
-        """Return the fixed threshold."""
+    def _threshold(self, norm: float) -> float:
         return self.value
 
 
@@ -203,20 +203,20 @@ class FixedValue(Rule):
 
     def __init__(self, value: float, most_skipped: int = 100):
         super().__init__(most_skipped)
-        self._require(0 < value < math.inf, "the limit must be above 0 and finite")
+        _require(0 < value < math.inf, "the limit must be above 0 and finite")
         self.value = value
 
-    def _clip(self, gradients: list[Gradient]) -> Step:
-        values = [gradient.values for gradient in gradients]
+    def _clip(self, names: list[str], owners: list[Tensor], values: list[Tensor]) -> Step:
+        values = [value for value in values if value.numel()]
         measured = _fetch(_norms(values) + [_largest(value) for value in values])
-        norm, largest = math.hypot(*measured[: len(values)]), max(measured[len(values) :], default=0.0)
+        norm, largest = math.hypot(*measured[: len(values)]), measured[len(values) :]
         if not _usable(norm):
             return _dropped(norm)
-        factor = _factor(largest, self.value)
-        if factor < 1:
-            for value in values:
+        for value, most in zip(values, largest, strict=True):
+            if most > self.value:
                 value.clamp_(-self.value, self.value)
-        return Step(norm, self.value * math.sqrt(sum(v.numel() for v in values)), factor)
+        bound = self.value * math.sqrt(sum(value.numel() for value in values))
+        return Step(norm, bound, _factor(max(largest), self.value))
 
 
 class AutoClip(NormRule):
@@ -240,76 +240,78 @@ class AutoClip(NormRule):
         most_skipped: int = 100,
     ):
         super().__init__(most_skipped)
-        self._require(0 <= percentile <= 100, "the percentile must lie from 0 to 100")
-        self._require(window is None or window >= 1, "the window must be 1 or more")
-        self._require(0 <= eps < math.inf, "eps must be 0 or more")
-        self.percentile, self.window, self.per, self.eps = percentile, window, per, eps
+        _require(0 <= percentile <= 100, "the percentile must lie from 0 to 100")
+        _require(window is None or (window >= 1 and window == int(window)), "the window must be 1 or more, and whole")
+        _require(per in ("all", "layer", "tensor"), "per must be one of all, layer, tensor")
+        self.percentile, self.window, self.per, self.eps = percentile, window, per, _checked_eps(eps)
+        self.traits = frozenset({"whole" if per == "all" else "group"} | ({"scale-free"} if not eps else set()))
         self._histories: dict[str, History] = {}
-        self._clipped_parts: dict[str, int] = {}
-        self._seen_parts: dict[str, int] = {}
-        self.traits = frozenset({"whole" if per == "all" else "group", "scale-free"})
+        self._parts: dict[str, list[int]] = {}  # steps of each part, and how many of them were clipped
 
-    def observe(self, norm: float, part: str = "") -> float:
-        """Take a norm into the history of a part, "" being all; return its percentile."""
+    def observe(self, norm: float) -> float:
+        """Take the norm of a step into the history; return its percentile. Not with ``per``."""
+        _require(self.per == "all", f"{self!r} has no threshold for the norm of all gradients")
+        return super().observe(norm)
+
+    def _threshold(self, norm: float, part: str = "") -> float:
         history = self._histories.get(part)
         if history is None:
             history = self._histories[part] = History(self.window)
         history.add(norm)
         return history.percentile(self.percentile)
 
-    def _clip(self, gradients: list[Gradient]) -> Step:
+    def _clip(self, names: list[str], owners: list[Tensor], values: list[Tensor]) -> Step:
         if self.per == "all":
-            return super()._clip(gradients)
-        norms = _fetch(_norms([gradient.values for gradient in gradients]))
+            return super()._clip(names, owners, values)
+        norms = _fetch(_norms(values))
         norm = math.hypot(*norms)
         if not _usable(norm):
             return _dropped(norm)
-        members: dict[str, list[int]] = {}
-        for index, gradient in enumerate(gradients):
-            members.setdefault(self._part(gradient.name), []).append(index)
-        parts = {}
-        for part, indices in members.items():
-            own = math.hypot(*(norms[index] for index in indices))
+        steps = {}
+        for part, members in self._members(names).items():
+            own = math.hypot(*(norms[index] for index in members))
             if own == 0:  # nothing to clip, and no norm for the history
                 continue
-            threshold = self.observe(own, part)
+            threshold = self._threshold(own, part)
             factor = _factor(own, threshold, self.eps)
-            if factor < 1:
-                torch._foreach_mul_([gradients[index].values for index in indices], factor)
-            parts[part] = Step(own, threshold, factor)
-            self._seen_parts[part] = self._seen_parts.get(part, 0) + 1
-            self._clipped_parts[part] = self._clipped_parts.get(part, 0) + (factor < 1)
-        threshold = math.hypot(*(step.threshold for step in parts.values()))
-        return Step(norm, threshold, min(step.factor for step in parts.values()), parts=parts)
+            _scale([values[index] for index in members], factor)
+            steps[part] = Step(own, threshold, factor)
+            counts = self._parts.setdefault(part, [0, 0])
+            counts[0] += 1
+            counts[1] += factor < 1
+        threshold = math.hypot(*(step.threshold for step in steps.values()))
+        return Step(norm, threshold, min(step.factor for step in steps.values()), parts=steps)
 
-    def _part(self, name: str) -> str:
-        if self.per == "layer" and name.isdecimal():
-            raise ValueError(f"{self!r} needs names: call it with model.named_parameters()")
-        name = _WRAPPERS.sub("", name)
-        return layer_of(name) if self.per == "layer" else name
+    def _members(self, names: list[str]) -> dict[str, list[int]]:
+        """Return the parts that have histories, each with the places of its tensors in ``names``."""
+        if self.per == "layer":
+            _require_names(names, self)
+        members: dict[str, list[int]] = {}
+        for index, name in enumerate(_bare(names)):
+            members.setdefault(layer_of(name) if self.per == "layer" else name, []).append(index)
+        return members
 
     def shares(self) -> dict[str, float]:
         """Return the share of clipped steps of each layer or tensor, the most clipped first."""
-        shares = {part: self._clipped_parts[part] / seen for part, seen in self._seen_parts.items()}
+        shares = {part: clipped / steps for part, (steps, clipped) in self._parts.items()}
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counters and the norms of each part: in their order with a window, sorted without."""
         histories = {part: history.norms() for part, history in self._histories.items()}
-        parts = {part: [seen, self._clipped_parts[part]] for part, seen in self._seen_parts.items()}
+        parts = {part: list(counts) for part, counts in self._parts.items()}
         return {**super().state_dict(), "per": self.per, "window": self.window, "histories": histories, "parts": parts}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from the counters and norms of ``state``; the percentile may be another, and the window smaller."""
-        # sorted norms have lost their order, and a window cannot remember what it let go of
-        known = state.get("window")
+    def _restore(self, state: dict[str, Any]) -> None:
+        # the percentile may be another, the window smaller; but sorted norms have lost their order, and a window what
+        # it let go of
+        known = state["window"]
         fits = known == self.window or (known and self.window and self.window < known)
-        if state.get("per", self.per) != self.per or not fits:
+        if state["per"] != self.per or not fits:
             raise ValueError(f"the histories of {state['rule']!r} cannot serve {self!r}")
-        super().load_state_dict(state)
+        super()._restore(state)
         self._histories = {part: History(self.window, norms) for part, norms in state["histories"].items()}
-        self._seen_parts = {part: seen for part, (seen, _) in state["parts"].items()}
-        self._clipped_parts = {part: clipped for part, (_, clipped) in state["parts"].items()}
+        self._parts = {part: list(counts) for part, counts in state["parts"].items()}
 
 
 class AdaptiveGradientClipping(Rule):
@@ -326,33 +328,36 @@ class AdaptiveGradientClipping(Rule):
 
     def __init__(self, value: float, but: str = "", most_skipped: int = 100):
         super().__init__(most_skipped)
-        self._require(0 < value < math.inf, "the ratio must be above 0 and finite")
+        _require(0 < value < math.inf, "the ratio must be above 0 and finite")
         self.value, self.but = value, but
 
-    def _clip(self, gradients: list[Gradient]) -> Step:
-        if self.but and any(gradient.name.isdecimal() for gradient in gradients):
-            raise ValueError(f"{self!r} needs names: call it with model.named_parameters()")
-        norms, factors, limits = [], [], []
-        for name, owner, _ in gradients:
-            own: Tensor = owner.grad  # type: ignore[assignment]
-            if own.is_sparse or _is_sharded(own):
+    def _clip(self, names: list[str], owners: list[Tensor], values: list[Tensor]) -> Step:
+        if self.but:
+            _require_names(names, self)
+        norms, factors, limits, kept = [], [], [], []
+        for name, owner in zip(names, owners, strict=True):
+            gradient: Tensor = owner.grad  # type: ignore[assignment]
+            if gradient.is_sparse or _is_sharded(gradient):
                 raise TypeError(f"agc needs whole, dense gradients; that of {name} is sparse or sharded")
-            length = _unit_norms(own)
-            limit = self.value * _unit_norms(owner.detach()).clamp_min(self.shortest_weight)
+            if not gradient.numel():
+                continue
+            norm = _unit_norms(gradient)
+            limit = self.value * _unit_norms(owner).clamp_min(self.shortest_weight)
             if self.but and self.but in name.split("."):
                 limit = torch.full_like(limit, math.inf)
-            norms.append(torch.linalg.vector_norm(length))
+            kept.append(gradient)
+            norms.append(torch.linalg.vector_norm(norm))
             limits.append(torch.linalg.vector_norm(limit))
-            factors.append(torch.where(length > limit, limit / length, torch.ones_like(length)))
+            factors.append(torch.where(norm > limit, limit / norm, torch.ones_like(norm)))
         measured = _fetch([*norms, *limits, *(factor.amin() for factor in factors)])
-        count = len(gradients)
-        norm, smallest = math.hypot(*measured[:count]), measured[2 * count :]
-        if not _usable(norm):
-            return _dropped(norm)
-        for (_, owner, _), factor, least in zip(gradients, factors, smallest, strict=True):
+        length, bound, smallest = (measured[third * len(kept) :][: len(kept)] for third in range(3))
+        total = math.hypot(*length)
+        if not _usable(total):
+            return _dropped(total)
+        for gradient, factor, least in zip(kept, factors, smallest, strict=True):
             if least < 1:
-                owner.grad.mul_(factor)  # type: ignore[union-attr]
-        return Step(norm, math.hypot(*measured[count : 2 * count]), min(smallest))
+                gradient.mul_(factor)
+        return Step(total, math.hypot(*bound), min(smallest))
 
 
 class Moving(NormRule):
@@ -362,9 +367,9 @@ class Moving(NormRule):
 
     def __init__(self, value: float, decay: float, warmup: int, most_skipped: int):
         super().__init__(most_skipped)
-        self._require(0 < value < math.inf, "the value must be above 0 and finite")
-        self._require(0 < decay < 1, "decay must lie between 0 and 1")
-        self._require(warmup >= 2, "warmup must be 2 steps or more")
+        _require(0 < value < math.inf, "the value must be above 0 and finite")
+        _require(0 < decay < 1, "decay must lie between 0 and 1")
+        _require(warmup >= 2, "warmup must be 2 steps or more")
         self.value, self.decay, self.warmup = value, decay, warmup
         self.seen, self.mean, self.variance = 0, 0.0, 0.0
 
@@ -375,8 +380,8 @@ class Moving(NormRule):
             self.mean += (number - before) / self.seen
             self.variance += ((number - before) * (number - self.mean) - self.variance) / self.seen
         else:
-            self.mean = self.decay * self.mean + (1 - self.decay) * number
-            self.variance = self.decay * self.variance + (1 - self.decay) * (number - self.mean) ** 2
+            self.mean += (1 - self.decay) * (number - self.mean)  # so that equal numbers leave it as it is
+            self.variance += (1 - self.decay) * ((number - self.mean) ** 2 - self.variance)
 
 
 class ZClip(Moving):
@@ -393,12 +398,11 @@ class ZClip(Moving):
         self, value: float, decay: float = 0.97, warmup: int = 25, cap: float = math.inf, most_skipped: int = 100
     ):
         super().__init__(value, decay, warmup, most_skipped)
-        self._require(cap > 0, "cap must be above 0")
+        _require(cap > 0, "cap must be above 0")
         self.cap = cap
         self.traits = frozenset({"whole", "scale-free"} if cap == math.inf else {"whole"})
 
-    def observe(self, norm: float) -> float:
-        """Return the threshold, which for an outlier depends on how far out it is."""
+    def _threshold(self, norm: float) -> float:
         reach = self.value * math.sqrt(self.variance)
         threshold = self.mean + reach if self.seen >= self.warmup else math.inf
         if norm > threshold:
@@ -421,9 +425,8 @@ class LogSigma(Moving):
     def __init__(self, value: float, decay: float = 0.99, warmup: int = 100, most_skipped: int = 100):
         super().__init__(value, decay, warmup, most_skipped)
 
-    def observe(self, norm: float) -> float:
-        """Return the norm above which a step is dropped."""
-        limit = self.mean + self.value * math.sqrt(self.variance)
+    def _threshold(self, norm: float) -> float:
+        limit = self.mean + self.value * math.sqrt(self.variance) + 1e-12  # exp(log(norm)) may be the next number
         threshold = math.exp(min(limit, 700.0)) if self.seen >= self.warmup else math.inf
         self._learn(math.log(norm))
         return threshold
@@ -441,14 +444,13 @@ class Pascanu(NormRule):
 
     def __init__(self, value: float, warmup: int = 1000, most_skipped: int = 100):
         super().__init__(most_skipped)
-        self._require(0 < value < math.inf, "the multiple must be above 0 and finite")
-        self._require(warmup >= 1, "warmup must be 1 step or more")
+        _require(0 < value < math.inf, "the multiple must be above 0 and finite")
+        _require(warmup >= 1, "warmup must be 1 step or more")
         self.value, self.warmup = value, warmup
         self.seen, self.total = 0, 0.0
 
-    def observe(self, norm: float) -> float:
-        """Return inf during the warm-up, then the fixed threshold."""
-        if self.seen == self.warmup:
+    def _threshold(self, norm: float) -> float:
+        if self.seen >= self.warmup:
             return self.value * self.total / self.seen
         self.seen += 1
         self.total += norm
@@ -470,7 +472,7 @@ def parse(text: str) -> Rule:
     Every rule takes ``most_skipped=N`` (steps in a row, 100). Raises ValueError, which says what is allowed, for
     anything that is no rule.
     """
-    first, *options = text.strip().split(",")
+    first, *options = (part.strip() for part in text.split(","))
     name, colon, value = first.partition(":")
     try:
         if name not in RULES:
@@ -515,17 +517,15 @@ class History:
     _FULL = 2048  # norms of a block before it is halved
 
     def __init__(self, window: int | None = None, norms: Iterable[float] = ()):
+        known = array("d", norms)[-window:] if window else array("d", norms)
         self._window = window
-        self._order = array("d", norms)[-window:] if window else array("d", norms)  # a ring, once it is full
+        self._order = known if window else array("d")  # a ring, once it is full
         self._next = 0  # place in the ring
-        ordered, half = sorted(self._order), self._FULL // 2
+        ordered, half = sorted(known), self._FULL // 2
         self._blocks = [array("d", ordered[i : i + half]) for i in range(0, len(ordered), half)] or [array("d")]
         self._starts = [-math.inf, *(block[0] for block in self._blocks[1:])]  # no block holds less than its start
         self._count = len(ordered)
-        # where the last percentile was found: the next one is near
-        self._at, self._before = 0, 0
-        if not window:
-            self._order = array("d")
+        self._at, self._before = 0, 0  # the block of the last percentile, and the norms before it: the next is near
 
     def __len__(self) -> int:
         return self._count
@@ -595,9 +595,10 @@ class History:
         return self._blocks[self._at][rank - self._before]
 
 
-_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")  # what DistributedDataParallel and torch.compile put before names
-_SHARDED = {"_fsdp_flattened", "_is_flat_param", "ds_id"}  # of FSDP's first version, and of DeepSpeed's ZeRO-3
+_WRAPPER = re.compile(r"(^|(?<=\.))(_orig_mod|_checkpoint_wrapped_module)\.")  # torch.compile, activation checkpoints
+_SHARDED = {"_fsdp_flattened", "ds_id"}  # marks of the parameters of FSDP's first version, and of DeepSpeed's ZeRO-3
 _LOW = (torch.float16, torch.bfloat16)
+_UNNAMED = "#"
 
 
 def _named(parameters: Parameters) -> Iterable[tuple[str, Tensor]]:
@@ -606,10 +607,24 @@ def _named(parameters: Parameters) -> Iterable[tuple[str, Tensor]]:
     if isinstance(parameters, Tensor):
         parameters = [parameters]
     for index, entry in enumerate(parameters):
-        yield entry if isinstance(entry, tuple) else (str(index), entry)
+        yield entry if isinstance(entry, tuple) else (f"{_UNNAMED}{index}", entry)
 
 
-def _gradient(name: str, owner: Tensor) -> Gradient:
+def _bare(names: list[str]) -> list[str]:
+    """Return the names without what wrappers put into them, so that a run may be resumed with others."""
+    names = [_WRAPPER.sub("", name) for name in names]
+    while all(name.startswith("module.") for name in names):  # DistributedDataParallel; some models have a `module` too
+        names = [name.removeprefix("module.") for name in names]
+    return names
+
+
+def _require_names(names: list[str], rule: Rule) -> None:
+    unnamed = any(name.startswith(_UNNAMED) for name in names)
+    _require(not unnamed, f"{rule!r} needs names: call it with model.named_parameters()")
+
+
+def _values(name: str, owner: Tensor) -> Tensor:
+    """Return the gradient of ``owner`` as a dense real tensor that shares its memory."""
     if owner.__dict__ and not _SHARDED.isdisjoint(owner.__dict__):
         raise TypeError(
             f"the gradient of {name} is a shard, whose norm is not that of the whole: use fully_shard (FSDP2), or the "
@@ -622,25 +637,37 @@ def _gradient(name: str, owner: Tensor) -> Gradient:
         if not values.is_coalesced():
             owner.grad = values = values.coalesce()  # the same element may stand in it several times
         values = values._values()
-    return Gradient(name, owner, torch.view_as_real(values) if values.is_complex() else values)
+    if values.is_complex():  # the sign of the imaginary part is no matter
+        values = torch.view_as_real(values.conj() if values.is_conj() else values)
+    return values
 
 
-def _norms(gradients: list[Tensor]) -> list[Tensor]:
+def _norms(values: list[Tensor]) -> list[Tensor]:
     """Return the norm of each tensor as a tensor; of low precisions in float32, or it would be as coarse as they."""
-    if any(gradient.dtype in _LOW for gradient in gradients):
+    if any(value.dtype in _LOW for value in values) or _differ(values):
         return [
-            torch.linalg.vector_norm(gradient, dtype=torch.float32 if gradient.dtype in _LOW else None)
-            for gradient in gradients
+            torch.linalg.vector_norm(value, dtype=torch.float32 if value.dtype in _LOW else None) for value in values
         ]
-    return list(torch._foreach_norm(gradients)) if gradients else []
+    return list(torch._foreach_norm(values)) if values else []
 
 
-def _largest(gradient: Tensor) -> Tensor:
-    """Return the largest absolute element as a tensor."""
-    if _is_sharded(gradient):
-        largest: Tensor = torch.linalg.vector_norm(gradient, math.inf)
-        return largest
-    low, high = torch.aminmax(gradient)  # 30 times as fast on a CPU as the norm of order inf
+def _scale(values: list[Tensor], factor: float) -> None:
+    """Multiply in place, unless by 1."""
+    if factor < 1 and _differ(values):
+        for value in values:
+            value.mul_(factor)
+    elif factor < 1:
+        torch._foreach_mul_(values, factor)
+
+
+def _differ(values: list[Tensor]) -> bool:
+    """Whether there are sharded tensors and others, which torch will not take together."""
+    return len(set(map(type, values))) > 1
+
+
+def _largest(value: Tensor) -> Tensor:
+    """Return the largest absolute element as a tensor; 30 times as fast on a CPU as the norm of order inf."""
+    low, high = torch.aminmax(value)
     return torch.maximum(-low, high)
 
 
@@ -654,10 +681,10 @@ def _unit_norms(tensor: Tensor) -> Tensor:
 
 def _fetch(scalars: list[Tensor]) -> list[float]:
     """Return tensors of one number as numbers, with one transfer from each device; of sharded ones, the whole's."""
-    groups: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[object, list[int]] = {}
     for index, scalar in enumerate(scalars):
-        sharded = (scalar.device_mesh, scalar.placements) if _is_sharded(scalar) else ()  # type: ignore[attr-defined]
-        groups.setdefault((scalar.device, *sharded), []).append(index)
+        key = (scalar.device, scalar.device_mesh, scalar.placements) if _is_sharded(scalar) else scalar.device  # type: ignore[attr-defined]
+        groups.setdefault(key, []).append(index)
     numbers = [0.0] * len(scalars)
     for indices in groups.values():
         stacked = torch.stack([scalars[index] for index in indices])
@@ -678,6 +705,16 @@ def _usable(norm: float) -> bool:
 
 def _dropped(norm: float) -> Step:
     return Step(norm, math.nan, 0.0, "gradient is zero" if norm == 0 else "gradient is not finite")
+
+
+def _require(allowed: object, message: str) -> None:
+    if not allowed:
+        raise ValueError(message)
+
+
+def _checked_eps(eps: float) -> float:
+    _require(0 <= eps < math.inf, "eps must be 0 or more, and finite")
+    return eps
 
 
 def _factor(norm: float, threshold: float, eps: float = 0.0) -> float:
@@ -706,4 +743,4 @@ def _read(kind: Any, text: str, key: str) -> Any:
 
 
 def _written(value: object) -> str:
-    return f"{value:.15g}" if isinstance(value, float) else str(value)
+    return str(value).removesuffix(".0")
