@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types install build clean
+.PHONY: demo test slow lint types install build clean
 
 demo: .venv/installed
 	$(BIN)/sepclip demo
 
 test: .venv/tools lint types
 	$(BIN)/python -m pytest
+
+slow: .venv/tools
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/tools
 	$(BIN)/ruff check .

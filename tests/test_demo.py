@@ -38,6 +38,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     return out, result
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_killed(demo) -> None:
     out, result = demo
     assert "resuming" in result.stderr
@@ -45,6 +46,7 @@ def test_it_goes_on_where_it_was_killed(demo) -> None:
     assert steps == sorted(steps)
 
 
+@pytest.mark.slow
 def test_it_reaches_its_aim_on_the_voices_it_learned(demo) -> None:
     out, _ = demo
     scores = json.loads((out / "run" / "eval" / "mixtures-tt" / "scores.json").read_text())
@@ -55,6 +57,7 @@ def test_it_reaches_its_aim_on_the_voices_it_learned(demo) -> None:
     assert scores["summary"]["excluded"] == {}
 
 
+@pytest.mark.slow
 def test_autoclip_clipped(demo) -> None:
     out, _ = demo
     last = [json.loads(line) for line in (out / "run" / "metrics.jsonl").read_text().splitlines() if "loss" in line][-2]
@@ -63,6 +66,7 @@ def test_autoclip_clipped(demo) -> None:
     assert "clip: auto:10" in (out / "run" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_it_says_what_to_listen_to(demo) -> None:
     out, result = demo
     folders = [Path(line.strip()) for line in result.stdout.splitlines() if line.startswith(f"  {out / 'listen'}")]
@@ -75,6 +79,7 @@ def test_it_says_what_to_listen_to(demo) -> None:
         assert words.lower() in result.stdout.lower()
 
 
+@pytest.mark.slow
 def test_a_score_report_alone_does_not_finish_it(demo, tmp_path: Path) -> None:
     out, _ = demo
     assert json.loads((out / "demo.json").read_text())["seconds"]["train"] > 0
@@ -87,6 +92,7 @@ def test_a_score_report_alone_does_not_finish_it(demo, tmp_path: Path) -> None:
     assert len(list((copy / "listen").iterdir())) == 4
 
 
+@pytest.mark.slow
 def test_again_it_says_that_it_is_done(demo) -> None:
     out, _ = demo
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}

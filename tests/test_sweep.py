@@ -503,3 +503,4 @@ def test_the_papers_table_in_small(tmp_path: Path) -> None:
         assert (row["difference_db"] is None) == (row["clip"] == "auto:100")
     gains = {(cell["clip"], cell["loss.name"]): cell["si_sdr_improvement_db"] for cell in document["cells"]}
     assert gains["auto:10", "mi"] > 0
+    assert len(set(gains.values())) == len(gains)  # every setting acts
