@@ -1,6 +1,7 @@
 import copy
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -252,6 +253,16 @@ def test_empty_blocks_are_let_go():
     for norm in range(1000):
         history.add(float(norm))
     assert len(history._blocks) <= 8
+
+
+@pytest.mark.parametrize(("window", "most"), [(None, 9), (100_000, 18)])
+def test_bytes_of_a_norm(window, most):
+    history, count = History(window), 100_000
+    for norm in np.random.default_rng(0).lognormal(0, 1, count + (window or 0)).tolist():
+        history.add(norm)
+    arrays = [*history._blocks, history._order]
+    assert len(history) == count
+    assert sum(map(sys.getsizeof, arrays)) < most * count
 
 
 def test_history_of_nothing_has_no_percentile():
