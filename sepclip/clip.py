@@ -85,10 +85,12 @@ class Rule:
         """
         names, owners, values = [], [], []
         for name, owner in _named(parameters):
-            if owner.grad is not None:
+            gradient = owner.grad
+            if gradient is not None:
                 names.append(name)
                 owners.append(owner)
-                values.append(_values(name, owner))
+                plain = gradient.layout is torch.strided and not gradient.is_complex() and not owner.__dict__
+                values.append(gradient if plain else _values(name, owner))
         step = self._clip(names, owners, values)
         self.steps += 1
         self.clipped += step.clipped
@@ -625,7 +627,7 @@ def _require_names(names: list[str], rule: Rule) -> None:
 
 def _values(name: str, owner: Tensor) -> Tensor:
     """Return the gradient of ``owner`` as a dense real tensor that shares its memory."""
-    if owner.__dict__ and not _SHARDED.isdisjoint(owner.__dict__):
+    if not _SHARDED.isdisjoint(owner.__dict__):
         raise TypeError(
             f"the gradient of {name} is a shard, whose norm is not that of the whole: use fully_shard (FSDP2), or the "
             "trainer's own clipping"
@@ -644,25 +646,19 @@ def _values(name: str, owner: Tensor) -> Tensor:
 
 def _norms(values: list[Tensor]) -> list[Tensor]:
     """Return the norm of each tensor as a tensor; of low precisions in float32, or it would be as coarse as they."""
-    if any(value.dtype in _LOW for value in values) or _differ(values):
-        return [
-            torch.linalg.vector_norm(value, dtype=torch.float32 if value.dtype in _LOW else None) for value in values
-        ]
-    return list(torch._foreach_norm(values)) if values else []
+    kinds = {(type(value), value.dtype) for value in values}
+    if len(kinds) == 1 and values[0].dtype not in _LOW:
+        return list(torch._foreach_norm(values))
+    return [torch.linalg.vector_norm(value, dtype=torch.float32 if value.dtype in _LOW else None) for value in values]
 
 
 def _scale(values: list[Tensor], factor: float) -> None:
-    """Multiply in place, unless by 1."""
-    if factor < 1 and _differ(values):
+    """Multiply in place, unless by 1; one by one where some are sharded and others not, which torch takes only so."""
+    if factor < 1 and len(set(map(type, values))) == 1:
+        torch._foreach_mul_(values, factor)
+    elif factor < 1:
         for value in values:
             value.mul_(factor)
-    elif factor < 1:
-        torch._foreach_mul_(values, factor)
-
-
-def _differ(values: list[Tensor]) -> bool:
-    """Whether there are sharded tensors and others, which torch will not take together."""
-    return len(set(map(type, values))) > 1
 
 
 def _largest(value: Tensor) -> Tensor:
@@ -681,10 +677,13 @@ def _unit_norms(tensor: Tensor) -> Tensor:
 
 def _fetch(scalars: list[Tensor]) -> list[float]:
     """Return tensors of one number as numbers, with one transfer from each device; of sharded ones, the whole's."""
+    if len({(type(scalar), scalar.device) for scalar in scalars}) == 1 and type(scalars[0]) is Tensor:
+        found: list[float] = torch.stack(scalars).tolist()
+        return found
     groups: dict[object, list[int]] = {}
     for index, scalar in enumerate(scalars):
-        key = (scalar.device, scalar.device_mesh, scalar.placements) if _is_sharded(scalar) else scalar.device  # type: ignore[attr-defined]
-        groups.setdefault(key, []).append(index)
+        where = (scalar.device_mesh, scalar.placements) if _is_sharded(scalar) else ()  # type: ignore[attr-defined]
+        groups.setdefault((scalar.device, where), []).append(index)
     numbers = [0.0] * len(scalars)
     for indices in groups.values():
         stacked = torch.stack([scalars[index] for index in indices])
