@@ -76,7 +76,6 @@ class Rule:
         self.skipped = 0
         self.skipped_in_a_row = 0
 
-    @torch.no_grad()
     def __call__(self, parameters: Parameters) -> Step:
         """Clip the gradients of ``parameters``, named or not, in place. One transfer from the device.
 
@@ -89,7 +88,9 @@ class Rule:
             if gradient is not None:
                 names.append(name)
                 owners.append(owner)
-                plain = gradient.layout is torch.strided and not gradient.is_complex() and not owner.__dict__
+                plain = gradient.layout is torch.strided and not (
+                    gradient.is_complex() or gradient.requires_grad or owner.__dict__
+                )
                 values.append(gradient if plain else _values(name, owner))
         step = self._clip(names, owners, values)
         self.steps += 1
@@ -338,13 +339,13 @@ class AdaptiveGradientClipping(Rule):
             _require_names(names, self)
         norms, factors, limits, kept = [], [], [], []
         for name, owner in zip(names, owners, strict=True):
-            gradient: Tensor = owner.grad  # type: ignore[assignment]
+            gradient: Tensor = owner.grad.detach()  # type: ignore[union-attr]
             if gradient.is_sparse or _is_sharded(gradient):
                 raise TypeError(f"agc needs whole, dense gradients; that of {name} is sparse or sharded")
             if not gradient.numel():
                 continue
             norm = _unit_norms(gradient)
-            limit = self.value * _unit_norms(owner).clamp_min(self.shortest_weight)
+            limit = self.value * _unit_norms(owner.detach()).clamp_min(self.shortest_weight)
             if self.but and self.but in name.split("."):
                 limit = torch.full_like(limit, math.inf)
             kept.append(gradient)
@@ -632,7 +633,7 @@ def _values(name: str, owner: Tensor) -> Tensor:
             f"the gradient of {name} is a shard, whose norm is not that of the whole: use fully_shard (FSDP2), or the "
             "trainer's own clipping"
         )
-    values: Tensor = owner.grad  # type: ignore[assignment]
+    values: Tensor = owner.grad.detach()  # type: ignore[union-attr]  # clipping is no part of a graph
     if values.layout is not torch.strided:
         if values.layout is not torch.sparse_coo:
             raise TypeError(f"the gradient of {name} is {values.layout}: only torch.sparse_coo is known")
