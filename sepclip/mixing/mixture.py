@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound, read_sound
+from sepclip.audio.sphere import read_speech
 from sepclip.errors import UserError
 
 FORMAT = 1
@@ -41,12 +42,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One mixture: its sources, and its ``length`` in samples at the rate of the set."""
+    """One mixture: its sources, and its ``length`` in samples at the rate of the set.
+
+    It is the sum of its sources, unless ``mix`` names a file of its own. With ``peak``, one gain more for all brings
+    the loudest sample of mixture and sources to it (where that exceeds 1 before).
+    """
 
     name: str
     group: str  # such as "seen" or "unseen"
     length: int
     sources: tuple[Source, ...]
+    peak: float | None = None
+    mix: str | None = None  # relative to the root of the set
 
     @property
     def sexes(self) -> str | None:
@@ -56,7 +63,11 @@ class Recipe:
 
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        fields = asdict(self)
+        for name in ("peak", "mix"):
+            if fields[name] is None:
+                del fields[name]
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_line(cls, line: str) -> "Recipe":
@@ -183,7 +194,7 @@ def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDAr
 def read_source(source: Source, root: Path, rate_hz: int) -> NDArray[np.float32]:
     """Read the stretch of one source, mono, at ``rate_hz``, without its gain (T,)."""
     path = root / source.path
-    sound = read_sound(path, start=source.offset, frames=source.length)
+    sound = read_speech(path, start=source.offset, frames=source.length)
     if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.length:
         raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
     return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)
