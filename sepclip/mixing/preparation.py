@@ -74,6 +74,8 @@ class Prepared:
             groups = ", ".join(f"{count} {name}" for name, count in writing.count_by_group(recipes).items())
             parts.append(f"{split} {minutes:.1f} min ({groups})")
         what = "mixtures" if mixtures.audio else "recipes (no audio: mixed when read)"
+        if mixtures.about.get("in_place"):
+            what = f"recipes (the audio stays in {mixtures.root})"
         return f"wrote {what} to {mixtures.path}: {', '.join(parts)}"
 
 

@@ -19,6 +19,7 @@ from sepclip.audio.sphere import CONVERT, read_speech, shortened
 from sepclip.errors import UserError
 from sepclip.mixing import writing
 from sepclip.mixing.drawing import PEAK
+from sepclip.mixing.made import GROUPS
 from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
 from sepclip.mixing.preflight import Plan, Preflight
 from sepclip.mixing.preparation import Prepared
@@ -39,7 +40,6 @@ from sepclip.terminal import say
 
 LEVEL_RATE_HZ = 8000  # at which the active levels are measured
 LEVELS_FILE = "levels.txt"
-GROUPS = {"tr": "seen", "cv": "seen", "tt": "unseen"}  # the speakers of cv are those of tr
 _SAVE_SECONDS = 10  # between two savings of the levels measured so far
 
 

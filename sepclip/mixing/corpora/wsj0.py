@@ -14,7 +14,8 @@ def _card(speakers: int, size: str) -> Card:
         what=f"The official mixtures of {speakers} speakers reading the Wall Street Journal, made from WSJ0 and the "
         "lists as by the scripts of Hershey et al. (2016).",
         layout="ROOT/**/{si_tr_s,si_dt_05,si_et_05}/SPEAKER/UTTERANCE.{wv1,wav,flac}, as on the discs or converted, in "
-        f"small letters or capitals; --lists DIR with mix_{speakers}_spk_{{tr,cv,tt}}.txt",
+        f"small letters or capitals; --lists DIR with mix_{speakers}_spk_{{tr,cv,tt}}.txt. "
+        f"Or a made tree, read in place: [{speakers}speakers/wav8k/min/]{{tr,cv,tt}}/{{mix,s1,s2,...}}",
         size=f"20000, 5000 and 3000 mixtures; {size}; --check says the disk space needed",
         licence="LDC user agreement, for a fee or to members",
         source="WSJ0: catalog.ldc.upenn.edu/LDC93S6A (or LDC93S6B); "
@@ -22,7 +23,7 @@ def _card(speakers: int, size: str) -> Card:
     )
 
 
-Root = Annotated[Path, typer.Argument(help="Folder that holds WSJ0.", show_default=False)]
+Root = Annotated[Path, typer.Argument(help="Folder that holds WSJ0, or a made tree of mixtures.", show_default=False)]
 Lists = Annotated[Path | None, typer.Option(help="Folder of the official text lists [ROOT].", show_default=False)]
 Rate = Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz: 8000 or 16000.")]
 Mode = Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")]
@@ -48,9 +49,19 @@ def _prepare(
     jobs: int | None,
     as_json: bool,
 ) -> None:
+    from sepclip.errors import UserError
+    from sepclip.mixing.made import MadeSettings, find_tree, plan_made
     from sepclip.mixing.preflight import carry_out
     from sepclip.mixing.wsj0 import Wsj0Settings, plan_wsj0
 
+    tree = find_tree(root, rate, mode, f"{speakers}speakers")
+    if tree is not None:
+        if lists or active_levels:
+            raise UserError(f"{tree} holds made mixtures, which need no --lists and no --active-levels: leave them out")
+        targets = tuple(f"s{index + 1}" for index in range(speakers))
+        made = plan_made(tree, out, MadeSettings("mix", targets, rate, mode), corpus=f"wsj0-{speakers}mix", jobs=jobs)
+        carry_out(made, check=check, as_json=as_json)
+        return
     plan = plan_wsj0(
         root,
         out,
