@@ -60,7 +60,7 @@ def read_lists(folder: Path, sources: int, preflight: Preflight) -> Lists:
         except OSError:
             todo = f"say with --lists where they are; {LISTS_FROM}"
             if (folder / f"mix_2_spk_filenames_{split}.csv").is_file():
-                todo = f"the CSV lists of WHAM! round the levels, so they cannot be used; {LISTS_FROM}"
+                todo = f"the CSV lists of WHAM! are not read; {LISTS_FROM}"
             preflight.wrong("list missing", todo, str(folder), file.name)
             continue
         digest.update(text)

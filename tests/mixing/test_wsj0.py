@@ -332,7 +332,7 @@ def test_everything_wrong_is_told_at_once(corpus, tmp_path):
         assert words in told.stdout
     (lists / "mix_2_spk_filenames_cv.csv").write_text("output_filename,s1_path,s2_path\n")
     told = sepclip("prepare", "wsj0-2mix", root, tmp_path / "out", "--lists", lists)
-    assert "the CSV lists of WHAM! round the levels" in told.stderr
+    assert "the CSV lists of WHAM! are not read" in told.stderr
 
 
 def test_a_set_of_other_lists_or_levels_is_stale(corpus, made, tmp_path):
