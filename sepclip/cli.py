@@ -14,11 +14,11 @@ from sepclip.commands.demo import demo
 from sepclip.commands.dynamics import dynamics
 from sepclip.commands.evaluate import evaluate
 from sepclip.commands.info import info
+from sepclip.commands.prepare import prepare_app
 from sepclip.commands.separate import separate
 from sepclip.commands.sweep import sweep
 from sepclip.commands.train import train
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR, Stopped, UserError
-from sepclip.mixing.corpora import corpora
 from sepclip.terminal import notes, say
 
 
@@ -42,16 +42,7 @@ app = typer.Typer(
     "`sepclip demo` does all of it on the voices of the repository.",
     epilog="Exit codes: 0 fine, 1 the data or settings are wrong, 2 wrong usage, 130 interrupted, 143 terminated.",
 )
-prepare_app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Make mixtures for training and testing from a corpus.\n\n"
-    "Writes recipes (tr.jsonl, cv.jsonl, tt.jsonl) and the audio in the layout of wsj0-2mix. An interrupted "
-    "preparation goes on with the same command.",
-)
 app.add_typer(prepare_app, name="prepare")
-for _name, _corpus in corpora().items():
-    prepare_app.command(_name, help=_corpus.CARD.text())(_corpus.prepare)
 app.command()(train)
 app.command()(separate)
 app.command(name="eval")(evaluate)

@@ -28,6 +28,7 @@ _UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".w
 # libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # as its log says of Ogg
+_BLOCK = 1 << 22  # samples that are read at a time
 _STREAMED = 0x7F000000  # bytes; programs that write to a pipe promise this much or more, for they cannot know
 
 
@@ -63,7 +64,7 @@ def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
             promised, log, rate_hz, subtype = file.frames, file.extra_info, file.samplerate, file.subtype
             if start:
                 file.seek(min(start, promised))
-            samples = file.read(frames, dtype="float32", always_2d=True).T  # (C, T)
+            samples = _read_blocks(file, frames)  # (C, T)
     except PermissionError as error:
         raise BadSound(path, "no permission to read it") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
@@ -74,6 +75,18 @@ def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
     if not np.isfinite(samples).all():
         raise BadSound(path, "holds NaN or infinite samples")
     return Sound(np.ascontiguousarray(samples), rate_hz, subtype)
+
+
+def _read_blocks(file: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
+    """Read ``frames`` samples (C, T), all for -1, so that memory follows what is there, not what a header promises."""
+    blocks: list[NDArray[np.float32]] = []
+    while frames or not blocks:
+        wanted = _BLOCK if frames < 0 else min(frames, _BLOCK)
+        blocks.append(file.read(wanted, dtype="float32", always_2d=True))
+        frames -= 0 if frames < 0 else len(blocks[-1])
+        if len(blocks[-1]) < wanted:
+            break
+    return (np.concatenate(blocks) if len(blocks) != 1 else blocks[0]).T
 
 
 def is_truncated(log: str) -> bool:

@@ -1,18 +1,15 @@
-"""Training batches and validation crops: int16 audio held in memory, every choice a function of the step."""
+"""Training batches and validation crops: audio held in memory, every choice a function of the step."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from sepclip.errors import UserError
 from sepclip.mixing.drawing import LEVEL_DBFS, generator, relative_levels
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Source, read_source, to_int16
-
-Int16 = NDArray[np.int16]
+from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Source, Waves, read_source, to_int16
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,11 @@ class Batch:
 class _Kept:
     """Remember loaded waves up to a number of bytes; what exceeds it is loaded again when needed."""
 
-    def __init__(self, load: Callable[[int], Int16], most_bytes: float):
+    def __init__(self, load: Callable[[int], Waves], most_bytes: float):
         self._load, self._room = load, most_bytes
-        self._waves: dict[int, Int16] = {}
+        self._waves: dict[int, Waves] = {}
 
-    def __getitem__(self, index: int) -> Int16:
+    def __getitem__(self, index: int) -> Waves:
         wave = self._waves.get(index)
         if wave is None:
             wave = self._load(index)
@@ -44,14 +41,14 @@ class _Kept:
         return wave
 
 
-def crop(wave: Int16, start: int, samples: int) -> Int16:
+def crop(wave: Waves, start: int, samples: int) -> Waves:
     """Return ``samples`` samples of ``wave`` (..., T) from ``start`` on, zeros beyond its end."""
     piece = wave[..., start : start + samples]
     missing = samples - piece.shape[-1]
     return np.pad(piece, [(0, 0)] * (wave.ndim - 1) + [(0, missing)]) if missing else piece
 
 
-def to_batch(excerpts: list[Int16]) -> Batch:
+def to_batch(excerpts: list[Waves]) -> Batch:
     """Stack excerpts (1 + S, T), the mixture first, into a batch."""
     stacked = torch.from_numpy(np.stack(excerpts)).float() / FULL_SCALE  # (B, 1 + S, T)
     return Batch(stacked[:, 0], stacked[:, 1:])
@@ -78,7 +75,7 @@ class FixedMixtures:
         chance = generator(self._seed, "crops", step)
         return to_batch([self._excerpt(self._waves[index], chance.random()) for index in chosen])
 
-    def _excerpt(self, waves: Int16, position: float) -> Int16:
+    def _excerpt(self, waves: Waves, position: float) -> Waves:
         return crop(waves, int(position * (max(0, waves.shape[1] - self._segment) + 1)), self._segment)
 
 
@@ -86,6 +83,11 @@ class DynamicMixtures:
     """Mixtures made anew at every step: other pairs, excerpts and levels of the utterances in the training recipes."""
 
     def __init__(self, mixtures: MixtureSet, segment: int, batch_size: int, seed: int, memory_bytes: float):
+        if not mixtures.additive:
+            raise UserError(
+                f"the mixtures of {mixtures.path} hold more than their sources, such as noise, which dynamic mixing "
+                f"would leave out: train with --no-dynamic"
+            )
         mixtures.require_root()
         recipes = mixtures.recipes("tr")
         stretches: dict[tuple[str, int], Source] = {
@@ -141,7 +143,7 @@ class ValidationCrops:
         if not self.recipes:
             raise UserError(f"{mixtures.path} has no validation mixtures: prepare it with --cv 1 or more")
         self._mixtures, self._segment, self._batch_size = mixtures, segment, batch_size
-        self._excerpts: list[Int16] = []  # each (1 + S, T)
+        self._excerpts: list[Waves] = []  # each (1 + S, T)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; they are read at the first time and kept."""

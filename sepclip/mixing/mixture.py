@@ -5,7 +5,8 @@ numbers, so the same recipe gives the same samples wherever and in whatever orde
 
 A set is a folder: ``set.json`` (what it is; written last, so its presence means that the set is whole),
 ``tr.jsonl``, ``cv.jsonl``, ``tt.jsonl`` (one recipe a line) and, unless made without audio, the layout of wsj0-2mix:
-``{tr,cv,tt}/{mix,s1,s2,...}/NAME.wav``.
+``{tr,cv,tt}/{mix,s1,s2,...}/NAME.wav``. A corpus that comes as mixtures is read in place: its recipes
+name the files of mixture and sources.
 """
 
 import json
@@ -17,12 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound, read_sound
+from sepclip.audio.sphere import read_speech
 from sepclip.errors import UserError
 
 FORMAT = 1
 SPLITS = ("tr", "cv", "tt")
 SET_FILE = "set.json"
 FULL_SCALE = 32768  # of int16
+
+# Full scale is 32768 in both: what is stored in 16 bits or less stays int16, all else is float32
+Waves = NDArray[np.int16 | np.float32]
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,18 @@ class Source:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One mixture: its sources, and its ``length`` in samples at the rate of the set."""
+    """One mixture: its sources, and its ``length`` in samples at the rate of the set.
+
+    It is the sum of its sources, unless ``mix`` names a file of its own. With ``peak``, one gain more for all brings
+    the loudest sample of mixture and sources to it (where that exceeds 1 before).
+    """
 
     name: str
     group: str  # such as "seen" or "unseen"
     length: int
     sources: tuple[Source, ...]
+    peak: float | None = None
+    mix: str | None = None  # relative to the root of the set
 
     @property
     def sexes(self) -> str | None:
@@ -56,7 +67,11 @@ class Recipe:
 
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        fields = asdict(self)
+        for name in ("peak", "mix"):
+            if fields[name] is None:
+                del fields[name]
+        return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_line(cls, line: str) -> "Recipe":
@@ -133,22 +148,34 @@ class MixtureSet:
                 f"say with --root where the corpus lies now"
             )
 
-    def waves(self, split: str, recipe: Recipe) -> NDArray[np.int16]:
-        """Return the mixture and its sources as int16 (1 + S, T): read where rendered, else rendered now."""
-        if not self.audio:
+    @property
+    def additive(self) -> bool:
+        """Whether mixtures are the sum of their sources, or hold noise or an echo beside them."""
+        return bool(self.about.get("additive", True))
+
+    def waves(self, split: str, recipe: Recipe) -> Waves:
+        """Return the mixture and its sources (1 + S, T), full scale 32768: read where rendered, else rendered now."""
+        if self.audio:
+            parts = ("mix", *part_names(len(recipe.sources)))
+            paths = [self.wave_path(split, part, recipe.name) for part in parts]
+        else:
             self.require_root()
-            return with_mixture(render(recipe, self.root, self.rate_hz))
-        parts = ("mix", *part_names(len(recipe.sources)))
-        sounds = [read_sound(self.wave_path(split, part, recipe.name)) for part in parts]
-        if any(sound.samples.shape != (1, recipe.length) for sound in sounds):
+            if recipe.mix is None:
+                return with_mixture(render(recipe, self.root, self.rate_hz))
+            paths = [self.root / path for path in (recipe.mix, *(source.path for source in recipe.sources))]
+        sounds = [read_sound(path) for path in paths]
+        if any(sound.samples.shape != (1, recipe.length) or sound.rate_hz != self.rate_hz for sound in sounds):
             raise UserError(
-                f"{self.wave_path(split, 'mix', recipe.name)} or one of its sources is not "
-                f"{recipe.length} samples long, as its recipe says: prepare the set again"
+                f"{paths[0]} or one of its sources is not {recipe.length} samples long at {self.rate_hz} Hz, "
+                f"as its recipe says: prepare the set again"
             )
-        return np.concatenate([to_int16(sound.samples) for sound in sounds])
+        if all(sound.subtype in _IN_16_BITS for sound in sounds):
+            return np.concatenate([to_int16(sound.samples) for sound in sounds])
+        return np.concatenate([sound.samples for sound in sounds]) * np.float32(FULL_SCALE)
 
 
 UNFINISHED_FILE = "unfinished.json"
+_IN_16_BITS = {"PCM_16", "PCM_U8", "PCM_S8"}
 
 
 def part_names(source_count: int) -> list[str]:
@@ -183,7 +210,7 @@ def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDAr
 def read_source(source: Source, root: Path, rate_hz: int) -> NDArray[np.float32]:
     """Read the stretch of one source, mono, at ``rate_hz``, without its gain (T,)."""
     path = root / source.path
-    sound = read_sound(path, start=source.offset, frames=source.length)
+    sound = read_speech(path, start=source.offset, frames=source.length)
     if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.length:
         raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
     return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)

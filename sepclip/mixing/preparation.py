@@ -8,7 +8,8 @@ from typing import Any
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
 from sepclip.mixing.drawing import draw, split_groups
-from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet, Recipe
+from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet, Recipe, render, with_mixture
+from sepclip.mixing.preflight import Plan, Preflight
 from sepclip.mixing.survey import Survey, files_of, survey_voices
 from sepclip.terminal import say, say_some
 
@@ -73,6 +74,8 @@ class Prepared:
             groups = ", ".join(f"{count} {name}" for name, count in writing.count_by_group(recipes).items())
             parts.append(f"{split} {minutes:.1f} min ({groups})")
         what = "mixtures" if mixtures.audio else "recipes (no audio: mixed when read)"
+        if mixtures.about.get("in_place"):
+            what = f"recipes (the audio stays in {mixtures.root})"
         return f"wrote {what} to {mixtures.path}: {', '.join(parts)}"
 
 
@@ -90,33 +93,56 @@ def parse_fractions(text: str) -> dict[str, float]:
 def prepare_voices(root: Path, out: Path, settings: VoiceSettings, *, corpus: str) -> Prepared:
     """Make the mixture set ``out`` from the voices in ``root``, or go on with it; a finished one is left as it is.
 
+    Raises UserError where there are too few voices, the disk is too small, or ``out`` holds anything else.
+    """
+    plan = plan_voices(root, out, settings, corpus=corpus)
+    if not plan.already:
+        plan.preflight.require()
+    return plan.make()
+
+
+def plan_voices(
+    root: Path, out: Path, settings: VoiceSettings, *, corpus: str, jobs: int | None = None
+) -> Plan[Prepared]:
+    """Read the voices in ``root`` and draw the mixtures; what is left is to write the set ``out``.
+
     Raises UserError where there are too few voices, or ``out`` holds anything else.
     """
     if root.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies inside {root}, where its waves would be taken for a voice: choose another place")
     recorded = {"corpus": corpus, "root": str(root.resolve()), **asdict(settings), "unseen": list(settings.unseen)}
+    preflight = Preflight(out, smaller=", lower --tr, or leave the audio out with --no-audio")
     done = writing.finished(out, recorded)
     if done:
-        return Prepared(done, already=True)
+        return Plan(preflight, lambda: Prepared(done, already=True), already=True)
     survey = survey_voices(
         root,
         rate_hz=settings.rate_hz,
         speaker_from=settings.speaker_from,
         min_seconds=settings.min_seconds,
         max_seconds=settings.max_seconds,
+        jobs=jobs,
     )
     recipes = _draw(root, survey, settings)
-    made = writing.write_set(
-        out,
-        recipes,
-        root=root,
-        rate_hz=settings.rate_hz,
-        source_count=settings.sources,
-        audio=settings.audio,
-        settings=recorded,
-        report={"corpus_digest": survey.digest, "left_out": dict(sorted(survey.left_out.items()))},
-    )
-    return Prepared(made, already=False)
+    preflight.facts.extend(f"{split}: {counted(len(recipes[split]), 'mixture')}" for split in SPLITS)
+    if settings.audio:
+        preflight.needed_bytes = writing.bytes_to_write(out, recipes, 1 + settings.sources)
+
+    def make() -> Prepared:
+        made = writing.write_set(
+            out,
+            recipes,
+            root=root,
+            rate_hz=settings.rate_hz,
+            source_count=settings.sources,
+            render=(lambda recipe: with_mixture(render(recipe, root, settings.rate_hz))) if settings.audio else None,
+            settings=recorded,
+            report={"corpus_digest": survey.digest, "left_out": dict(sorted(survey.left_out.items()))},
+            jobs=jobs,
+        )
+        return Prepared(made, already=False)
+
+    return Plan(preflight, make)
 
 
 def _draw(root: Path, survey: Survey, settings: VoiceSettings) -> dict[str, list[Recipe]]:

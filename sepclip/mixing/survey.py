@@ -68,7 +68,13 @@ def sex_of(voice: str) -> str | None:
 
 
 def survey_voices(
-    root: Path, *, rate_hz: int, speaker_from: str | None, min_seconds: float, max_seconds: float
+    root: Path,
+    *,
+    rate_hz: int,
+    speaker_from: str | None,
+    min_seconds: float,
+    max_seconds: float,
+    jobs: int | None = None,
 ) -> Survey:
     """Read every sound file below ``root``, in parallel, and sort out what can be used.
 
@@ -104,7 +110,7 @@ def survey_voices(
     if named:
         say(f"reading {counted(len(named), 'file')} in {root}")
     seen: dict[str, str] = {}
-    for (path, voice), result in zip(named, in_threads(measure, named, "reading voices"), strict=True):
+    for (path, voice), result in zip(named, in_threads(measure, named, "reading voices", jobs), strict=True):
         relative = name_below(path, root)
         if isinstance(result, str):
             survey.left_out[relative] = result
@@ -119,12 +125,14 @@ def survey_voices(
     return survey
 
 
-def in_threads(function: Callable[[A], B], items: Sequence[A], description: str) -> Iterator[B]:
-    """Yield ``function`` of each item, in order, from a thread a core, under a progress bar.
+def in_threads(
+    function: Callable[[A], B], items: Sequence[A], description: str, jobs: int | None = None
+) -> Iterator[B]:
+    """Yield ``function`` of each item, in order, from ``jobs`` threads (None: one a core), under a progress bar.
 
     Threads are enough: reading, resampling and writing sound release the interpreter.
     """
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(jobs or os.cpu_count())
     try:
         yield from track(pool.map(function, items), len(items), description)
     finally:

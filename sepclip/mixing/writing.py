@@ -9,9 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sepclip.audio.files import replace_file, write_sound, write_text
 from sepclip.errors import UserError
@@ -23,10 +26,10 @@ from sepclip.mixing.mixture import (
     MixtureSet,
     Recipe,
     part_names,
-    render,
-    with_mixture,
 )
 from sepclip.mixing.survey import in_threads
+
+Render = Callable[[Recipe], NDArray[np.int16]]  # to (1 + S, T), the mixture first
 
 _WAV_HEADER = 44  # bytes
 _TEMPORARY = ".*.tmp"  # as replace_file names them
@@ -65,7 +68,19 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
     if found.name == UNFINISHED_FILE:
         return None
     (out / UNFINISHED_FILE).unlink(missing_ok=True)  # a kill between the last two steps leaves it
-    return MixtureSet.open(out)
+    made = MixtureSet.open(out)
+    try:
+        recipes = "".join((out / f"{split}.jsonl").read_text(encoding="utf-8") for split in SPLITS)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: remove {out} and prepare it again") from error
+    if _digest(recipes) != made.digest:
+        raise UserError(f"{out} has other recipes than it was made from: remove it and prepare it again")
+    return made
+
+
+def begin(out: Path, settings: dict[str, Any]) -> None:
+    """Mark ``out`` as a set in the making, so that the same command goes on with it."""
+    write_text(out / UNFINISHED_FILE, json.dumps({"settings": settings}, indent=1))
 
 
 def write_set(
@@ -75,35 +90,34 @@ def write_set(
     root: Path,
     rate_hz: int,
     source_count: int,
-    audio: bool,
+    render: Render | None,
     settings: dict[str, Any],
     report: dict[str, Any],
+    jobs: int | None = None,
 ) -> MixtureSet:
     """Write recipes, audio and at last ``set.json``; waves that an interrupted run left are kept.
 
-    ``settings`` tell whether a later run makes the same set; ``report`` goes into ``set.json`` as it is.
+    ``render`` makes the mixture and sources of a recipe; None leaves the audio out. ``settings`` tell whether a later
+    run makes the same set; ``report`` goes into ``set.json`` as it is.
     """
     parts = ["mix", *part_names(source_count)]
     leftovers = list(out.rglob(_TEMPORARY))  # of a run that was killed
-    if audio:
-        _require_space(out, recipes, len(parts))
-    write_text(out / UNFINISHED_FILE, json.dumps({"settings": settings}, indent=1))
+    begin(out, settings)
     lines = {split: "".join(f"{recipe.to_line()}\n" for recipe in found) for split, found in recipes.items()}
     for split, text in lines.items():
         _keep_or_write(out, split, text)
-    if audio:
-        jobs = [(split, recipe) for split in recipes for recipe in recipes[split]]
+    if render:
+        wanted = [(split, recipe) for split in recipes for recipe in recipes[split]]
 
         def write(job: tuple[str, Recipe]) -> None:
             split, recipe = job
             targets = [out / split / part / f"{recipe.name}.wav" for part in parts]
             if all(_is_whole(target, recipe.length) for target in targets):
                 return
-            waves = with_mixture(render(recipe, root, rate_hz))
-            for target, wave in zip(targets, waves, strict=True):
+            for target, wave in zip(targets, render(recipe), strict=True):
                 write_sound(target, wave, rate_hz, flush=False)
 
-        for _ in in_threads(write, jobs, "writing mixtures"):
+        for _ in in_threads(write, wanted, "writing mixtures", jobs):
             pass
         os.sync()  # all waves at once: one flush for each would take minutes
     for leftover in leftovers:
@@ -113,8 +127,8 @@ def write_set(
         "root": str(root.resolve()),
         "rate_hz": rate_hz,
         "source_count": source_count,
-        "audio": audio,
-        "digest": hashlib.sha256("".join(lines[split] for split in SPLITS).encode()).hexdigest(),
+        "audio": render is not None,
+        "digest": _digest("".join(lines[split] for split in SPLITS)),
         "counts": {split: len(found) for split, found in recipes.items()},
         "settings": settings,
         **report,
@@ -136,18 +150,15 @@ def _is_whole(wave: Path, samples: int) -> bool:
     return wave.is_file() and wave.stat().st_size == _WAV_HEADER + 2 * samples
 
 
-def _require_space(out: Path, recipes: dict[str, list[Recipe]], parts: int) -> None:
+def bytes_to_write(out: Path, recipes: Mapping[str, Sequence[Recipe]], parts: int) -> int:
+    """Return how many bytes of audio are still to be written."""
     needed = sum(parts * (_WAV_HEADER + 2 * recipe.length) for split in recipes for recipe in recipes[split])
-    place = out
-    while not place.exists():
-        place = place.parent
     written = sum(file.stat().st_size for split in SPLITS for file in (out / split).glob("*/*.wav"))
-    free = shutil.disk_usage(place).free
-    if needed - written > free:
-        raise UserError(
-            f"the disk of {out} has {free / 1e9:.2f} GB free and the mixtures need {(needed - written) / 1e9:.2f} GB: "
-            f"make room, lower --tr, or leave the audio out with --no-audio"
-        )
+    return max(0, needed - written)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def count_by_group(recipes: Sequence[Recipe]) -> dict[str, int]:

@@ -1,13 +1,29 @@
-"""One file a corpus, found by itself: a module here with a ``CARD`` and a function ``prepare`` is a sub-command.
+"""One file a corpus, found by itself: a module here with ``CORPORA`` brings one sub-command for each of them.
 
-The signature of ``prepare`` gives the command's options. The modules are imported for every ``--help``, so what they
-import at the top must be light: the standard library, typer and this file.
+The signature of ``prepare`` gives the command's options; all have ``root``, ``out``, ``check``, ``jobs`` and
+``as_json``, of the types below, and end in ``preflight.carry_out``. The modules are imported for every ``--help``, so
+what they import at the top must be light: the standard library, typer and this file.
 """
 
 import importlib
 import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Out = Annotated[Path, typer.Argument(help="New folder for the mixture set.", show_default=False)]
+Check = Annotated[
+    bool,
+    typer.Option("--check", help="Only list what is missing or wrong and the disk space needed; write nothing."),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(help="Files worked on at once; the result is the same for any number [cores].", min=1),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,15 @@ class Card:
         )
 
 
-def corpora() -> dict[str, ModuleType]:
-    """Return the corpus modules by the names on their cards."""
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus: its card, and the function that prepares it, as typer calls it."""
+
+    card: Card
+    prepare: Callable[..., None]
+
+
+def corpora() -> dict[str, Corpus]:
+    """Return all corpora by the names on their cards."""
     modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    return {module.CARD.name: module for module in modules}
+    return {corpus.card.name: corpus for module in modules for corpus in module.CORPORA}

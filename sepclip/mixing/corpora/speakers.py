@@ -5,9 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sepclip.mixing.corpora import Card
-from sepclip.terminal import out as stdout
-from sepclip.terminal import print_json
+from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out
 
 CARD = Card(
     name="speakers",
@@ -22,7 +20,7 @@ CARD = Card(
 
 def prepare(
     root: Annotated[Path, typer.Argument(help="Folder with one sub-folder a voice.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="New folder for the mixtures.", show_default=False)],
+    out: Out,
     sources: Annotated[int, typer.Option(help="Voices in a mixture.", min=2, max=3)] = 2,
     tr: Annotated[int, typer.Option(help="Training mixtures.", min=1)] = 1000,
     cv: Annotated[int, typer.Option(help="Validation mixtures.", min=1)] = 100,
@@ -55,10 +53,13 @@ def prepare(
     max_seconds: Annotated[float, typer.Option(help="Cut longer recordings into pieces.", min=1.0)] = 15.0,
     seed: Annotated[int, typer.Option(help="Seed of every choice: same seed, same bytes.")] = 0,
     audio: Annotated[bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")] = False,
+    check: Check = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
 ) -> None:
     """Make the mixture set; the help of the command line tells the arguments."""
-    from sepclip.mixing.preparation import VoiceSettings, parse_fractions, prepare_voices
+    from sepclip.mixing.preflight import carry_out
+    from sepclip.mixing.preparation import VoiceSettings, parse_fractions, plan_voices
 
     settings = VoiceSettings(
         sources=sources,
@@ -74,8 +75,7 @@ def prepare(
         seed=seed,
         audio=audio,
     )
-    made = prepare_voices(root, out, settings, corpus=CARD.name)
-    if as_json:
-        print_json(made.document())
-    else:
-        stdout.print(made.told(), markup=False, soft_wrap=True)
+    carry_out(plan_voices(root, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
+
+
+CORPORA = (Corpus(CARD, prepare),)

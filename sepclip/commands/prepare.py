@@ -1,0 +1,53 @@
+"""``sepclip prepare``: a sub-command for each corpus, and the list of all."""
+
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from sepclip.mixing.corpora import corpora
+from sepclip.terminal import out
+
+prepare_app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Make mixtures for training and testing from a corpus.\n\n"
+    "Writes recipes (tr.jsonl, cv.jsonl, tt.jsonl) and the audio in the layout of wsj0-2mix. An interrupted "
+    "preparation goes on with the same command; --check looks for all that is missing or wrong before any work.",
+)
+
+
+def show_cards() -> None:
+    """Print the cards of all corpora as a table."""
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
+    for title in ("corpus", "what, and the expected folders", "size", "licence", "where to get it"):
+        table.add_column(title, overflow="fold")
+    for name, corpus in sorted(corpora().items()):
+        card = corpus.card
+        cells = (name, f"{card.what}\n{card.layout}", card.size, card.licence, card.source)
+        table.add_row(*map(Text, cells))  # not as markup, for the folders may hold brackets
+    out.print(table)
+
+
+def _list(wanted: bool) -> None:
+    if wanted:
+        show_cards()
+        raise typer.Exit
+
+
+@prepare_app.callback()
+def _prepare(
+    listed: Annotated[
+        bool,
+        typer.Option(
+            "--list", callback=_list, is_eager=True, help="Show all corpora: what, size, licence, source, folders."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+for _name, _corpus in corpora().items():
+    prepare_app.command(_name, help=_corpus.card.text())(_corpus.prepare)

@@ -1,0 +1,83 @@
+"""WHAM! and WHAMR!: made trees, read in place."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out
+
+TASKS = {  # mixture and targets
+    "sep_clean": ("mix_clean", ("s1", "s2")),
+    "sep_noisy": ("mix_both", ("s1", "s2")),
+    "enh_single": ("mix_single", ("s1",)),
+    "enh_both": ("mix_both", ("mix_clean",)),
+}
+ROOMS = ("anechoic", "reverb")
+CARD = Card(
+    name="wham",
+    what="WHAM! and WHAMR!: the mixtures of wsj0-2mix with noise of bars, restaurants and streets, and with echo; made "
+    "by their scripts, read in place.",
+    layout="ROOT[/wav8k/min]/{tr,cv,tt}/{mix_clean,mix_both,mix_single,s1,s2,noise}; in WHAMR! with _anechoic or "
+    "_reverb behind all but noise",
+    size="20000, 5000 and 3000 mixtures; a new folder holds the recipes alone",
+    licence="noise: CC BY-NC 4.0; speech: that of WSJ0 (LDC user agreement)",
+    source="noise and scripts: wham.whisper.ai; WSJ0: catalog.ldc.upenn.edu/LDC93S6A",
+)
+
+
+def prepare(
+    root: Annotated[Path, typer.Argument(help="Folder of the made tree.", show_default=False)],
+    out: Out,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="sep_clean: mix_clean into s1, s2. sep_noisy: mix_both into s1, s2. enh_single: mix_single into s1. "
+            "enh_both: mix_both into mix_clean."
+        ),
+    ] = "sep_clean",
+    room: Annotated[
+        str | None,
+        typer.Option(help="Mixtures of WHAMR!: anechoic or reverb [none: WHAM!].", show_default=False),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Targets of WHAMR!: anechoic or reverb [anechoic].", show_default=False)
+    ] = None,
+    rate: Annotated[int, typer.Option(help="Sampling rate of the tree in Hz: 8000 or 16000.")] = 8000,
+    mode: Annotated[str, typer.Option(help="Which tree: min (cut to the shortest source) or max.")] = "min",
+    check: Check = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Write the recipes; the help of the command line tells the arguments."""
+    from sepclip.errors import UserError
+    from sepclip.mixing.made import MadeSettings, find_tree, mixture_folders, plan_made
+    from sepclip.mixing.preflight import carry_out
+
+    if task not in TASKS:
+        raise UserError(f"--task {task}: choose one of {', '.join(TASKS)}")
+    if target and not room:
+        raise UserError("--target goes with --room, for WHAMR! alone")
+    for option, given in (("--room", room), ("--target", target)):
+        if given and given not in ROOMS:
+            raise UserError(f"{option} {given}: choose one of {', '.join(ROOMS)}")
+    if not root.is_dir():
+        raise UserError(
+            f"{root}: no such folder" if not root.exists() else f"{root} is a file, not the folder of WHAM!"
+        )
+    mixture, targets = TASKS[task]
+    echo = target or ROOMS[0]
+    if room:
+        mixture, targets = f"{mixture}_{room}", tuple(f"{folder}_{echo}" for folder in targets)
+    settings = MadeSettings(mixture, targets, rate, mode, additive=task == "sep_clean" and (not room or room == echo))
+    tree = find_tree(root, rate, mode)
+    if tree is None:
+        raise UserError(f"{root} holds no mixtures of {rate} Hz, {mode}. Expected: {CARD.layout}")
+    there = mixture_folders(tree)
+    if mixture not in there:
+        hint = "; --room says which of WHAMR!" if any(name.endswith(ROOMS) for name in there) else ""
+        raise UserError(f"{tree} has no {mixture}, only {', '.join(there)}: choose another --task{hint}")
+    carry_out(plan_made(tree, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
+
+
+CORPORA = (Corpus(CARD, prepare),)

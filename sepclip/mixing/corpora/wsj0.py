@@ -1,0 +1,110 @@
+"""wsj0-2mix and wsj0-3mix, from WSJ0 and the official lists."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out
+
+
+def _card(speakers: int, size: str) -> Card:
+    return Card(
+        name=f"wsj0-{speakers}mix",
+        what=f"The official mixtures of {speakers} speakers reading the Wall Street Journal, made from WSJ0 and the "
+        "lists as by the scripts of Hershey et al. (2016).",
+        layout="ROOT/**/{si_tr_s,si_dt_05,si_et_05}/SPEAKER/UTTERANCE.{wv1,wav,flac}, as on the discs or converted, in "
+        f"small letters or capitals; --lists DIR with mix_{speakers}_spk_{{tr,cv,tt}}.txt. "
+        f"Or a made tree, read in place: [{speakers}speakers/wav8k/min/]{{tr,cv,tt}}/{{mix,s1,s2,...}}",
+        size=f"20000, 5000 and 3000 mixtures; {size}; --check says the disk space needed",
+        licence="LDC user agreement, for a fee or to members",
+        source="WSJ0: catalog.ldc.upenn.edu/LDC93S6A (or LDC93S6B); "
+        "lists: www.merl.com/demos/deep-clustering/create-speaker-mixtures.zip",
+    )
+
+
+Root = Annotated[Path, typer.Argument(help="Folder that holds WSJ0, or a made tree of mixtures.", show_default=False)]
+Lists = Annotated[Path | None, typer.Option(help="Folder of the official text lists [ROOT].", show_default=False)]
+Rate = Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz: 8000 or 16000.")]
+Mode = Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")]
+Levels = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Active levels, UTTERANCE POWER a line, or a folder of such files. Others are measured.",
+        show_default=False,
+    ),
+]
+
+
+def _prepare(
+    speakers: int,
+    root: Path,
+    out: Path,
+    lists: Path | None,
+    rate: int,
+    mode: str,
+    active_levels: Path | None,
+    check: bool,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    from sepclip.errors import UserError
+    from sepclip.mixing.made import MadeSettings, find_tree, plan_made
+    from sepclip.mixing.preflight import carry_out
+    from sepclip.mixing.wsj0 import Wsj0Settings, plan_wsj0
+
+    tree = find_tree(root, rate, mode, f"{speakers}speakers")
+    if tree is not None:
+        if lists or active_levels:
+            raise UserError(f"{tree} holds made mixtures, which need no --lists and no --active-levels: leave them out")
+        targets = tuple(f"s{index + 1}" for index in range(speakers))
+        made = plan_made(tree, out, MadeSettings("mix", targets, rate, mode), corpus=f"wsj0-{speakers}mix", jobs=jobs)
+        carry_out(made, check=check, as_json=as_json)
+        return
+    plan = plan_wsj0(
+        root,
+        out,
+        Wsj0Settings(speakers, rate, mode),
+        corpus=f"wsj0-{speakers}mix",
+        lists=lists,
+        active_levels=active_levels,
+        jobs=jobs,
+    )
+    carry_out(plan, check=check, as_json=as_json)
+
+
+def prepare_two(
+    root: Root,
+    out: Out,
+    lists: Lists = None,
+    rate: Rate = 8000,
+    mode: Mode = "min",
+    active_levels: Levels = None,
+    check: Check = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Make the set of two speakers."""
+    _prepare(2, root, out, lists, rate, mode, active_levels, check, jobs, as_json)
+
+
+def prepare_three(
+    root: Root,
+    out: Out,
+    lists: Lists = None,
+    rate: Rate = 8000,
+    mode: Mode = "min",
+    active_levels: Levels = None,
+    check: Check = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Make the set of three speakers."""
+    _prepare(3, root, out, lists, rate, mode, active_levels, check, jobs, as_json)
+
+
+CORPORA = (
+    Corpus(_card(2, "10539 utterances of 119 speakers"), prepare_two),
+    Corpus(_card(3, "of 119 speakers"), prepare_three),
+)

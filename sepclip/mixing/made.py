@@ -1,0 +1,159 @@
+"""Corpora that come as mixtures: wsj0-2mix, WHAM! and WHAMR! trees, whose waves are read where they are."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import soundfile
+
+from sepclip.errors import UserError, counted
+from sepclip.mixing import writing
+from sepclip.mixing.mixture import SPLITS, Recipe, Source
+from sepclip.mixing.preflight import Plan, Preflight
+from sepclip.mixing.preparation import Prepared
+from sepclip.mixing.survey import in_threads
+from sepclip.mixing.wsj0_lists import MIXTURES
+
+GROUPS = {"tr": "seen", "cv": "seen", "tt": "unseen"}  # the speakers of cv are those of tr
+_MISSING = "make the tree anew with the scripts of the corpus, or copy it again"
+_PAIR = re.compile(r"([A-Za-z0-9-]{4,40})_(-?[0-9.e-]+)(?:_|$)")
+
+
+@dataclass(frozen=True)
+class MadeSettings:
+    """Which files of a tree are the mixtures and the sources, and of which rate they have to be."""
+
+    mixture: str  # folder, such as "mix" or "mix_both"
+    targets: tuple[str, ...]  # folders, such as "s1", "s2"
+    rate_hz: int = 8000
+    mode: str = "min"
+    additive: bool = True  # the mixture is the sum of the targets
+
+    def __post_init__(self) -> None:
+        """Raise UserError for what is not allowed."""
+        if self.rate_hz not in (8000, 16000):
+            raise UserError(f"--rate {self.rate_hz}: choose 8000 or 16000")
+        if self.mode not in ("min", "max"):
+            raise UserError(f"--mode {self.mode}: choose min or max")
+
+
+def find_tree(root: Path, rate_hz: int, mode: str, above: str = "") -> Path | None:
+    """Return the folder of tr, cv and tt at or below ``root``; None where there are no mixtures.
+
+    Looked for are ``root``, ``MODE``, ``wav8k/MODE`` and, with ``above``, ``ABOVE/wav8k/MODE``.
+    """
+    rate = f"wav{rate_hz // 1000}k"
+    for place in (root, root / mode, root / rate / mode, root / above / rate / mode):
+        if mixture_folders(place):
+            return place
+    return None
+
+
+def mixture_folders(tree: Path) -> list[str]:
+    """Return the folders of mixtures below tr, cv and tt: mix, mix_clean, ..."""
+    return sorted({path.name for split in SPLITS for path in (tree / split).glob("mix*") if path.is_dir()})
+
+
+def plan_made(tree: Path, out: Path, settings: MadeSettings, *, corpus: str, jobs: int | None = None) -> Plan[Prepared]:
+    """Look at every file of a tree of mixtures; what is left is to write the recipes that name them.
+
+    Raises UserError where ``out`` holds anything else.
+    """
+    if out.resolve() == tree.resolve():
+        raise UserError(f"{out} is the tree itself, which is left as it is: choose another folder for the recipes")
+    preflight = Preflight(out)
+    recorded = {"corpus": corpus, "root": str(tree.resolve()), **asdict(settings), "targets": list(settings.targets)}
+    done = writing.finished(out, recorded)
+    if done:
+        return Plan(preflight, lambda: Prepared(done, already=True), already=True)
+    recipes = {split: _recipes(tree, split, settings, preflight, jobs) for split in SPLITS}
+    preflight.facts.extend(
+        f"{split}: {counted(len(recipes[split]), 'mixture')} (official {MIXTURES[split]})" for split in SPLITS
+    )
+
+    def make() -> Prepared:
+        made = writing.write_set(
+            out,
+            recipes,
+            root=tree,
+            rate_hz=settings.rate_hz,
+            source_count=len(settings.targets),
+            render=None,
+            settings=recorded,
+            report={"in_place": True, "additive": settings.additive},
+        )
+        return Prepared(made, already=False)
+
+    return Plan(preflight, make)
+
+
+def _recipes(tree: Path, split: str, settings: MadeSettings, preflight: Preflight, jobs: int | None) -> list[Recipe]:
+    """Return the recipes of a split whose files are all there and right; the others go into ``preflight``."""
+    folders = (settings.mixture, *settings.targets)
+    found = {}
+    for folder in folders:
+        place = tree / split / folder
+        found[folder] = {path.name for path in place.glob("[!.]*.wav")}
+        if not place.is_dir():
+            preflight.wrong("folder missing", _MISSING, str(tree), f"{split}/{folder}")
+        elif not any(found.values()):
+            preflight.wrong("folder without .wav files", _MISSING, str(tree), f"{split}/{folder}")
+    there = {folder: names for folder, names in found.items() if (tree / split / folder).is_dir()}
+    every = sorted(set().union(*there.values()))
+    for folder, names in there.items():
+        for name in set(every) - names:
+            preflight.wrong("file missing", _MISSING, f"{split}/{folder}", name)
+    whole = [name for name in every if all(name in names for names in found.values())]
+
+    def look(name: str) -> list[int | str]:
+        return [_samples(tree / split / folder / name, settings.rate_hz) for folder in folders]
+
+    recipes = []
+    for name, lengths in zip(whole, in_threads(look, whole, f"looking at {split}", jobs), strict=True):
+        wrong = False
+        for folder, length in zip(folders, lengths, strict=True):
+            if isinstance(length, int) and length != lengths[0] and isinstance(lengths[0], int):
+                length = "another length than its mixture"
+            if isinstance(length, str):
+                preflight.wrong(f"file with {length}", _MISSING, f"{split}/{folder}", name)
+                wrong = True
+        if not wrong and isinstance(lengths[0], int):
+            recipes.append(_recipe(split, name, lengths[0], settings))
+    return recipes
+
+
+def _samples(path: Path, rate_hz: int) -> int | str:
+    """Return the samples of a file, by its header, or what is wrong with it."""
+    try:
+        info = soundfile.info(path)
+    except soundfile.SoundFileError:
+        return "no readable sound"
+    if (info.samplerate, info.channels) != (rate_hz, 1):
+        return f"{counted(info.channels, 'channel')} at {info.samplerate} Hz, not 1 at {rate_hz} Hz"
+    return int(info.frames) or "no samples"
+
+
+def _recipe(split: str, name: str, length: int, settings: MadeSettings) -> Recipe:
+    stem = name.removesuffix(".wav")
+    speakers = voices_of(stem)
+    sources = []
+    for index, target in enumerate(settings.targets):
+        if re.match(r"s\d", target) and index < len(speakers):
+            voice, level_db = speakers[index]
+        else:  # a mixture of all as the target, or names of another kind
+            voice, level_db = "+".join(voice for voice, _ in speakers) or f"{stem} {target}", 0.0
+        path = f"{split}/{target}/{name}"
+        sources.append(Source(path, voice, None, 0, length, settings.rate_hz, level_db, 1.0))
+    return Recipe(stem, GROUPS[split], length, tuple(sources), mix=f"{split}/{settings.mixture}/{name}")
+
+
+def voices_of(stem: str) -> Sequence[tuple[str, float]]:
+    """Return the speakers and levels in a name such as ``40na010x_1.9857_01xo031a_-1.9857``; none in another."""
+    pairs = _PAIR.findall(stem)
+    if "_".join(f"{utterance}_{level}" for utterance, level in pairs) != stem:
+        return []
+    try:
+        return [(utterance[:3], float(level)) for utterance, level in pairs]
+    except ValueError:
+        return []

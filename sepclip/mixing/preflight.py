@@ -1,0 +1,136 @@
+"""What is looked at before any work: everything missing or wrong at once, each once, and the disk space."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import typer
+
+from sepclip.errors import EXIT_USER_ERROR, UserError
+from sepclip.terminal import out as stdout
+from sepclip.terminal import print_json
+
+_SHOWN = 3  # names of a group that an error shows; --check shows all
+
+
+@dataclass
+class Preflight:
+    """The findings of a look at a corpus.
+
+    ``problems`` maps what is wrong and what to do about it to the names of the files, grouped by their folder.
+    """
+
+    out: Path
+    facts: list[str] = field(default_factory=list)
+    problems: dict[tuple[str, str], dict[str, dict[str, None]]] = field(default_factory=dict)
+    needed_bytes: int = 0  # of what is still to be written
+    smaller: str = ""  # how to need less disk space, such as "lower --tr, or "
+
+    def wrong(self, what: str, todo: str, folder: str, name: str) -> None:
+        """Note that ``name`` in ``folder`` is wrong; the same one again changes nothing."""
+        self.problems.setdefault((what, todo), {}).setdefault(folder, {})[name] = None
+
+    @property
+    def free_bytes(self) -> int:
+        """What the disk of ``out`` has left."""
+        place = self.out.absolute()
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+    def disk(self) -> str | None:
+        """Return what is wrong with the disk, if anything is."""
+        free = self.free_bytes
+        if self.needed_bytes <= free:
+            return None
+        return (
+            f"the disk of {self.out} has {free / 1e9:.2f} GB free and the mixtures need {self.needed_bytes / 1e9:.2f} "
+            f"GB: make room{self.smaller}"
+        )
+
+    @property
+    def fine(self) -> bool:
+        """Tell whether the work can begin."""
+        return not self.problems and self.disk() is None
+
+    def lines(self, most: int | None = None) -> list[str]:
+        """Return the problems as lines, of each folder at most so many names."""
+        lines = []
+        for (what, todo), folders in self.problems.items():
+            lines.append(f"{what} ({sum(map(len, folders.values()))}): {todo}")
+            for folder, names in sorted(folders.items()):
+                shown = sorted(names)[:most]
+                more = f", ... and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
+                lines.append(f"  {folder} ({len(names)}): {', '.join(shown)}{more}")
+        return lines + ([disk] if (disk := self.disk()) else [])
+
+    def require(self) -> None:
+        """Raise UserError with all problems, a few names of each, where there are any."""
+        if self.fine:
+            return
+        lines = self.lines(_SHOWN)
+        if any(len(names) > _SHOWN for folders in self.problems.values() for names in folders.values()):
+            lines.append("--check lists all")
+        raise UserError("\n".join(lines))
+
+    def document(self) -> dict[str, Any]:
+        """Return the findings as plain data."""
+        return {
+            "fine": self.fine,
+            "facts": self.facts,
+            "problems": [
+                {"what": what, "todo": todo, "files": {folder: sorted(names) for folder, names in folders.items()}}
+                for (what, todo), folders in self.problems.items()
+            ],
+            "disk": {"needed_bytes": self.needed_bytes, "free_bytes": self.free_bytes},
+        }
+
+
+class Made(Protocol):
+    """What a preparation returns."""
+
+    def document(self) -> dict[str, Any]:
+        """Return what was made as plain data."""
+
+    def told(self) -> str:
+        """Return what was made in a line."""
+
+
+M = TypeVar("M", bound=Made)
+
+
+@dataclass(frozen=True)
+class Plan(Generic[M]):
+    """What a corpus has in mind: its findings, and the work, which may begin when they are fine."""
+
+    preflight: Preflight
+    make: Callable[[], M]
+    already: bool = False  # nothing to do: ``make`` only tells
+
+
+def carry_out(plan: Plan[M], *, check: bool, as_json: bool) -> None:
+    """Do what a plan has in mind, or with ``check`` only show its findings; the exit code is 1 where it cannot begin.
+
+    Raises UserError with everything that is missing or wrong.
+    """
+    preflight = plan.preflight
+    if check and not plan.already:
+        if as_json:
+            print_json(preflight.document())
+        else:
+            disk = f"disk: {preflight.needed_bytes / 1e9:.2f} GB needed, {preflight.free_bytes / 1e9:.2f} GB free"
+            problems = preflight.lines()
+            for line in [*preflight.facts, disk, *problems, *(() if problems else ("nothing is missing or wrong",))]:
+                stdout.print(line, markup=False, soft_wrap=True)
+        if not preflight.fine:
+            raise typer.Exit(EXIT_USER_ERROR)
+        return
+    if not plan.already:
+        preflight.require()
+    made = plan.make()
+    if as_json:
+        print_json(made.document())
+    else:
+        stdout.print(made.told(), markup=False, soft_wrap=True)

@@ -1,0 +1,243 @@
+"""wsj0-2mix and wsj0-3mix as their authors' scripts make them, from WSJ0 and the official lists.
+
+Every utterance is resampled, brought to unit active level, measured at 8 kHz whatever the rate of the set, and weighed
+by the level in the list; then one gain for the mixture and its sources. See docs/METHOD.md.
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepclip.audio.files import BadSound, name_below, write_text
+from sepclip.audio.sphere import CONVERT, read_speech, shortened
+from sepclip.errors import UserError
+from sepclip.mixing import writing
+from sepclip.mixing.drawing import PEAK
+from sepclip.mixing.made import GROUPS
+from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
+from sepclip.mixing.preflight import Plan, Preflight
+from sepclip.mixing.preparation import Prepared
+from sepclip.mixing.survey import in_threads
+from sepclip.mixing.wsj0_lists import (
+    MIXTURES,
+    RATE_HZ,
+    UTTERANCES,
+    Line,
+    Lists,
+    find_utterances,
+    parse_table,
+    read_lists,
+    read_table,
+    samples_of,
+)
+from sepclip.terminal import say
+
+LEVEL_RATE_HZ = 8000  # at which the active levels are measured
+LEVELS_FILE = "levels.txt"
+_SAVE_SECONDS = 10  # between two savings of the levels measured so far
+
+
+@dataclass(frozen=True)
+class Wsj0Settings:
+    """All that decides, with WSJ0 and the lists, what a set holds; the options of the command line."""
+
+    sources: int
+    rate_hz: int = 8000
+    mode: str = "min"
+
+    def __post_init__(self) -> None:
+        """Raise UserError for what is not allowed."""
+        if self.rate_hz not in (8000, 16000):
+            raise UserError(f"--rate {self.rate_hz}: choose 8000 or 16000")
+        if self.mode not in ("min", "max"):
+            raise UserError(f"--mode {self.mode}: choose min or max")
+
+
+def speech(path: Path, rate_hz: int) -> NDArray[np.float64]:
+    """Read an utterance of WSJ0 (T,) and resample it as the authors' scripts do (polyphase, Kaiser window of 5)."""
+    from scipy.signal import resample_poly
+
+    wave = read_speech(path).samples[0].astype(np.float64)
+    resampled: NDArray[np.float64] = wave if rate_hz == RATE_HZ else resample_poly(wave, rate_hz, RATE_HZ)
+    return resampled
+
+
+def measure_levels(
+    wanted: Mapping[str, Path], known: Mapping[str, float], cache: Path, jobs: int | None
+) -> dict[str, float]:
+    """Return the active level of every wanted utterance, by its name; those measured are kept in ``cache``."""
+    from sepclip.audio.levels import active_level
+
+    measured = parse_table(cache.read_text(encoding="utf-8"), cache) if cache.is_file() else {}
+    missing = sorted(set(wanted) - set(measured) - set(known))
+
+    def save() -> None:
+        write_text(cache, "".join(f"{name} {measured[name]!r}\n" for name in sorted(measured)))
+
+    def measure(name: str) -> float:
+        return active_level(speech(wanted[name], LEVEL_RATE_HZ), LEVEL_RATE_HZ)
+
+    if not missing:
+        return {**measured, **known}
+    saved = time.monotonic()
+    try:
+        for name, level in zip(missing, in_threads(measure, missing, "measuring levels", jobs), strict=True):
+            if level == 0:
+                raise BadSound(wanted[name], "is silent, so it has no active level: get the file anew")
+            measured[name] = level
+            if time.monotonic() - saved > _SAVE_SECONDS:
+                save()
+                saved = time.monotonic()
+    finally:
+        save()
+    return {**measured, **known}
+
+
+def render(recipe: Recipe, root: Path, rate_hz: int) -> NDArray[np.int16]:
+    """Render a mixture and its sources (1 + S, T), each rounded to 16 bits by itself, as the authors' scripts do."""
+    waves = []
+    for source in recipe.sources:
+        wave = speech(root / source.path, rate_hz)
+        if len(wave) != _resampled(source.length, rate_hz):
+            raise BadSound(root / source.path, "is not as long as its header says, or has changed")
+        waves.append(source.gain * wave)
+    if recipe.length > max(map(len, waves)):
+        raise UserError(f"the recipe of {recipe.name} is damaged: prepare the set again in another folder")
+    sources = np.zeros((len(waves), recipe.length))
+    for row, wave in zip(sources, waves, strict=True):
+        row[: len(wave)] = wave[: recipe.length]
+    together = np.concatenate([sources.sum(0, keepdims=True), sources])  # (1 + S, T)
+    return to_int16(together * ((recipe.peak or 1.0) / max(1.0, np.abs(together).max())))
+
+
+def _resampled(samples: int, rate_hz: int) -> int:
+    return -(-samples * rate_hz // RATE_HZ)
+
+
+def plan_wsj0(
+    root: Path,
+    out: Path,
+    settings: Wsj0Settings,
+    *,
+    corpus: str,
+    lists: Path | None = None,
+    active_levels: Path | None = None,
+    jobs: int | None = None,
+) -> Plan[Prepared]:
+    """Look at WSJ0 below ``root`` and the ``lists``; what is left is to measure the levels and write the set ``out``.
+
+    Raises UserError where there is no root or no list at all, or ``out`` holds anything else.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not the folder of WSJ0")
+    preflight = Preflight(out)
+    found = read_lists(lists or root, settings.sources, preflight)
+    table, table_digest = read_table(active_levels)
+    recorded = {
+        "corpus": corpus,
+        "root": str(root.resolve()),
+        "lists": found.digest,
+        "active_levels": table_digest,
+        **asdict(settings),
+    }
+    done = writing.finished(out, recorded)
+    if done:
+        return Plan(preflight, lambda: Prepared(done, already=True), already=True)
+    files = find_utterances(root)
+    lengths = _lengths(found, files, root, preflight, jobs)
+    preflight.facts.extend(_counts(split, lines, files, settings.sources) for split, lines in found.lines.items())
+    preflight.needed_bytes = writing.bytes_to_write(
+        out, _recipes(found, files, lengths, None, root, settings), 1 + settings.sources
+    )
+
+    def make() -> Prepared:
+        for fact in preflight.facts:
+            say(fact)
+        writing.begin(out, recorded)
+        wanted = {utterance.rsplit("/", 1)[1]: files[utterance] for utterance in found.places}
+        levels = measure_levels(wanted, table, out / LEVELS_FILE, jobs)
+        made = writing.write_set(
+            out,
+            _recipes(found, files, lengths, levels, root, settings),
+            root=root,
+            rate_hz=settings.rate_hz,
+            source_count=settings.sources,
+            render=lambda recipe: render(recipe, root, settings.rate_hz),
+            settings=recorded,
+            report={},
+            jobs=jobs,
+        )
+        return Prepared(made, already=False)
+
+    return Plan(preflight, make)
+
+
+def _lengths(
+    lists: Lists, files: Mapping[str, Path], root: Path, preflight: Preflight, jobs: int | None
+) -> dict[str, int]:
+    """Return the samples of every utterance in the lists that is there; what is wrong goes into ``preflight``."""
+    there = []
+    for utterance, place in lists.places.items():
+        folder, _, name = place.rpartition("/")
+        if utterance in files:
+            there.append(utterance)
+        else:
+            todo = f"copy it from the discs of WSJ0 (LDC93S6A, LDC93S6B) to anywhere below {root}"
+            preflight.wrong("file missing (as .wav, .flac, .sph or .wv1)", todo, folder, name)
+    no_ffmpeg = shutil.which("ffmpeg") is None
+    lengths = {}
+    for utterance, found in zip(
+        there, in_threads(lambda one: samples_of(files[one]), there, "looking at files", jobs), strict=True
+    ):
+        path = files[utterance]
+        folder = name_below(path.parent, root)
+        if isinstance(found, str):
+            preflight.wrong(f"file with {found}", "get it anew from the discs", folder, path.name)
+            continue
+        lengths[utterance] = found
+        if no_ffmpeg and path.suffix.lower() not in (".wav", ".flac") and shortened(path):
+            preflight.wrong("file compressed by shorten", CONVERT, folder, path.name)
+    return lengths
+
+
+def _counts(split: str, lines: Sequence[Line], files: Mapping[str, Path], sources: int) -> str:
+    """Return how many mixtures and utterances a split has, against the official numbers."""
+    utterances = {utterance for line in lines for utterance in line.utterances}
+    official = f", official {UTTERANCES[split]}" if sources == 2 else ""
+    return (
+        f"{split}: {len(lines)} mixtures (official {MIXTURES[split]}) of {len(utterances)} utterances "
+        f"({sum(utterance in files for utterance in utterances)} there{official})"
+    )
+
+
+def _recipes(
+    lists: Lists,
+    files: Mapping[str, Path],
+    lengths: Mapping[str, int],
+    levels: Mapping[str, float] | None,
+    root: Path,
+    settings: Wsj0Settings,
+) -> dict[str, list[Recipe]]:
+    """Return the recipes of all mixtures whose utterances are there; without ``levels`` their gains are open."""
+    shortest_or_longest = min if settings.mode == "min" else max
+
+    def source(utterance: str, level_db: float) -> Source:
+        name = utterance.rsplit("/", 1)[1]
+        gain = 10 ** (level_db / 20) / math.sqrt(levels[name]) if levels else 1.0
+        path = name_below(files[utterance], root)
+        return Source(path, name[:3], None, 0, lengths[utterance], RATE_HZ, level_db, gain)
+
+    recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
+    for split, lines in lists.lines.items():
+        for line in lines:
+            if all(utterance in lengths for utterance in line.utterances):
+                length = _resampled(shortest_or_longest(lengths[one] for one in line.utterances), settings.rate_hz)
+                sources = tuple(map(source, line.utterances, line.levels_db))
+                recipes[split].append(Recipe(line.name, GROUPS[split], length, sources, peak=PEAK))
+    return recipes

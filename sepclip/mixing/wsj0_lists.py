@@ -1,0 +1,184 @@
+"""What wsj0-2mix is made from: the official lists, the files of WSJ0, and tables of active levels.
+
+None of them is trusted: a path in a list is only looked up among the files below the root.
+"""
+
+import hashlib
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import soundfile
+
+from sepclip.audio.files import BadSound, find_sounds
+from sepclip.audio.sphere import shortened
+from sepclip.errors import UserError, counted
+from sepclip.mixing.mixture import SPLITS
+from sepclip.mixing.preflight import Preflight
+
+RATE_HZ = 16000  # of WSJ0
+MIXTURES = {"tr": 20000, "cv": 5000, "tt": 3000}  # of the official lists
+UTTERANCES = {"tr": 8769, "cv": 3557, "tt": 1770}  # different ones in those of two speakers
+LISTS_FROM = "the text lists are in www.merl.com/demos/deep-clustering/create-speaker-mixtures.zip"
+_TAKE = f"take the official list; {LISTS_FROM}"
+_LONGEST_SECONDS = 600  # no sentence of WSJ0 comes near; a header that says more lies
+_PREFERRED = (".wav", ".flac", ".sph", ".wv1")  # far microphones (.wv2) are never taken
+_UTTERANCE = re.compile(r"[A-Za-z0-9-]{4,40}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One mixture of a list: the utterances as folder/speaker/name in small letters, and their levels in dB."""
+
+    utterances: tuple[str, ...]
+    levels_db: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """The file name as MATLAB's num2str made it: levels of at most 8 significant digits."""
+        pairs = zip(self.utterances, self.levels_db, strict=True)
+        return "_".join(f"{utterance.rsplit('/', 1)[1]}_{level:.8g}" for utterance, level in pairs)
+
+
+@dataclass
+class Lists:
+    """The lists of all splits, where each utterance is said to lie, and the digest of the files."""
+
+    lines: dict[str, list[Line]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)  # utterance: path in the list
+    digest: str = ""
+
+
+def read_lists(folder: Path, sources: int, preflight: Preflight) -> Lists:
+    """Read ``mix_{sources}_spk_{tr,cv,tt}.txt`` of a folder; what is wrong goes into ``preflight``."""
+    lists, digest = Lists(), hashlib.sha256()
+    for split in SPLITS:
+        file = folder / f"mix_{sources}_spk_{split}.txt"
+        try:
+            text = file.read_bytes()
+        except OSError:
+            todo = f"say with --lists where they are; {LISTS_FROM}"
+            if (folder / f"mix_2_spk_filenames_{split}.csv").is_file():
+                todo = f"the CSV lists of WHAM! are not read; {LISTS_FROM}"
+            preflight.wrong("list missing", todo, str(folder), file.name)
+            continue
+        digest.update(text)
+        lists.lines[split] = _parse(text.decode(errors="replace"), file, sources, lists.places, preflight)
+    lists.digest = digest.hexdigest()
+    return lists
+
+
+def _parse(text: str, file: Path, sources: int, places: dict[str, str], preflight: Preflight) -> list[Line]:
+    lines: dict[str, Line] = {}
+    for number, row in enumerate(text.splitlines(), 1):
+        fields = row.split()
+        if not fields:
+            continue
+        reason = None
+        try:
+            levels = tuple(map(float, fields[1::2]))
+            utterances = tuple(map(_utterance, fields[::2]))
+            if len(fields) != 2 * sources:
+                reason = f"not {sources} pairs of file and level"
+            elif not all(map(math.isfinite, levels)):
+                reason = "a level is not a number"
+        except ValueError as error:
+            reason = str(error) if str(error).startswith("not ") else "a level is not a number"
+        if reason:
+            preflight.wrong(f"line of a list: {reason}", _TAKE, str(file), f"line {number}")
+            continue
+        line = Line(utterances, levels)
+        if lines.setdefault(line.name, line) is not line:
+            preflight.wrong("mixture twice in a list", _TAKE, str(file), f"line {number}")
+        for utterance, path in zip(utterances, fields[::2], strict=True):
+            places.setdefault(utterance, path)
+    return list(lines.values())
+
+
+def _utterance(path: str) -> str:
+    """Return folder/speaker/name of a path in a list; ValueError where it is none or leads out of the corpus."""
+    parts = path.lower().split("/")
+    name = parts[-1].rsplit(".", 1)[0]
+    if len(parts) < 3 or ".." in parts or path.startswith("/") or "\\" in path or not _UTTERANCE.fullmatch(name):
+        raise ValueError("not a path such as wsj0/si_tr_s/40n/40na010x.wav")
+    return f"{parts[-3]}/{parts[-2]}/{name}"
+
+
+def find_utterances(root: Path) -> dict[str, Path]:
+    """Return the files below ``root`` by folder/speaker/name in small letters, in whatever case they are written.
+
+    Only what lies below the root is ever found, so no list can lead anywhere else.
+    """
+    found: dict[str, Path] = {}
+    sounds, others = find_sounds(root)
+    for path in [*sounds, *others]:
+        suffix = path.suffix.lower()
+        parts = path.parts[-3:]
+        if suffix not in _PREFERRED or path.name.startswith(".") or len(parts) < 3:
+            continue
+        key = f"{parts[0]}/{parts[1]}/{path.stem}".lower()
+        other = found.get(key)
+        if other is None or _PREFERRED.index(suffix) < _PREFERRED.index(other.suffix.lower()):
+            found[key] = path
+    return found
+
+
+def samples_of(path: Path) -> int | str:
+    """Return the samples of an utterance, by its header, or what is wrong with it."""
+    try:
+        header = shortened(path)
+        if header is None:
+            info = soundfile.info(path)
+            samples, rate_hz, channels = info.frames, info.samplerate, info.channels
+        else:
+            samples, rate_hz, channels = header.samples, header.rate_hz, header.channels
+    except BadSound as error:
+        return error.reason
+    except soundfile.SoundFileError:
+        return "not readable as sound"
+    if (rate_hz, channels) != (RATE_HZ, 1):
+        return f"{counted(channels, 'channel')} at {rate_hz} Hz, not 1 at {RATE_HZ} Hz"
+    if not 0 < samples <= _LONGEST_SECONDS * RATE_HZ:
+        return f"a length of {samples / RATE_HZ:.1f} s, not 0 to {_LONGEST_SECONDS} s"
+    return int(samples)
+
+
+def read_table(path: Path | None) -> tuple[dict[str, float], str]:
+    """Read precomputed active levels, ``UTTERANCE POWER`` a line, from a file or all ``.txt`` files of a folder.
+
+    Returns them by name in small letters, and the digest of the files. Raises UserError for what is no such table.
+    """
+    if path is None:
+        return {}, ""
+    files = sorted(path.glob("*.txt")) if path.is_dir() else [path]
+    levels: dict[str, float] = {}
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--active-levels {file} cannot be read: {error}") from error
+        digest.update(text.encode())
+        levels |= parse_table(text, file)
+    if not levels:
+        raise UserError(f"--active-levels {path} holds no levels: a line is UTTERANCE POWER, such as 40na010x 4.88e-04")
+    return levels, digest.hexdigest()
+
+
+def parse_table(text: str, file: Path) -> dict[str, float]:
+    """Read lines of ``UTTERANCE POWER``; UserError where one is something else."""
+    levels = {}
+    for number, row in enumerate(text.splitlines(), 1):
+        fields = row.split()
+        try:
+            if fields:
+                name, power = fields[0], float(fields[1])
+                if len(fields) != 2 or not 0 < power < math.inf:
+                    raise ValueError
+                levels[name.lower()] = power
+        except (ValueError, IndexError):
+            raise UserError(
+                f"{file}, line {number}: {row[:60]!r} is not UTTERANCE POWER, such as 40na010x 4.88e-04"
+            ) from None
+    return levels
