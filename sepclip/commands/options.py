@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from sepclip.mixing.corpora import Json as Json
+
 Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 KMeans = Annotated[
     str | None,
     typer.Option(

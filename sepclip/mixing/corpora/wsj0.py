@@ -1,5 +1,6 @@
 """wsj0-2mix and wsj0-3mix, from WSJ0 and the official lists."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -37,74 +38,52 @@ Levels = Annotated[
 ]
 
 
-def _prepare(
-    speakers: int,
-    root: Path,
-    out: Path,
-    lists: Path | None,
-    rate: int,
-    mode: str,
-    active_levels: Path | None,
-    check: bool,
-    jobs: int | None,
-    as_json: bool,
-) -> None:
-    from sepclip.errors import UserError
-    from sepclip.mixing.made import MadeSettings, find_tree, plan_made
-    from sepclip.mixing.preflight import carry_out
-    from sepclip.mixing.wsj0 import Wsj0Settings, plan_wsj0
+def _prepare(speakers: int) -> Callable[..., None]:
+    """Return the command for mixtures of so many speakers."""
 
-    tree = find_tree(root, rate, mode, f"{speakers}speakers")
-    if tree is not None:
-        if lists or active_levels:
-            raise UserError(f"{tree} holds made mixtures, which need no --lists and no --active-levels: leave them out")
-        targets = tuple(f"s{index + 1}" for index in range(speakers))
-        made = plan_made(tree, out, MadeSettings("mix", targets, rate, mode), corpus=f"wsj0-{speakers}mix", jobs=jobs)
-        carry_out(made, check=check, as_json=as_json)
-        return
-    plan = plan_wsj0(
-        root,
-        out,
-        Wsj0Settings(speakers, rate, mode),
-        corpus=f"wsj0-{speakers}mix",
-        lists=lists,
-        active_levels=active_levels,
-        jobs=jobs,
-    )
-    carry_out(plan, check=check, as_json=as_json)
+    def prepare(
+        root: Root,
+        out: Out,
+        lists: Lists = None,
+        rate: Rate = 8000,
+        mode: Mode = "min",
+        active_levels: Levels = None,
+        check: Check = False,
+        jobs: Jobs = None,
+        as_json: Json = False,
+    ) -> None:
+        from sepclip.errors import UserError
+        from sepclip.mixing.made import MadeSettings, find_tree, plan_made
+        from sepclip.mixing.preflight import carry_out
+        from sepclip.mixing.wsj0 import Wsj0Settings, plan_wsj0
 
+        tree = find_tree(root, rate, mode, f"{speakers}speakers")
+        if tree is not None:
+            if lists or active_levels:
+                raise UserError(
+                    f"{tree} holds made mixtures, which need no --lists and no --active-levels: leave them out"
+                )
+            targets = tuple(f"s{index + 1}" for index in range(speakers))
+            made = plan_made(
+                tree, out, MadeSettings("mix", targets, rate, mode), corpus=f"wsj0-{speakers}mix", jobs=jobs
+            )
+            carry_out(made, check=check, as_json=as_json)
+            return
+        plan = plan_wsj0(
+            root,
+            out,
+            Wsj0Settings(speakers, rate, mode),
+            corpus=f"wsj0-{speakers}mix",
+            lists=lists,
+            active_levels=active_levels,
+            jobs=jobs,
+        )
+        carry_out(plan, check=check, as_json=as_json)
 
-def prepare_two(
-    root: Root,
-    out: Out,
-    lists: Lists = None,
-    rate: Rate = 8000,
-    mode: Mode = "min",
-    active_levels: Levels = None,
-    check: Check = False,
-    jobs: Jobs = None,
-    as_json: Json = False,
-) -> None:
-    """Make the set of two speakers."""
-    _prepare(2, root, out, lists, rate, mode, active_levels, check, jobs, as_json)
-
-
-def prepare_three(
-    root: Root,
-    out: Out,
-    lists: Lists = None,
-    rate: Rate = 8000,
-    mode: Mode = "min",
-    active_levels: Levels = None,
-    check: Check = False,
-    jobs: Jobs = None,
-    as_json: Json = False,
-) -> None:
-    """Make the set of three speakers."""
-    _prepare(3, root, out, lists, rate, mode, active_levels, check, jobs, as_json)
+    return prepare
 
 
 CORPORA = (
-    Corpus(_card(2, "10539 utterances of 119 speakers"), prepare_two),
-    Corpus(_card(3, "of 119 speakers"), prepare_three),
+    Corpus(_card(2, "10539 utterances of 119 speakers"), _prepare(2)),
+    Corpus(_card(3, "of 119 speakers"), _prepare(3)),
 )
