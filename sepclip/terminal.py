@@ -51,3 +51,8 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
         for item in items:
             yield item
             progress.advance(task)
+
+
+def speak(on: bool) -> None:
+    """Switch all output of this process but tracebacks on or off."""
+    out.quiet = notes.quiet = not on

@@ -30,7 +30,8 @@ def separate(
     others go on; the exit code is 1 then.
     """
     from sepclip.separation import separate_files
-    from sepclip.training.run import Run, resolve_device
+    from sepclip.training.hardware import resolve_device
+    from sepclip.training.run import Run
 
     where = resolve_device(device)
     opened = Run.open(run)

@@ -34,6 +34,26 @@ def train(
         bool | None,
         typer.Option("--dynamic/--no-dynamic", help="Mix anew at every step from the recipes' sources."),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="A run whose best weights a new run begins with (fine-tuning).", show_default=False),
+    ] = None,
+    save_every: Annotated[
+        str | None,
+        typer.Option(metavar="N|Nmin|Ns", help="Steps or time between checkpoints, besides those at validations."),
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Checkpoints to keep, besides the best.", min=1)] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="End after so many minutes of training in all.", show_default=False)
+    ] = None,
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic/--no-deterministic", help="The same bits each time on a GPU too; slower there."),
+    ] = None,
+    on_nonfinite: Annotated[
+        str | None,
+        typer.Option(metavar="skip|stop", help="What to do with a step whose loss or gradient is not finite."),
+    ] = None,
     dynamics: Annotated[
         str | None,
         typer.Option(
@@ -48,13 +68,16 @@ def train(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Train a separator. The same command resumes it; Ctrl-C saves first.
+    """Train a separator. The same command resumes it; Ctrl-C saves first, SIGUSR1 saves and goes on.
+
+    Several GPUs: `torchrun --nproc-per-node N -m sepclip train ...`, with the same result.
 
     Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
     and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl.
     """
     from sepclip.config import load_config
     from sepclip.mixing.mixture import MixtureSet
+    from sepclip.training.distributed import joined
     from sepclip.training.dynamics import parse_dynamics
     from sepclip.training.loop import train as train_run
     from sepclip.training.run import Run
@@ -67,6 +90,12 @@ def train(
         "train.epochs": epochs,
         "data.batch_size": batch_size,
         "data.dynamic": dynamic,
+        "init_from": None if init_from is None else str(init_from),
+        "train.save_every": save_every,
+        "train.keep": keep,
+        "train.max_minutes": max_minutes,
+        "deterministic": deterministic,
+        "train.on_nonfinite": on_nonfinite,
         "dynamics.every": None if dynamics is None else parse_dynamics(dynamics),
         "seed": seed,
     }
@@ -74,10 +103,16 @@ def train(
         raise typer.BadParameter("give --steps or --epochs, not both")
     # the steps of a recipe would override the epochs asked for
     own = ["train.steps=null"] if epochs is not None else []
-    resolved = load_config(config, [*(settings or ()), *own], flags)
-    mixtures = MixtureSet.open(data, root)
-    opened = Run.start_or_resume(run, resolved, mixtures)
-    summary = train_run(opened, mixtures)
+    with joined() as ranks:
+        resolved = load_config(config, [*(settings or ()), *own], flags)
+        mixtures = MixtureSet.open(data, root)
+        opened = ranks.led(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
+        summary = train_run(opened, mixtures, ranks)
+    if ranks.first:
+        _tell(run, summary, as_json)
+
+
+def _tell(run: Path, summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"run": str(run), **summary})
         return

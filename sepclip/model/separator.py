@@ -10,7 +10,7 @@ from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import STFT
 from sepclip.model.clustering import KMeans, cluster_masks
 from sepclip.model.losses import LOSSES, Signals
-from sepclip.model.networks import NETWORKS, build_network
+from sepclip.model.networks import NETWORKS, NormalisesInput, build_network
 
 
 def losses_of(network: str) -> list[str]:
@@ -59,6 +59,18 @@ class Separator(nn.Module):
         gain = self.level_gain(mixture)  # (B, 1)
         mixture, sources = mixture * gain, sources * gain.unsqueeze(-1)
         return Signals(self.stft.forward(mixture), self.stft.forward(sources), mixture, sources)
+
+    @torch.no_grad()
+    def input_statistics(self, mixture: Tensor) -> Tensor | None:
+        """Return by what the network would normalise mixtures (B, T); None where it takes nothing from a batch."""
+        if not isinstance(self.network, NormalisesInput):
+            return None
+        return self.network.input_statistics(self.stft.forward(mixture * self.level_gain(mixture)).abs())
+
+    def use_input_statistics(self, parts: Tensor) -> None:
+        """Let the network normalise by the statistics of all ``parts`` of a batch, stacked."""
+        assert isinstance(self.network, NormalisesInput)
+        self.network.use_input_statistics(parts)
 
     def forward(self, wave: Tensor, spectrum: Tensor) -> dict[str, Tensor]:
         """Run the network on levelled mixtures, given as waves (B, T) and as complex spectra (B, N, F).
