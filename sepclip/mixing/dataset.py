@@ -28,6 +28,7 @@ class Share:
 class Batch:
     """Mixtures (B, T) and their sources (B, S, T), float32; full scale is 1, which dynamic mixtures may exceed.
 
+    Where there are several channels, T holds them one after the other.
     ``names`` tell them to people. They stand at the places from ``first`` on among the ``total`` of the step, where
     they are but a part of it.
     """
@@ -91,8 +92,8 @@ def crop(wave: Waves, start: int, samples: int) -> Waves:
 
 
 def to_batch(excerpts: list[Waves]) -> Batch:
-    """Stack excerpts (1 + S, T), the mixture first, into a batch."""
-    stacked = torch.from_numpy(np.stack(excerpts)).float() / FULL_SCALE  # (B, 1 + S, T)
+    """Stack excerpts (1 + S, T) or (1 + S, C, T), the mixture first, into a batch."""
+    stacked = torch.from_numpy(np.stack(excerpts)).flatten(2).float() / FULL_SCALE  # (B, 1 + S, T)
     return Batch(stacked[:, 0], stacked[:, 1:])
 
 
@@ -124,7 +125,7 @@ class FixedMixtures:
         return replace(made, names=names, first=self._places.start, total=self.batch_size)
 
     def _excerpt(self, waves: Waves, position: float) -> Waves:
-        return crop(waves, int(position * (max(0, waves.shape[1] - self._segment) + 1)), self._segment)
+        return crop(waves, int(position * (max(0, waves.shape[-1] - self._segment) + 1)), self._segment)
 
 
 class DynamicMixtures:
@@ -225,6 +226,6 @@ class ValidationCrops:
     def _excerpt(self, place: int) -> Waves:
         if place not in self._excerpts:
             waves = self._mixtures.waves("cv", self.recipes[place])
-            middle = max(0, waves.shape[1] - self._segment) // 2
+            middle = max(0, waves.shape[-1] - self._segment) // 2
             self._excerpts[place] = crop(waves, middle, self._segment).copy()
         return self._excerpts[place]

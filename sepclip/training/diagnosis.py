@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from sepclip.audio.files import replace_file
+from sepclip.audio.layout import Layout
 from sepclip.errors import UserError
 from sepclip.mixing.dataset import Batch
 from sepclip.model.separator import Separator
@@ -85,7 +86,7 @@ class NonFinite:
         content = {
             "config": self._config.to_yaml(),
             "step": state.step,
-            "rate_hz": state.separator.rate_hz,
+            "layout": asdict(state.separator.layout),
             "sources": batch.sources,
             "mixture": batch.mixture,
             "names": list(batch.names),
@@ -132,7 +133,8 @@ def repeat(path: Path) -> Finding:
     try:
         content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         config = Config.model_validate(yaml.safe_load(content["config"]))
-        separator = build_separator(config, content["rate_hz"], content["sources"].shape[1])
+        layout = Layout(**{**content["layout"], "names": tuple(content["layout"]["names"])})
+        separator = build_separator(config, layout)
         separator.to(dtype_of(config)).load_state_dict(content["weights"])
         batch = Batch(content["mixture"], content["sources"], tuple(content["names"]))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:

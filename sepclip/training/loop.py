@@ -91,7 +91,7 @@ class Training:
         device = ranks.device(set_up(config))
         if config.dynamics.every is not None and (ranks.size > 1 or config.train.accumulate > 1):
             raise UserError("--dynamics: only for trainings of one process, with train.accumulate=1")
-        separator = build_separator(config, data.rate_hz, data.source_count)
+        separator = build_separator(config, data.layout)
         segment, settings = separator.stft.samples(config.data.segment_frames), config.data
         batches = training_data(
             data,

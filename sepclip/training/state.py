@@ -9,7 +9,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from sepclip import clip
-from sepclip.audio.stft import STFT
+from sepclip.audio.layout import Layout
 from sepclip.mixing.drawing import generator
 from sepclip.model.separator import Separator
 from sepclip.settings import Config
@@ -17,12 +17,11 @@ from sepclip.training.average import Average
 from sepclip.training.schedules import Schedule, build_optimizer
 
 
-def build_separator(config: Config, rate_hz: int, sources: int) -> Separator:
-    """Build the untrained separator that ``config`` describes."""
+def build_separator(config: Config, layout: Layout) -> Separator:
+    """Build the untrained separator that ``config`` describes, for mixtures as ``layout`` says."""
     return Separator(
-        rate_hz=rate_hz,
-        sources=sources,
-        stft=STFT(**config.stft.model_dump()),
+        layout=layout,
+        stft=config.stft.transform(layout.rate_hz),
         loss=config.loss.name,
         network=config.model.network,
         seed=config.seed,

@@ -2,8 +2,7 @@
 
 import torch
 
-from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
-from sepclip.audio.permutation import best_permutation
+from sepclip.audio.metrics import si_sdr_improvement
 from sepclip.mixing.dataset import ValidationCrops
 from sepclip.model.separator import Separator
 from sepclip.settings import Config
@@ -18,23 +17,20 @@ def validate(
 ) -> dict[str, float]:
     """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops of all processes.
 
-    Crops with a silent source have no SI-SDR and do not count; a silent estimate counts as -100 dB.
+    Crops with a silent source have no SI-SDR and do not count (in a fixed order its other sources do); a silent
+    estimate counts as -100 dB.
     """
     training = separator.training
     separator.eval()
-    # every process fills in its own places, so that the sums are the same for any number of them
-    found = torch.zeros(3, len(crops.recipes), dtype=torch.float64)  # loss, improvement, whether it has one
+    # every process fills in the places of its own batches, so that the sums are the same for any number of them
+    found = torch.zeros(3, len(crops.recipes), dtype=torch.float64)  # sums of loss and improvement, count of the latter
     for item in crops:
         batch = item.to(device, dtype_of(config))
         loss, made = compute_loss(separator, batch, config)
         estimates = separator.estimates(made["outputs"], made["mixture"], batch.mixture.shape[-1])
-        pairwise = pairwise_si_sdr(est=estimates, ref=batch.sources)  # (B, est, ref)
-        usable = ~(batch.sources == batch.sources[..., :1]).all(-1).any(-1)  # (B,)
-        best, _ = best_permutation(pairwise.nan_to_num(-100).clamp(-100, 100), maximise=True)
-        before = si_sdr(est=batch.mixture.unsqueeze(1).expand_as(batch.sources), ref=batch.sources)  # (B, S)
-        gains = best - before.clamp(-100, 100).mean(-1)  # (B,)
-        rows = torch.stack([loss, torch.where(usable, gains, torch.zeros_like(gains)), usable.to(loss.dtype)])
-        found[:, batch.first : batch.first + len(loss)] = rows.cpu()
+        fixed = separator.layout.fixed_order
+        gains = si_sdr_improvement(est=estimates, ref=batch.sources, mixture=batch.mixture, fixed_order=fixed)  # (K,)
+        found[:, batch.first] = torch.tensor([loss.sum().item(), gains.sum().item(), len(gains)])
     separator.train(training)
     ranks.add_up([found])
     loss_sum, gain_sum, count = found.sum(1).tolist()

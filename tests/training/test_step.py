@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.amp.grad_scaler import GradScaler
 
+from sepclip.audio.layout import Layout
 from sepclip.config import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.dataset import Batch, Share
@@ -31,7 +32,7 @@ def a_batch(count: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -
 
 def a_state(*settings: str) -> tuple[TrainingState, object]:
     config = load_config(settings=[*TINY, *settings])
-    state = TrainingState.start(config, build_separator(config, 8000, 2), torch.device("cpu"), 10)
+    state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
     state.separator.train()
     return state, config
 
