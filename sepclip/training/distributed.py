@@ -5,6 +5,7 @@ Gradients are added up by hand, in one buffer once a step, instead of by Distrib
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from sepclip.mixing.dataset import Share
 from sepclip.terminal import speak
 
 T = TypeVar("T")
-_FAILED = "sepclip/failed"  # key of the store: the first process that fails tells why
+_FAILED, _ENDED = "sepclip/failed", "sepclip/ended"  # keys of the store: which process tells why; how many know
+_FAREWELL_SECONDS = 5.0
 _PATIENCE = timedelta(minutes=30)  # that the others wait for one that validates or saves
 
 
@@ -141,8 +143,8 @@ def joined() -> Iterator[Ranks]:
         yield ranks
     except Stopped:
         raise
-    except BaseException as error:
-        if not _tells(store, ranks, error):
+    except BaseException:
+        if not _tells(store, ranks):
             sys.stdout.flush()
             os._exit(EXIT_USER_ERROR)  # not by the interpreter's end, where the lost connections would speak
         speak(True)
@@ -150,12 +152,23 @@ def joined() -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _tells(store: Any, ranks: Ranks, error: BaseException) -> bool:
-    """Whether this process is the one to tell of a failure: the first that has one of its own."""
+def _tells(store: Any, ranks: Ranks) -> bool:
+    """Whether this process is the one to tell of a failure: the first that comes here.
+
+    It waits for the others to come, since the store may end with one of them.
+    """
     try:
-        return bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
-    except RuntimeError:  # the store has gone with the process that told
-        return not isinstance(error, PeerLost)
+        tells = bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
+        store.add(_ENDED, 1)
+        if not torch.cuda.is_available():  # NCCL might wait here for those that are gone
+            dist.destroy_process_group()  # which wakes up whoever waits for this process
+            until = time.monotonic() + _FAREWELL_SECONDS
+            while store.add(_ENDED, 0) < ranks.size and time.monotonic() < until:
+                time.sleep(0.02)
+            time.sleep(0.2 * ranks.first)  # it may have the store, and leaves last
+    except RuntimeError:  # the store went with a process that was killed
+        return True
+    return tells
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["sepclip.cli", "sepclip.training.loop", "tests.training.launch", "numpy", "soundfile"])
+# torch._dynamo is what the first optimizer imports, for longer than any of these trainings takes
+CONTEXT.set_forkserver_preload(["sepclip.cli", "sepclip.training.loop", "tests.training.launch", "torch._dynamo"])
 FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
 
 

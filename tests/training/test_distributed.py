@@ -64,7 +64,7 @@ def assert_alike(run: Path, whole: Path, tolerance: float = 1e-6) -> None:
     assert [row["step"] for row in mine] == [row["step"] for row in theirs]
     for one, other in zip(mine, theirs, strict=True):
         for key in ("loss", "grad_norm", "threshold", "clipped_share", "valid_loss", "valid_si_sdr_improvement"):
-            assert one.get(key) == pytest.approx(other.get(key), rel=tolerance)
+            assert one.get(key) == (pytest.approx(other[key], rel=tolerance) if other.get(key) is not None else None)
     weights, want = (load_file(path / "checkpoints" / "last" / checkpoint.WEIGHTS) for path in (run, whole))
     for name, value in want.items():
         torch.testing.assert_close(weights[name], value, rtol=tolerance, atol=1e-9)
@@ -215,8 +215,10 @@ def test_what_cannot_be_shared_is_told(small_set: Path, tmp_path: Path) -> None:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         codes, told = end_all(start_all(2, command(small_set, folder / "run", *more), folder), folder)
         assert codes == [1, 1], told
-        assert "".join(told).count(words) == 1, told
-        assert "".join(told).count("error") == 1, told
+        said = [one for one in told if one]
+        assert len(said) == 1, told
+        assert words in said[0]
+        assert said[0].count("error:") == 1
     code, told = launch.run(command(small_set, tmp_path / "run"), tmp_path / "log", WORLD_SIZE="2")
     assert code == 1
     assert "WORLD_SIZE is set and RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not" in told

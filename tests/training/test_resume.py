@@ -118,13 +118,13 @@ def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> No
 
 
 def test_killed_at_random_moments(whole, small_set: Path, tmp_path: Path) -> None:
-    kill_at_random(whole, small_set, tmp_path, 6, seed=0)
+    kill_at_random(whole, small_set, tmp_path, 10, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_killed_at_100_random_moments(whole, small_set: Path, tmp_path: Path, seed: int) -> None:
-    kill_at_random(whole, small_set, tmp_path, 20, seed)
+def test_killed_at_a_hundred_random_moments(whole, small_set: Path, tmp_path: Path, seed: int) -> None:
+    kill_at_random(whole, small_set, tmp_path, 10, seed)
 
 
 def save_in_a_child(folder: str, die_at: int) -> None:
