@@ -25,7 +25,7 @@ EXTENSIONS = frozenset(
 )
 HIDDEN = "hidden"
 # Sound that libsndfile does not read, so that it is named and not passed over
-_UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
+UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
 # libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # as its log says of Ogg
@@ -155,11 +155,11 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
         for name in names:
             path = folder / name
             suffix = path.suffix.lower()
-            if suffix not in EXTENSIONS | _UNREAD:
+            if suffix not in EXTENSIONS | UNREAD:
                 continue
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 left_out[path] = HIDDEN
-            elif suffix in _UNREAD:
+            elif suffix in UNREAD:
                 left_out[path] = f"libsndfile does not read {suffix}: convert it to wav or flac"
             else:
                 found.append(path)

@@ -7,23 +7,27 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sepclip.audio.layout import Layout
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import STFT
+from sepclip.errors import UserError
 from sepclip.model.clustering import KMeans, assign, cluster_masks, fit_centroids
 from sepclip.model.losses import LOSSES, Signals
 from sepclip.model.networks import NETWORKS, build_network
 
 Channels = Literal["mid", "each"]
+MaskSource = Literal["binary", "soft", "network"]  # k-means with masks of either kind, or the network itself
 
 
 @dataclass(frozen=True)
 class View:
     """How a network looks at a sound: the same for all blocks of it, so that all are separated alike.
 
-    ``gains`` (1 + C,): of the mean of the channels and of each of them. ``by_first``: the masks come from the first
-    channel, for the channels cancel. ``centroids`` (S, E): what embeddings are assigned to; None where none are.
+    ``gains`` (1 + C,): of the mean of the channels (of all together, where the network takes them so) and of each of
+    them. ``by_first``: the masks come from the first channel, for the channels cancel. ``centroids`` (S, E): what
+    embeddings are assigned to; None where none are.
     """
 
     gains: Tensor
@@ -36,15 +40,31 @@ def losses_of(network: str) -> list[str]:
     return [name for name, loss in LOSSES.items() if all(map(NETWORKS[network].can_give, loss.heads))]
 
 
-class Separator(nn.Module):
-    """Separates mono mixtures (B, T) at ``rate_hz`` into ``sources`` waves (B, S, T).
+def require_trainable(layout: Layout, *, loss: str, network: str) -> None:
+    """Raise UserError where ``loss`` or ``network`` cannot learn to separate what ``layout`` says."""
+    if layout.fixed_order and LOSSES[loss].separates_by == "embedding":
+        fit = [name for name in losses_of(network) if LOSSES[name].separates_by != "embedding"]
+        raise UserError(
+            f"--loss {loss} separates by clusters, which have no order, and the sources of this data have one "
+            f"({', '.join(layout.names)}): choose --loss {' or '.join(fit)}"
+        )
+    if layout.channels > 1 and NETWORKS[network].takes_waves:
+        raise UserError(
+            f"model.network {network} takes one channel and this data has {layout.channels}: choose a network of masks "
+            f"such as model.network=blstm, or prepare the data with --channels 1"
+        )
 
+
+class Separator(nn.Module):
+    """Separates mixtures (B, T) into waves (B, S, T), both as ``layout`` says.
+
+    Where it has several channels, T holds them one after the other, C T' samples, and the bins F of all spectra, masks
+    and embeddings do likewise. Only the two transforms here know of it.
     ``input_level_dbfs``: every mixture is brought to this RMS before the network sees it, so that masks do not depend
     on how loud a recording is; the masks then multiply the mixture as it came. None leaves the level alone.
     ``kmeans``: how embeddings become masks; ``seed`` is that of the first weights and of the starts of k-means.
 
-    What only separating takes is set afterwards: ``misi`` iterations of phase refinement; ``channels``, whether masks
-    come from the mean of the channels or from ``each`` by itself; ``bf16``, whether networks compute in bfloat16.
+    What only separating takes is set afterwards, by :meth:`set_inference` and :meth:`take_masks`.
     """
 
     misi = 0
@@ -54,8 +74,7 @@ class Separator(nn.Module):
     def __init__(
         self,
         *,
-        rate_hz: int,
-        sources: int,
+        layout: Layout,
         stft: STFT,
         loss: str,
         network: str,
@@ -65,12 +84,26 @@ class Separator(nn.Module):
         **settings: object,
     ):
         super().__init__()
-        self.rate_hz, self.sources, self.stft, self.loss = rate_hz, sources, stft, loss
+        require_trainable(layout, loss=loss, network=network)
+        self.layout, self.stft, self.loss = layout, stft, loss
+        self.rate_hz, self.sources = layout.rate_hz, layout.sources
         self.input_level_dbfs = input_level_dbfs
         self.kmeans, self.seed = kmeans, seed
+        self.clusters = LOSSES[loss].separates_by == "embedding"  # whether masks come from embeddings by k-means
         self.takes_waves = NETWORKS[network].takes_waves
         heads = ["mask" if head == "wave" and not self.takes_waves else head for head in LOSSES[loss].heads]
-        self.network: Any = build_network(network, seed, bins=stft.bins, sources=sources, heads=heads, **settings)
+        bins = stft.bins * layout.channels
+        self.network: Any = build_network(network, seed, bins=bins, sources=layout.sources, heads=heads, **settings)
+
+    def spectrum(self, wave: Tensor) -> Tensor:
+        """Transform waves (..., T) into spectra (..., N, F)."""
+        channels = self._unfold(wave)  # (..., C, T')
+        return self.stft.forward(channels).movedim(-3, -2).flatten(-2)  # (..., N, F)
+
+    def wave(self, spectrum: Tensor, samples: int) -> Tensor:
+        """Transform spectra (..., N, F) back into waves (..., T) of ``samples`` samples."""
+        channels = self._unfold(spectrum).movedim(-2, -3)  # (..., C, N, F')
+        return self.stft.inverse(channels, samples // self.layout.channels).flatten(-2)  # (..., T)
 
     def level_gain(self, mixture: Tensor) -> Tensor:
         """Return the gain (B, 1) that brings each mixture (B, T) to the input level; 1 for silence."""
@@ -79,11 +112,16 @@ class Separator(nn.Module):
             return torch.ones_like(rms)
         return torch.where(rms > 0, 10 ** (self.input_level_dbfs / 20) / rms, torch.ones_like(rms))
 
+    def _unfold(self, folded: Tensor) -> Tensor:
+        """Return samples or bins (..., C K) by channel, (..., C, K)."""
+        return folded.reshape(*folded.shape[:-1], self.layout.channels, -1)
+
     def signals(self, mixture: Tensor, sources: Tensor) -> Signals:
         """Return mixtures (B, T) and their sources (B, S, T) at the level of the network, as waves and spectra."""
         gain = self.level_gain(mixture)  # (B, 1)
         mixture, sources = mixture * gain, sources * gain.unsqueeze(-1)
-        return Signals(self.stft.forward(mixture), self.stft.forward(sources), mixture, sources)
+        fixed = self.layout.fixed_order
+        return Signals(self.spectrum(mixture), self.spectrum(sources), mixture, sources, fixed_order=fixed)
 
     def forward(self, wave: Tensor, spectrum: Tensor) -> dict[str, Tensor]:
         """Run the network on levelled mixtures, given as waves (B, T) and as complex spectra (B, N, F).
@@ -98,7 +136,7 @@ class Separator(nn.Module):
 
     def masks(self, outputs: dict[str, Tensor], spectrum: Tensor) -> Tensor:
         """Return the masks (B, S, N, F) that separate a mixture, from the outputs of the network."""
-        if LOSSES[self.loss].separates_by != "embedding":
+        if not self.clusters:
             return outputs["mask"]
         return cluster_masks(outputs["embedding"], spectrum.abs(), self.sources, settings=self.kmeans, seed=self.seed)
 
@@ -108,7 +146,7 @@ class Separator(nn.Module):
 
     def apply_masks(self, masks: Tensor, spectrum: Tensor, samples: int) -> Tensor:
         """Multiply the mixture's spectrogram (B, N, F) by ``masks`` and return the waves (B, S, T)."""
-        return self.stft.inverse(masks * spectrum.unsqueeze(1), samples)
+        return self.wave(masks * spectrum.unsqueeze(1), samples)
 
     def estimates(self, outputs: dict[str, Tensor], spectrum: Tensor, samples: int) -> Tensor:
         """Return the waves (B, S, T) that the outputs of the network stand for, at the level of ``spectrum``."""
@@ -116,10 +154,29 @@ class Separator(nn.Module):
             return outputs["wave"]
         return self.apply_masks(self.masks(outputs, spectrum), spectrum, samples)
 
-    @property
-    def clusters(self) -> bool:
-        """Whether masks come from embeddings by k-means."""
-        return LOSSES[self.loss].separates_by == "embedding"
+    def set_inference(self, *, misi: int = 0, channels: Channels = "mid", bf16: bool = False) -> None:
+        """Choose how to separate.
+
+        ``misi``: iterations of phase refinement. ``channels``: masks from the ``mid``, the mean of the channels, or
+        from ``each`` by itself. ``bf16``: the network computes in bfloat16. Raises UserError for phase refinement of a
+        network that has no magnitudes.
+        """
+        if misi and self.takes_waves:
+            raise UserError("--misi: the network gives waves and no magnitudes whose phases could be refined")
+        self.misi, self.channels, self.bf16 = misi, channels, bf16
+
+    def take_masks(self, source: MaskSource) -> None:
+        """Take masks from k-means, ``binary`` or ``soft``, or from the ``network``; UserError where it has no such."""
+        heads = LOSSES[self.loss].heads
+        head = "mask" if source == "network" else "embedding"
+        if head not in heads and not (head == "mask" and "wave" in heads):
+            has = "masks, no embeddings" if head == "embedding" else "embeddings, no masks"
+            raise UserError(f"--masks {source}: a network trained with --loss {self.loss} has {has} of its own")
+        if head == "embedding" and self.layout.fixed_order:
+            raise UserError(f"--masks {source}: clusters have no order, and the sources of this run have one")
+        self.clusters = source != "network"
+        if source != "network":
+            self.kmeans = replace(self.kmeans, masks=source)
 
     @property
     def scale_free(self) -> bool:
@@ -131,20 +188,29 @@ class Separator(nn.Module):
 
         Where the mean of the channels is silent and they are not (they cancel), the first channel takes its place.
         """
-        by_first = not powers[0] > 0
-        if by_first:
-            powers = torch.cat([powers[1:2], powers[1:]])
-        return View(self.level_gain(powers.sqrt().unsqueeze(-1)).squeeze(-1), by_first)
+        each, together = powers[1:], self._together(len(powers) - 1)
+        by_first = not together and not powers[0] > 0
+        first = each.mean() if together else each[0] if by_first else powers[0]
+        gains = self.level_gain(torch.cat([first.reshape(1), each]).sqrt().unsqueeze(-1)).squeeze(-1)
+        return View(gains, by_first)
+
+    def _together(self, channels: int) -> bool:
+        """Tell whether the network takes all channels of a sound at once."""
+        return channels == self.layout.channels > 1 and self.channels == "mid"
 
     def looked_at(self, block: Tensor, view: View) -> Tensor:
         """Return what the network sees of a ``block`` (C, T) of a sound, levelled: waves (I, T).
 
-        Its mean of the channels, and each channel too where there are several and they are separated by themselves.
+        All channels together where it knows as many; else the mean of the channels, and each of them too where there
+        are several and they are separated by themselves.
         """
+        if self._together(len(block)):
+            return (block * view.gains[0].to(block)).reshape(1, -1)
         mid = block[:1] if view.by_first else block.mean(0, keepdim=True)  # (1, T)
         by_each = (self.takes_waves or self.channels == "each") and len(block) > 1
         seen = torch.cat([mid, block]) if by_each else mid  # (I, T)
-        return seen * view.gains[: len(seen)].unsqueeze(-1).to(seen)
+        levelled = seen * view.gains[: len(seen)].unsqueeze(-1).to(seen)
+        return levelled.repeat(1, self.layout.channels)
 
     @torch.no_grad()
     def encode(self, blocks: Sequence[Tensor], views: Sequence[View]) -> list[Tensor]:
@@ -160,7 +226,7 @@ class Separator(nn.Module):
             if self.takes_waves:
                 outputs = self.network(items)["wave"]
             else:
-                outputs = self.network.encode(self.stft.forward(items).abs())
+                outputs = self.network.encode(self.spectrum(items).abs())
         return list(outputs.reshape(*seen.shape[:2], *outputs.shape[1:]))
 
     def decode(self, encoded: Tensor) -> dict[str, Tensor]:
@@ -176,13 +242,13 @@ class Separator(nn.Module):
             waves = encoded / view.gains[: len(encoded), None, None].to(encoded)  # (I, S, T)
             return (waves if len(waves) == 1 else _like_the_first(waves, waves)).transpose(0, 1)
         masks = torch.stack([self._block_masks(item, view) for item in encoded])  # (I, S, N, F)
-        spectrum, samples = self.stft.forward(block), block.shape[-1]  # (C, N, F)
-        if len(masks) > 1 and view.centroids is None:
-            mid = spectrum[:1] if view.by_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
-            masks = _like_the_first(self.apply_masks(masks, torch.cat([mid, spectrum]), samples), masks)  # (C, S, N, F)
-        elif len(masks) > 1:
-            masks = masks[1:]
-        masked = (masks * spectrum.unsqueeze(1)).transpose(0, 1)  # (S, C, N, F)
+        by_channel = self._unfold(masks)  # (I, S, N, C, F')
+        together = self._together(len(block))
+        masks = by_channel[0].movedim(-2, 0) if together else by_channel.mean(-2)  # (C, S, N, F') or (I, S, N, F')
+        spectrum, samples = self.stft.forward(block), block.shape[-1]  # (C, N, F')
+        if len(encoded) > 1:
+            masks = masks[1:] if view.centroids is not None else self._in_one_order(masks, spectrum, view, samples)
+        masked = (masks * spectrum.unsqueeze(1)).transpose(0, 1)  # (S, C, N, F')
         waves = self.stft.inverse(masked, samples)
         return refine_phases(waves, masked.abs(), block, self.stft, self.misi) if self.misi else waves
 
@@ -192,6 +258,14 @@ class Separator(nn.Module):
             return outputs["mask"][0]
         return assign(outputs["embedding"][0], view.centroids, self.kmeans.masks)  # (S, N, F)
 
+    def _in_one_order(self, masks: Tensor, spectrum: Tensor, view: View, samples: int) -> Tensor:
+        """Return the masks (C, S, N, F) of the channels in the order of their mean's, the first of ``masks``."""
+        if self.layout.fixed_order:
+            return masks[1:]
+        mid = spectrum[:1] if view.by_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
+        waves = self.stft.inverse(masks * torch.cat([mid, spectrum]).unsqueeze(1), samples)  # (I, S, T)
+        return _like_the_first(waves, masks)
+
     def fit(self, vectors: Tensor, loudness: Tensor) -> Tensor:
         """Return the centroids (S, E) from embeddings (P, E) of the bins of a sound, of magnitude ``loudness`` (P,)."""
         return fit_centroids(vectors, loudness, self.sources, settings=self.kmeans, seed=self.seed)
@@ -200,8 +274,9 @@ class Separator(nn.Module):
     def separate(self, mixture: Tensor) -> Tensor:
         """Separate one mixture (C, T) of any level, length and channel count in one piece into waves (S, C, T).
 
-        The masks come from the mean of the channels and multiply each of them; where that mean is silent and the
-        channels are not (they cancel), from the first channel. A network without masks separates every channel. Where
+        Channels as in the layout are separated together. Otherwise the masks come from the mean of the channels and
+        multiply each of them (masks of several channels by their mean); where the mean of the channels is silent and
+        they are not (they cancel), from the first channel. A network without masks separates every channel. Where
         the loss left their scale open, the waves are scaled so that they add up to the mixture as nearly as they can.
         Silence gives silence.
         """
@@ -211,7 +286,7 @@ class Separator(nn.Module):
         view = self.view(torch.cat([mixture.mean(0, keepdim=True), mixture]).square().mean(-1))
         (encoded,) = self.encode([mixture], [view])
         if self.clusters:
-            spectrum = self.stft.forward(self.looked_at(mixture, view)[0])  # (N, F)
+            spectrum = self.spectrum(self.looked_at(mixture, view)[0])  # (N, F)
             vectors = self.decode(encoded[:1])["embedding"]  # (1, N, F, E)
             view = replace(view, centroids=self.fit(vectors.flatten(0, 2), spectrum.abs().flatten()))
         waves = self.finish(mixture, view, encoded)  # (S, C, T)

@@ -67,7 +67,9 @@ def choose_encoding(
     if subtype is not None and subtype.upper() not in offered:
         raise UserError(f"--subtype {subtype}: {format_name} has {', '.join(offered)}")
     if overload == "float" and format_name != "wav":
-        raise UserError(f"--overload float: {format_name} has no float samples: choose rescale or clamp, or --format wav")
+        raise UserError(
+            f"--overload float: {format_name} has no float samples: choose rescale or clamp, or --format wav"
+        )
     alike = next((name for name in (stored_as, _LOUDER.get(stored_as)) if name in offered), offered[0])
     return Encoding(
         format_name, subtype.upper() if subtype else alike, overload or ("float" if format_name == "wav" else "rescale")

@@ -21,7 +21,7 @@ class Spool:
     """
 
     def __init__(self, folder: Path, sources: int, channels: int):
-        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=folder)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(folder))  # noqa: SIM115
         self._shape = (sources, channels)
         self._lengths: list[int] = []
         self.peaks = torch.zeros(sources, channels)  # of the absolute values

@@ -107,7 +107,7 @@ class SeparatedStream:
             hop=hop,
             fade=overlap // 2,
             power=float(survey.powers.amax()),
-            permuted=not separator.clusters,
+            permuted=not separator.clusters and not separator.layout.fixed_order,
             again=again,
         )
         gram, dots = torch.zeros(()), torch.zeros(())
@@ -157,7 +157,7 @@ class SeparatedStream:
             encoded = separator.encode([block for _, block in batch], [view] * len(batch))
             for (index, block), given in zip(batch, encoded, strict=True):
                 known[index] = given
-                magnitude = separator.stft.forward(separator.looked_at(block, view)[0]).abs()  # (N, F)
+                magnitude = separator.spectrum(separator.looked_at(block, view)[0]).abs()  # (N, F)
                 frames = torch.randperm(len(magnitude), generator=chance)[:most].sort().values.to(block.device)
                 with torch.no_grad():
                     vectors.append(separator.decode(given[:1, frames])["embedding"].flatten(0, 2))  # (P, E)
