@@ -61,7 +61,7 @@ def voices_of(stem: str) -> Sequence[tuple[str, float]]:
 
 
 @dataclass(frozen=True)
-class Layout:
+class Naming:
     """How a corpus names the folders of each split, and what its file names tell of the speakers."""
 
     folders: Mapping[str, tuple[str, ...]]  # of each split
@@ -70,29 +70,36 @@ class Layout:
     voices: Callable[[str], Sequence[tuple[str, float]]]  # of a file's name: voice and level in dB
 
 
-WSJ0 = Layout({split: (split,) for split in SPLITS}, MIXTURES, GROUPS, voices_of)
+WSJ0 = Naming({split: (split,) for split in SPLITS}, MIXTURES, GROUPS, voices_of)
 
 
-def find_tree(root: Path, rate_hz: int, mode: str, above: str = "", layout: Layout = WSJ0) -> Path | None:
+def find_tree(root: Path, rate_hz: int, mode: str, above: str = "", naming: Naming = WSJ0) -> Path | None:
     """Return the folder of tr, cv and tt at or below ``root``; None where there are no mixtures.
 
     Looked for are ``root``, ``MODE``, ``wav8k/MODE`` and, with ``above``, ``ABOVE/wav8k/MODE``.
     """
     rate = f"wav{rate_hz // 1000}k"
     for place in (root, root / mode, root / rate / mode, root / above / rate / mode):
-        if mixture_folders(place, layout):
+        if mixture_folders(place, naming):
             return place
     return None
 
 
-def mixture_folders(tree: Path, layout: Layout = WSJ0) -> list[str]:
+def mixture_folders(tree: Path, naming: Naming = WSJ0) -> list[str]:
     """Return the folders of mixtures below those of the splits: mix, mix_clean, ..."""
-    places = [tree / folder for folders in layout.folders.values() for folder in folders]
+    places = [tree / folder for folders in naming.folders.values() for folder in folders]
     return sorted({path.name for place in places for path in place.glob("mix*") if path.is_dir()})
 
 
+def require_mixtures(tree: Path, mixture: str, naming: Naming = WSJ0, *, hint: str = "") -> None:
+    """Raise UserError where a tree was made without the mixtures that a task needs."""
+    there = mixture_folders(tree, naming)
+    if mixture not in there:
+        raise UserError(f"{tree} has no {mixture}, only {', '.join(there)}: choose another --task{hint}")
+
+
 def plan_made(
-    tree: Path, out: Path, settings: MadeSettings, *, corpus: str, layout: Layout = WSJ0, jobs: int | None = None
+    tree: Path, out: Path, settings: MadeSettings, *, corpus: str, naming: Naming = WSJ0, jobs: int | None = None
 ) -> Plan[Prepared]:
     """Look at every file of a tree of mixtures; what is left is to write the recipes that name them.
 
@@ -106,18 +113,18 @@ def plan_made(
         "root": str(tree.resolve()),
         **asdict(settings),
         "targets": list(settings.targets),
-        "folders": {split: list(folders) for split, folders in layout.folders.items()},
+        "folders": {split: list(folders) for split, folders in naming.folders.items()},
     }
     done = writing.finished(out, recorded)
     if done:
         return Plan(preflight, lambda: Prepared(done, already=True), already=True)
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
-    for split, folders in layout.folders.items():
+    for split, folders in naming.folders.items():
         for folder in folders:
             found = _look(tree, folder, settings, preflight, jobs)
-            recipes[split] += [_recipe(split, folder, *one, settings, layout) for one in found.items()]
+            recipes[split] += [_recipe(split, folder, *one, settings, naming) for one in found.items()]
     preflight.facts.extend(
-        f"{split}: {counted(len(found), 'mixture')} (official {layout.official[split]})"
+        f"{split}: {counted(len(found), 'mixture')} (official {naming.official[split]})"
         for split, found in recipes.items()
     )
 
@@ -183,9 +190,9 @@ def _samples(path: Path, rate_hz: int) -> int | str:
     return int(info.frames) or "no samples"
 
 
-def _recipe(split: str, folder: str, name: str, length: int, settings: MadeSettings, layout: Layout) -> Recipe:
+def _recipe(split: str, folder: str, name: str, length: int, settings: MadeSettings, naming: Naming) -> Recipe:
     stem = name.removesuffix(".wav")
-    speakers = layout.voices(stem)
+    speakers = naming.voices(stem)
     sources = []
     for index, target in enumerate(settings.targets):
         if re.match(r"s\d", target) and index < len(speakers):
@@ -194,4 +201,4 @@ def _recipe(split: str, folder: str, name: str, length: int, settings: MadeSetti
             voice, level_db = "+".join(voice for voice, _ in speakers) or f"{stem} {target}", 0.0
         path = f"{folder}/{target}/{name}"
         sources.append(Source(path, voice, None, 0, length, settings.rate_hz, level_db, 1.0))
-    return Recipe(stem, layout.groups[split], length, tuple(sources), mix=f"{folder}/{settings.mixture}/{name}")
+    return Recipe(stem, naming.groups[split], length, tuple(sources), mix=f"{folder}/{settings.mixture}/{name}")

@@ -39,7 +39,7 @@ def prepare(
 ) -> None:
     """Write the recipes; the help of the command line tells the arguments."""
     from sepclip.errors import UserError
-    from sepclip.mixing.made import MadeSettings, find_tree, folders_of, mixture_folders, plan_made
+    from sepclip.mixing.made import MadeSettings, find_tree, folders_of, mixture_folders, plan_made, require_mixtures
     from sepclip.mixing.preflight import carry_out, require_folder, require_one_of
 
     if target and not room:
@@ -56,10 +56,8 @@ def prepare(
     tree = find_tree(root, rate, mode)
     if tree is None:
         raise UserError(f"{root} holds no mixtures of {rate} Hz, {mode}. Expected: {CARD.layout}")
-    there = mixture_folders(tree)
-    if mixture not in there:
-        hint = "; --room says which of WHAMR!" if any(name.endswith(ROOMS) for name in there) else ""
-        raise UserError(f"{tree} has no {mixture}, only {', '.join(there)}: choose another --task{hint}")
+    hint = "; --room says which of WHAMR!" if any(name.endswith(ROOMS) for name in mixture_folders(tree)) else ""
+    require_mixtures(tree, mixture, hint=hint)
     carry_out(plan_made(tree, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
 
 
