@@ -10,44 +10,47 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sepclip.audio.files import write_text
-from sepclip.mixing.mixture import MixtureSet, Recipe, part_names
+from sepclip.audio.layout import Layout
+from sepclip.mixing.mixture import Recipe
 
 SPEECHBRAIN_FILE = "speechbrain.csv"
 
 
-def write_indexes(mixtures: MixtureSet, recipes: Mapping[str, Sequence[Recipe]]) -> None:
-    """Write the lists of every split of a set with audio; those that are right stay as they are."""
-    parts = part_names(mixtures.source_count)
+def write_indexes(out: Path, recipes: Mapping[str, Sequence[Recipe]], layout: Layout, about: Mapping[str, Any]) -> None:
+    """Write the lists of every split of a set with audio in ``out``; those that are right stay as they are.
+
+    ``about`` is what ``set.json`` says of the set.
+    """
     for split, found in recipes.items():
-        folder = (mixtures.path / split).resolve()
-        waves = {part: [str(folder / part / f"{recipe.name}.wav") for recipe in found] for part in ("mix", *parts)}
+        folder = (out / split).resolve()
+        parts = ("mix", *layout.names)
+        waves = {part: [str(folder / part / f"{recipe.name}.wav") for recipe in found] for part in parts}
         texts = {}
         for part, paths in waves.items():
             pairs = [[path, recipe.length] for path, recipe in zip(paths, found, strict=True)]
             texts[f"{part}.json"] = json.dumps(pairs, indent=0, ensure_ascii=False) + "\n"
-        for mixture, columns in _tables(waves, parts, mixtures).items():
+        for mixture, columns in _tables(waves, about).items():
             header = ["mixture_ID", *columns, "length"]
             rows = zip((one.name for one in found), *columns.values(), (one.length for one in found), strict=True)
             texts[f"mixture_{split}_{mixture}.csv"] = _csv(header, rows)
-        texts[SPEECHBRAIN_FILE] = _speechbrain(found, waves, mixtures.rate_hz)
+        texts[SPEECHBRAIN_FILE] = _speechbrain(found, waves, layout.rate_hz)
         for name, text in texts.items():
             if not _is(folder / name, text):
                 write_text(folder / name, text)
 
 
-def _tables(
-    waves: Mapping[str, list[str]], parts: Sequence[str], mixtures: MixtureSet
-) -> dict[str, dict[str, list[str]]]:
+def _tables(waves: Mapping[str, list[str]], about: Mapping[str, Any]) -> dict[str, dict[str, list[str]]]:
     """Return the columns of LibriMix's tables by the kind of mixture."""
-    sources = {f"source_{index + 1}_path": waves[part] for index, part in enumerate(parts)}
-    table = {"mixture_path": waves["mix"]} | sources
-    if mixtures.about.get("task") == "enh_both":  # the clean mixture is the target
-        return {"mix_both": table, "mix_clean": {"mixture_path": waves["s1"]}}
-    if mixtures.additive:
+    mixture, *sources = waves.values()
+    table = {"mixture_path": mixture} | {f"source_{index + 1}_path": wave for index, wave in enumerate(sources)}
+    if about.get("task") == "enh_both":  # the clean mixture is the target
+        return {"mix_both": table, "mix_clean": {"mixture_path": sources[0]}}
+    if about.get("additive", True):
         return {"mix_clean": table}
-    return {"mix_both" if len(parts) > 1 else "mix_single": table}
+    return {"mix_both" if len(sources) > 1 else "mix_single": table}
 
 
 def _speechbrain(recipes: Sequence[Recipe], waves: Mapping[str, list[str]], rate_hz: int) -> str:

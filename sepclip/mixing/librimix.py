@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound, read_sound
+from sepclip.audio.layout import Layout
 from sepclip.mixing import writing
 from sepclip.mixing.librimix_lists import GROUPS, Row, Tables, naming_of, read_tables, sexes_of, subsets_of
 from sepclip.mixing.made import folders_of
@@ -175,8 +176,7 @@ def plan_librimix(
             out,
             recipes,
             root=speech,
-            rate_hz=settings.rate_hz,
-            source_count=settings.targets,
+            layout=Layout(settings.rate_hz, settings.targets),
             render=lambda recipe: render(rows[recipe.name], settings, places),
             settings=recorded,
             report={"additive": not settings.noisy, "task": settings.task},

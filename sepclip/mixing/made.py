@@ -7,11 +7,11 @@ from pathlib import Path
 
 import soundfile
 
-from sepclip.audio.layout import Layout
+from sepclip.audio.layout import Layout, part_names
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
 from sepclip.mixing.corpora import TASKS
-from sepclip.mixing.mixture import SPLITS, Recipe, Source, part_names
+from sepclip.mixing.mixture import SPLITS, Recipe, Source
 from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_one_of
 from sepclip.mixing.preparation import Prepared
 from sepclip.mixing.survey import in_threads

@@ -112,14 +112,17 @@ class MixtureSet:
             about = json.loads(file.read_text(encoding="utf-8"))
             if about["format"] > FORMAT:
                 raise UserError(f"{file} has format {about['format']}, newer than this sepclip reads ({FORMAT})")
-            return cls.of(about, path, root or Path(about["root"]))
+            return cls(
+                path,
+                root or Path(about["root"]),
+                about["rate_hz"],
+                about["source_count"],
+                about["audio"],
+                about["digest"],
+                about,
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error!r}): prepare the set again in another folder") from error
-
-    @classmethod
-    def of(cls, about: dict[str, Any], path: Path, root: Path) -> "MixtureSet":
-        """Return the set that ``about``, the content of ``set.json``, tells of; KeyError where that lacks something."""
-        return cls(path, root, about["rate_hz"], about["source_count"], about["audio"], about["digest"], about)
 
     def recipes(self, split: str) -> list[Recipe]:
         """Read the recipes of one split."""

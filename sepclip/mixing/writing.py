@@ -77,7 +77,7 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
     if _digest(recipes) != made.digest:
         raise UserError(f"{out} has other recipes than it was made from: remove it and prepare it again")
     if made.audio:  # their whole paths are wrong where the set has moved
-        write_indexes(made, {split: made.recipes(split) for split in SPLITS})
+        write_indexes(out, {split: made.recipes(split) for split in SPLITS}, made.layout, made.about)
     return made
 
 
@@ -139,7 +139,7 @@ def write_set(
         **report,
     }
     if render:
-        write_indexes(MixtureSet.of(about, out, root), recipes)
+        write_indexes(out, recipes, layout, about)
     write_text(out / SET_FILE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     (out / UNFINISHED_FILE).unlink(missing_ok=True)
     return MixtureSet.open(out, root)

@@ -43,7 +43,7 @@ def test_cards_are_shown_by_list_and_by_help():
     listed = sepclip("prepare", "--list", COLUMNS="400")
     assert listed.returncode == 0
     for name, corpus in corpora().items():
-        words = sepclip("prepare", name, "--help", COLUMNS="400").stdout.split()
+        words = sepclip("prepare", name, "--help", COLUMNS="1000").stdout.split()
         for text in asdict(corpus.card).values():
             assert text in listed.stdout or len(text) > 60
             assert " ".join(text.split()) in " ".join(words) or text == name
