@@ -22,7 +22,7 @@ from sepclip.terminal import speak
 
 T = TypeVar("T")
 _FAILED, _ENDED = "sepclip/failed", "sepclip/ended"  # keys of the store: which process tells why; how many know
-_FAREWELL_SECONDS = 5.0
+_FAREWELL_SECONDS = 2.0
 _PATIENCE = timedelta(minutes=30)  # that the others wait for one that validates or saves
 
 
