@@ -8,7 +8,7 @@ from pathlib import Path
 import soundfile
 
 from sepclip.audio import stem_file
-from sepclip.audio.files import BadSound, Sound, find_sounds, is_truncated, name_below, read_sound
+from sepclip.audio.files import HIDDEN, BadSound, Sound, find_sounds, is_truncated, name_below, read_sound
 from sepclip.errors import UserError, counted
 from sepclip.mixing.drawing import generator, shares_of
 from sepclip.mixing.mixture import SPLITS
@@ -80,8 +80,8 @@ def find_tracks(root: Path, preflight: Preflight) -> dict[str | None, list[Track
     found: dict[str | None, list[Track]] = {}
     for folder, stems in folders.items():
         _add(found, name_below(folder, root), stems, root)
-    for path in left_out:
-        if path.name.endswith(stem_file.SUFFIX) and not path.name.startswith("."):
+    for path, reason in left_out.items():
+        if path.name.endswith(stem_file.SUFFIX) and reason != HIDDEN:
             place = name_below(path, root).removesuffix(stem_file.SUFFIX)
             _add(found, place, dict.fromkeys(stem_file.STREAMS, path), root)
     if not found:
