@@ -8,6 +8,7 @@ from pathlib import Path
 import soundfile
 
 from sepclip.audio import stem_file
+from sepclip.audio.decoding import ffmpeg
 from sepclip.audio.files import HIDDEN, BadSound, Sound, find_sounds, is_truncated, name_below, read_sound
 from sepclip.errors import UserError, counted
 from sepclip.mixing.drawing import generator, shares_of
@@ -50,7 +51,7 @@ def look(path: Path) -> Facts | tuple[str, str]:
     """Return what the header of a file says, or what is wrong with it and what to do."""
     try:
         if path.name.endswith(stem_file.SUFFIX):
-            if stem_file.ffmpeg() is None:
+            if ffmpeg() is None:
                 return "stem file, which takes ffmpeg to decode", _NO_FFMPEG
             return Facts(*stem_file.look_at(path), as_is=False)
         info = soundfile.info(path, verbose=True)
