@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
-from sepclip.mixing.dataset import DynamicMixtures, FixedMixtures, ValidationCrops, training_data
+from sepclip.mixing.dataset import Batches, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.terminal import say
 from sepclip.training import checkpoint
@@ -78,7 +78,7 @@ class Training:
     run: Run
     ranks: Ranks
     state: TrainingState
-    batches: FixedMixtures | DynamicMixtures
+    batches: Batches
     crops: ValidationCrops
     steps: int
     valid_every: int
@@ -100,9 +100,10 @@ class Training:
             dynamic=settings.dynamic,
             seed=config.seed,
             memory_gib=settings.memory_gib,
+            excerpts=settings.excerpts,
             share=ranks.share,
         )
-        crops = ValidationCrops(data, segment, settings.batch_size, ranks.share)
+        crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
         found = checkpoint.find(run.checkpoint_path("last"))
         if not found:

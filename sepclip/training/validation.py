@@ -23,7 +23,7 @@ def validate(
     training = separator.training
     separator.eval()
     # every process fills in the places of its own batches, so that the sums are the same for any number of them
-    found = torch.zeros(3, len(crops.recipes), dtype=torch.float64)  # sums of loss and improvement, count of the latter
+    found = torch.zeros(3, crops.total, dtype=torch.float64)  # sums of loss and improvement, count of the latter
     for item in crops:
         batch = item.to(device, dtype_of(config))
         loss, made = compute_loss(separator, batch, config)
@@ -35,6 +35,6 @@ def validate(
     ranks.add_up([found])
     loss_sum, gain_sum, count = found.sum(1).tolist()
     return {
-        "valid_loss": loss_sum / len(crops.recipes),
+        "valid_loss": loss_sum / crops.total,
         "valid_si_sdr_improvement": gain_sum / count if count else float("nan"),
     }
