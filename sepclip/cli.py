@@ -15,6 +15,7 @@ from sepclip.commands.dynamics import dynamics
 from sepclip.commands.evaluate import evaluate
 from sepclip.commands.info import info
 from sepclip.commands.prepare import prepare_app
+from sepclip.commands.report import report
 from sepclip.commands.separate import separate
 from sepclip.commands.sweep import sweep
 from sepclip.commands.train import train
@@ -26,7 +27,7 @@ class _InOrderOfUse(TyperGroup):
     """Lists the commands as they are used one after the other."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ["demo", "prepare", "train", "separate", "eval", "sweep", "dynamics", "info"]
+        order = ["demo", "prepare", "train", "separate", "eval", "sweep", "dynamics", "report", "info"]
         return sorted(self.commands, key=order.index)
 
 
@@ -48,6 +49,7 @@ app.command()(separate)
 app.command(name="eval")(evaluate)
 app.command()(sweep)
 app.command()(dynamics)
+app.command()(report)
 app.command()(demo)
 app.command()(info)
 

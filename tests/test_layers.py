@@ -49,6 +49,20 @@ LAYERS = {
         "terminal",
     },
     "pictures": {"training", "audio", "errors"},
+    "report": {
+        "pictures",
+        "sweep",
+        "evaluation",
+        "scoring",
+        "training",
+        "mixing",
+        "model",
+        "audio",
+        "config",
+        "settings",
+        "errors",
+        "terminal",
+    },
     "information": {"training", "model", "mixing", "audio", "config", "settings", "startup", "errors"},
 }
 LAYERS["commands"] = set(LAYERS)

@@ -74,7 +74,12 @@ def evaluate(
         items, total = evaluation.folder_items(estimates, references, mixtures, limit)
         stft = None
         folder = out_folder or estimates
-        about = {"estimates": str(estimates), "references": str(references), "limit": limit}
+        about = {
+            "estimates": str(estimates),
+            "references": str(references),
+            "mixtures": None if mixtures is None else str(mixtures),
+            "limit": limit,
+        }
     else:
         raise typer.BadParameter("give either RUN and DATA, or --estimates and --references")
     result = evaluation.document(scoring.score(items, total, stft=stft, jobs=jobs), about)

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -197,7 +198,22 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git": git_state(Path(sepclip.__file__).parent),
     }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return commit and whether anything was changed after it, where ``folder`` is part of a git checkout."""
+    try:
+        commit, changed = (
+            subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or no checkout: nothing to say
+    return {"commit": commit, "changed": bool(changed)}
 
 
 def _read_environment(path: Path) -> dict[str, Any]:
