@@ -91,7 +91,7 @@ def matched(waves: Waves) -> tuple[list[int], list[float]]:
         torch.from_numpy(np.ascontiguousarray(found.reshape(1, len(found), -1))) for found in (waves.est, waves.ref)
     )
     pairwise = pairwise_si_sdr(est=est, ref=ref).nan_to_num(-300, 300, -300)  # (1, est, ref)
-    order = best_permutation(pairwise, maximise=True)[1][0]
+    order = best_permutation(pairwise, maximise=True, fixed_order=waves.fixed_order)[1][0]
     mixture = torch.from_numpy(waves.mixture.copy()).reshape(1, 1, -1).expand_as(ref)
     gains = (si_sdr(est=est[:, order], ref=ref) - si_sdr(est=mixture, ref=ref))[0]
     return order.tolist(), gains.tolist()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sepclip.audio.layout import Layout
 from sepclip.config import differences, load_config
 from sepclip.report.markup import Content, Markup, tag
 from sepclip.training.run import CONFIG, ENVIRONMENT, Run
@@ -34,7 +35,7 @@ def what_was_run(run: Run) -> list[Content]:
         tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="keys"), class_="scroll"),
         tag("details", tag("summary", "The whole configuration"), tag("pre", whole, tabindex=0)),
         tag("h3", "Data and environment"),
-        _pairs(_environment(environment_of(run.path))),
+        _pairs(_environment(environment_of(run.path), run.layout)),
     ]
 
 
@@ -52,12 +53,12 @@ def configurations(runs: dict[str, Run]) -> Markup:
     return tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="keys"), class_="scroll")
 
 
-def _environment(facts: dict[str, Any]) -> dict[str, str]:
+def _environment(facts: dict[str, Any], layout: Layout) -> dict[str, str]:
     data, git = facts["data"], facts.get("git")
     told = {
         "mixtures": data["path"],
         "digest": data["digest"],
-        "sources": f"{data['source_count']} at {data['rate_hz']} Hz",
+        "made of": str(layout),
         "versions": ", ".join(f"{name} {facts[name]}" for name in ("sepclip", "torch", "python") if facts.get(name)),
         "machine": f"{facts.get('platform', '?')}, {facts.get('cpu_threads', '?')} threads",
         "GPU": facts.get("gpu") or "none",
