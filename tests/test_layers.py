@@ -37,6 +37,7 @@ LAYERS = {
         "terminal",
     },
     "demo": {
+        "report",
         "evaluation",
         "scoring",
         "separation",

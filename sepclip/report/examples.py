@@ -16,7 +16,7 @@ from sepclip.report.scores import Scores
 from sepclip.scoring import Item, Waves
 from sepclip.training.run import Run, resolve_device
 
-_MOST_TRIED = 12  # validation mixtures of a run that has no scores
+_MOST_TRIED = 6  # validation mixtures of a run that has no scores
 
 
 @dataclass(frozen=True)

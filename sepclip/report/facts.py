@@ -1,6 +1,7 @@
 """What was run: configuration, data and environment of a run, for the page."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,34 +24,31 @@ def data_path(run: Path) -> Path:
 
 def what_was_run(run: Run) -> list[Content]:
     """Return the configuration as differences to base.yaml and whole, the data, and the environment."""
-    changed = differences(load_config(), run.config)
-    rows = [
-        tag("tr", tag("th", key, scope="row"), tag("td", _value(new)), tag("td", _value(old)))
-        for key, (old, new) in changed.items()
-    ]
-    head = tag("tr", *(tag("th", title, scope="col") for title in ("key", "this run", "base.yaml")))
+    changed = [[key, new, old] for key, (old, new) in differences(load_config(), run.config).items()]
     whole = (run.path / CONFIG).read_text(encoding="utf-8")
+    facts = _environment(environment_of(run.path), run.layout)
     return [
         tag("h3", "Differences to the defaults"),
-        tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="keys"), class_="scroll"),
+        table_of(changed, ["key", "this run", "base.yaml"]),
         tag("details", tag("summary", "The whole configuration"), tag("pre", whole, tabindex=0)),
         tag("h3", "Data and environment"),
-        _pairs(_environment(environment_of(run.path), run.layout)),
+        table_of([[key, value] for key, value in facts.items()]),
     ]
 
 
-def configurations(runs: dict[str, Run]) -> Markup:
+def configurations(first: Run, second: Run, names: Sequence[str]) -> Markup:
     """Return the keys in which two runs differ."""
-    (first, one), (second, other) = runs.items()
-    changed = differences(one.config, other.config)
-    rows = [
-        tag("tr", tag("th", key, scope="row"), tag("td", _value(old)), tag("td", _value(new)))
-        for key, (old, new) in changed.items()
-    ]
-    if not rows:
+    changed = differences(first.config, second.config)
+    if not changed:
         return tag("p", "The two configurations are the same.")
-    head = tag("tr", *(tag("th", title, scope="col") for title in ("key", first, second)))
-    return tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="keys"), class_="scroll")
+    return table_of([[key, old, new] for key, (old, new) in changed.items()], ["key", *names])
+
+
+def table_of(rows: Sequence[Sequence[Any]], titles: Sequence[str] = ()) -> Markup:
+    """Return a plain table, the first column of which names the rows."""
+    head = tag("thead", tag("tr", (tag("th", title, scope="col") for title in titles))) if titles else None
+    body = [tag("tr", tag("th", row[0], scope="row"), (tag("td", _value(value)) for value in row[1:])) for row in rows]
+    return tag("div", tag("table", head, tag("tbody", body), class_="keys"), class_="scroll")
 
 
 def _environment(facts: dict[str, Any], layout: Layout) -> dict[str, str]:
@@ -66,11 +64,6 @@ def _environment(facts: dict[str, Any], layout: Layout) -> dict[str, str]:
     if git:
         told["git"] = f"{git['commit']}{', with changes not committed' if git['changed'] else ''}"
     return told
-
-
-def _pairs(told: dict[str, str]) -> Markup:
-    rows = [tag("tr", tag("th", key, scope="row"), tag("td", value)) for key, value in told.items()]
-    return tag("div", tag("table", tag("tbody", rows), class_="keys"), class_="scroll")
 
 
 def _value(value: Any) -> str:

@@ -55,7 +55,7 @@ def json_text(document: str) -> Markup:
 
 def signed(value: float, unit: str) -> str:
     """Return ``"+6.6 dB"`` or ``"−0.2 dB"``, with a minus sign as wide as the plus."""
-    return f"{minus(f'{value:+.1f}')} {unit}".strip()
+    return f"{minus(f'{round(value, 1) + 0.0:+.1f}')} {unit}".strip()  # + 0.0: no negative zero
 
 
 def minus(number: str) -> str:

@@ -1,6 +1,5 @@
 """The page of one run."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -10,17 +9,22 @@ from sepclip.report.curves import History, dynamics_charts, dynamics_of, trainin
 from sepclip.report.examples import chosen, source_of, validation_source
 from sepclip.report.facts import data_path, environment_of, what_was_run
 from sepclip.report.listening import cards
-from sepclip.report.markup import Content, signed, tag
+from sepclip.report.markup import signed, tag
 from sepclip.report.page import Headline, Page
 from sepclip.report.scores import GAIN, Scores, evaluations, values_of
-from sepclip.report.tables import distributions, file_list, summary
+from sepclip.report.tables import distributions, file_list, grid, summary
 from sepclip.terminal import warn
-from sepclip.training.run import Run
+from sepclip.training.run import CONFIG, ENVIRONMENT, Run
 
 LISTEN = (
     "Each player has its spectrogram above it: a click there plays from that point. Below an estimate is its mask, "
     "bright where it keeps what the mixture has."
 )
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file()
 
 
 def run_page(path: Path) -> Page:
@@ -31,29 +35,31 @@ def run_page(path: Path) -> Page:
     page = Page("sepclip report of a run", path.resolve().name, headline(history, scored), _facts(run, history))
     add_listening(page, scored[0] if scored else None, run)
     for place, scores in enumerate(scored):
-        name = scores.folder.name
-        page.add(
-            f"scores-{place + 1}",
-            f"Scores, {name}",
-            about(scores),
-            summary(scores),
-            distributions(scores),
-            tag("h3", "Every file"),
-            file_list(scores, f"files-{place + 1}"),
-        )
+        add_scores(page, scores, place)
     charts = [chart.markup() for chart in training_charts([history])]
-    page.add("training", "Training", "Drag over a plot to zoom; all of them move together.", _grid(charts))
+    page.add("training", "Training", "Drag over a plot to zoom; all of them move together.", grid(charts))
     records = dynamics_of(path)
     if records is not None:
         lead = "The panels of the AutoClip paper's Figure 1, of the recorded steps."
-        page.add("dynamics", "Training dynamics", lead, _grid([chart.markup() for chart in dynamics_charts(records)]))
+        page.add("dynamics", "Training dynamics", lead, grid([chart.markup() for chart in dynamics_charts(records)]))
     page.add("run", "What was run", "", what_was_run(run))
     return page
 
 
-def _grid(cards_of: Sequence[Content]) -> Content:
-    shown = [card for card in cards_of if card]
-    return tag("div", shown, class_="grid") if shown else None
+def scores_page(folder: Path) -> Page:
+    """Return the page of one evaluation. Raises UserError where ``folder`` holds none."""
+    scores = Scores.read(folder)
+    page = Page("sepclip report of an evaluation", folder.resolve().name, headline(None, [scores]))
+    add_listening(page, scores, None)
+    add_scores(page, scores, 0)
+    return page
+
+
+def add_scores(page: Page, scores: Scores, place: int) -> None:
+    """Add a section of scores: the summary, the distributions and the list of files."""
+    listed = file_list(scores, f"files-{place + 1}")
+    parts = (summary(scores), distributions(scores), tag("h3", "Every file"), listed)
+    page.add(f"scores-{place + 1}", f"Scores, {scores.folder.resolve().name}", about(scores), *parts)
 
 
 def about(scores: Scores) -> str:
@@ -65,7 +71,7 @@ def about(scores: Scores) -> str:
     return f"{told.get('estimates')} against {told.get('references')}."
 
 
-def headline(history: History, scored: list[Scores]) -> Headline | None:
+def headline(history: History | None, scored: list[Scores]) -> Headline | None:
     """Return the mean improvement on what was scored last, or else the best one of the validations."""
     for scores in scored:
         groups = scores.groups()
@@ -75,7 +81,7 @@ def headline(history: History, scored: list[Scores]) -> Headline | None:
             parts = ", ".join(f"{signed(fmean(found), 'dB')} {name}" for name, found in means.items() if found)
             of = f"SI-SDR improvement, mean of {counted(len(scores.files()), 'scored mixture')}"
             return Headline(signed(fmean(values), ""), "dB", of + (f": {parts}" if parts else ""))
-    best = history.best(VALIDATED)
+    best = history.best(VALIDATED) if history else None
     if best is None:
         return None
     return Headline(

@@ -81,15 +81,21 @@ def _range(values: Sequence[float]) -> tuple[float, float]:
 
 def distributions(scores: Scores) -> Markup:
     """Return how the improvements are distributed, by group, each with the oracle of the same metric beside."""
+    drawn = [histogram(parts, "dB", f"{title} of every source") for title, parts in improvements(scores).items()]
+    return tag("div", drawn, class_="grid")
+
+
+def improvements(scores: Scores) -> dict[str, dict[str, list[float]]]:
+    """Return the values of each improvement by its title: of every group, and of the oracle."""
     groups = scores.groups()
-    drawn = []
+    found = {}
     for metric in [name for name in IMPROVEMENTS if name in scores.titles] or list(scores.titles)[:1]:
         parts = {name: values_of(rows, metric) for name, rows in groups.items() if name != "all" or len(groups) == 1}
         oracle = f"{ORACLE}{metric}"
         if oracle in scores.titles and len(parts) < 4:
             parts[scores.titles[oracle]] = values_of(scores.rows, oracle)
-        drawn.append(histogram(parts, "dB", f"{scores.titles[metric]} of every source"))
-    return tag("div", drawn, class_="grid")
+        found[scores.titles[metric]] = parts
+    return found
 
 
 def file_list(scores: Scores, anchor: str) -> Markup:
@@ -125,3 +131,9 @@ def file_list(scores: Scores, anchor: str) -> Markup:
         tag("label", "Find ", tag("input", type="search", data_filter=anchor, placeholder="file, voice or group")),
     )
     return tag("div", search if len(files) > 10 else None, sortable(anchor, caption, titles, rows, words=words))
+
+
+def grid(shown: Sequence[Markup]) -> Content:
+    """Return cards side by side where there is room; nothing where all are empty."""
+    cards = [card for card in shown if card]
+    return tag("div", cards, class_="grid") if cards else None
