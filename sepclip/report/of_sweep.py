@@ -106,12 +106,7 @@ def sweep_page(path: Path) -> Page:
             f"An asterisk: the 95 % interval leaves out 0."
         )
         page.add("differences", "Differences", lead, _heat(places, keys, metric, difference=True))
-    page.add(
-        "curves",
-        "Validation while training",
-        "Means over the seeds.",
-        grid([chart.markup() for chart in sweep_charts(path, cells, keys)]),
-    )
+    page.add("curves", "Validation while training", "Means over the seeds.", curves)
     page.add("runs", "Every run", "", _runs(cells, keys, metric))
     page.add("run", "What was run", "What all cells have in common and the defaults do not.", _common(configs, data))
     return page
