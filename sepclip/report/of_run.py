@@ -32,7 +32,7 @@ def run_page(path: Path) -> Page:
     run = Run.open(path)
     history = History.read(path, path.resolve().name)
     scored = evaluations(path)
-    page = Page("sepclip report of a run", path.resolve().name, headline(history, scored), _facts(run, history))
+    page = Page("sepclip report of a run", path.resolve().name, headline(history, scored), run_facts(run, history))
     add_listening(page, scored[0] if scored else None, run)
     for place, scores in enumerate(scored):
         add_scores(page, scores, place)
@@ -89,7 +89,8 @@ def headline(history: History | None, scored: list[Scores]) -> Headline | None:
     )
 
 
-def _facts(run: Run, history: History) -> dict[str, str]:
+def run_facts(run: Run, history: History) -> dict[str, str]:
+    """Return what a run is, in a few words a key."""
     config = run.config
     last = history.rows[-1]["step"] if history.rows else 0
     best = history.best(VALIDATED)

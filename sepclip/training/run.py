@@ -22,7 +22,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import MaskSource, Separator, require_trainable
 from sepclip.settings import DEVICE, Config
-from sepclip.training import checkpoint
+from sepclip.training import checkpoint, tensorboard
 from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
@@ -93,6 +93,7 @@ class Run:
             ENVIRONMENT,
             METRICS,
             DYNAMICS,
+            tensorboard.FOLDER,
             "checkpoints",
         }  # of a run that has not saved yet: nothing to keep
         others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)

@@ -166,3 +166,29 @@ def test_scores_of_a_run_have_a_page_of_their_own(scored_run: Path, small_set: P
     shutil.rmtree(folder)
     assert made.returncode == 0, made.stderr
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<audio") == 15
+
+
+def test_plots_for_a_paper(scored_run: Path, better_run: Path, sweep: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from xml.etree import ElementTree
+
+    from PIL import Image
+
+    for paths, names in (
+        ([scored_run], {"loss", "gain", "norm", "clipped", "scores"}),
+        ([scored_run, better_run], {"loss", "gain", "norm", "clipped", "scores"}),
+        ([sweep], {"curve-0", "curve-1"}),
+    ):
+        folder = tmp_path / f"plots{len(names)}-{len(paths)}"
+        made = sepclip("report", *paths, "--out", tmp_path / "page.html", "--plots", folder, "--json")
+        assert made.returncode == 0, made.stderr
+        files = [Path(file) for file in json.loads(made.stdout)["plots"]]
+        assert {file.name for file in files} == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
+        for file in files:
+            if file.suffix == ".svg":
+                assert ElementTree.parse(file).getroot().tag.endswith("svg")
+                assert "mathdefault" not in file.read_text(encoding="utf-8")
+                continue
+            with Image.open(file) as picture:
+                assert picture.info["dpi"] == pytest.approx((300, 300), abs=1)
+                assert 1000 < picture.width < 1040  # a column of 3.4 inches

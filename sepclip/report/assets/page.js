@@ -19,7 +19,8 @@
     const chart = { figure, spec, log: spec.log === true, plot: null, shown: spec.series.map(() => true), values: [] };
 
     function stroke(series) {
-      return series.color === null ? colour("--ink") : colour("--c" + (series.color % 8));
+      const solid = series.color === null ? colour("--ink") : colour("--c" + (series.color % 8));
+      return series.faint ? solid + "a0" : solid;
     }
 
     function options() {
@@ -27,7 +28,7 @@
         font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif" };
       const series = spec.series.map((one, index) => ({
         label: one.label, show: chart.shown[index], stroke: stroke(one), spanGaps: true,
-        width: one.kind === "points" ? 0 : one.faint ? 1 : 1.8, alpha: one.faint ? 0.45 : 1,
+        width: one.kind === "points" ? 0 : one.faint ? 1.2 : 1.8,
         dash: one.dashed ? [6, 4] : undefined,
         paths: one.kind === "points" ? () => null : undefined,
         points: one.kind === "points" ? { show: true, size: 5, fill: stroke(one) + "99", stroke: "transparent", width: 0 }
