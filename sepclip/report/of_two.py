@@ -120,7 +120,7 @@ def _add_scores(page: Page, pair: Pair) -> None:
     _add_listening(page, pair, {name: other - one for name, (one, other) in values.items()}, title)
     lead = f"{about(pair.first)} Differences are of the same files; an asterisk: the 95 % interval leaves out 0."
     order = sorted(values, key=lambda name: values[name][1] - values[name][0])
-    rows = [[name, *values[name], values[name][1] - values[name][0]] for name in order]
+    rows: list[list[str | float | None]] = [[name, *values[name], values[name][1] - values[name][0]] for name in order]
     listed = sortable(
         "files", f"{counted(len(rows), 'file')}, {title} in dB", ["file", *pair.names, "difference"], rows, words=1
     )

@@ -37,7 +37,7 @@ class Scalars:
         from torch.utils.tensorboard import SummaryWriter
 
         shutil.rmtree(folder)
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(str(folder))
         for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else ():
             self.add(json.loads(line))
 

@@ -27,9 +27,17 @@ class Browser:
         to_read, self._out = os.pipe()
         self._in, to_write = os.pipe()
         flags = [
-            "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-            "--mute-audio", "--hide-scrollbars", "--remote-debugging-pipe", f"--user-data-dir={self._profile.name}",
-        ]  # fmt: skip
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--mute-audio",
+            "--autoplay-policy=no-user-gesture-required",
+            "--hide-scrollbars",
+            "--remote-debugging-pipe",
+            f"--user-data-dir={self._profile.name}",
+        ]
         shell = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'  # the protocol's pipes are 3 and 4
         self._process = subprocess.Popen(
             ["bash", "-c", shell, CHROMIUM, *flags, "about:blank"],

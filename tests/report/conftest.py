@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
 from sepclip import evaluation, scoring
+from sepclip.cli import app
+from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.training.run import Run
 from tests.report.browser import CHROMIUM, Browser
@@ -23,6 +26,18 @@ def browser() -> Iterator[Browser]:
     opened = Browser()
     yield opened
     opened.close()
+
+
+def report(*arguments: object) -> Result:
+    """Run ``sepclip report`` in this process, which spares the seconds of importing torch."""
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    """Assert that a command ended in an error for the user that has all ``words``."""
+    assert isinstance(result.exception, UserError)
+    for word in words:
+        assert word in str(result.exception)
 
 
 def score(run: Path, data: Path, folder: Path) -> None:

@@ -13,14 +13,15 @@ import soundfile
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.report.page import SCRIPTS
 from sepclip.report.writing import MOST_BYTES
-from tests.conftest import assert_told, sepclip
+from tests.conftest import sepclip
 from tests.report.browser import Browser
+from tests.report.conftest import assert_refused, report
 from tests.report.looks import assert_good_looks, assert_valid
 
 
 @pytest.fixture(scope="module")
 def page(scored_run: Path) -> Path:
-    made = sepclip("report", scored_run)
+    made = sepclip("report", scored_run)  # once in a process of its own, as a user does
     assert made.returncode == 0, made.stderr
     assert "no sounds" not in made.stderr
     assert "report.html" in made.stdout
@@ -120,8 +121,8 @@ def test_the_curves_are_the_metrics(page: Path) -> None:
 
 
 def test_a_run_without_scores_lets_one_hear_validation_mixtures(tiny_run: Path, tmp_path: Path) -> None:
-    made = sepclip("report", tiny_run, "--out", tmp_path / "page.html", "--json")
-    assert made.returncode == 0, made.stderr
+    made = report(tiny_run, "--out", tmp_path / "page.html", "--json")
+    assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["report"] == str(tmp_path / "page.html")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Nothing is scored yet" in text
@@ -133,8 +134,8 @@ def test_what_cannot_be_had_is_told_and_the_rest_is_there(scored_run: Path, tmp_
     copy = tmp_path / "run"
     shutil.copytree(scored_run, copy)
     shutil.rmtree(copy / "checkpoints")
-    made = sepclip("report", copy)
-    assert made.returncode == 0
+    made = report(copy)
+    assert made.exit_code == 0
     assert "no checkpoint" in made.stderr
     text = (copy / "report.html").read_text(encoding="utf-8")
     assert "No sounds" in text
@@ -142,7 +143,7 @@ def test_what_cannot_be_had_is_told_and_the_rest_is_there(scored_run: Path, tmp_
 
 
 def test_wrong_folders_are_told(tmp_path: Path) -> None:
-    assert_told(sepclip("report", tmp_path / "none"), "no such folder")
-    assert_told(sepclip("report", tmp_path), "no run")
+    assert_refused(report(tmp_path / "none"), "no such folder")
+    assert_refused(report(tmp_path), "no run")
     (tmp_path / "scores.json").write_text('{"rows": 3}')
-    assert_told(sepclip("report", tmp_path), "scores.json is damaged", "score anew")
+    assert_refused(report(tmp_path), "scores.json is damaged", "score anew")

@@ -239,7 +239,7 @@
     picture.addEventListener("click", (event) => {
       const box = picture.getBoundingClientRect();
       if (audio.duration) audio.currentTime = ((event.clientX - box.left) / box.width) * audio.duration;
-      audio.play();
+      audio.play().catch(() => {});  // a browser may want to be asked first
     });
   }
 
