@@ -29,6 +29,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
+from sepclip import startup
 from sepclip.audio.files import find_sounds, read_sound
 from sepclip.mixing.librimix import LibriSettings, plan_librimix
 from sepclip.mixing.librimix_lists import read_tables, subsets_of
@@ -119,9 +120,11 @@ def run_bare(corpus: str, root: Path, jobs: list[tuple[str, Job]], pool: Process
 
 def run_prepare(corpus: str, root: Path, threads: int, out: Path) -> None:
     if corpus == "wsj0-2mix":
-        plan = plan_wsj0(root, out, Wsj0Settings(2), corpus=corpus, active_levels=root / "levels.txt", jobs=threads)
+        plan = plan_wsj0(
+            root, out, {out: Wsj0Settings(2)}, corpus=corpus, active_levels=root / "levels.txt", jobs=threads
+        )
     else:
-        plan = plan_librimix(root, out, LibriSettings(2, train="train-100"), corpus=corpus, jobs=threads)
+        plan = plan_librimix(root, out, {out: LibriSettings(2, train="train-100")}, corpus=corpus, jobs=threads)
     plan.preflight.require()
     plan.make()
 
@@ -158,6 +161,8 @@ def main() -> None:
     options = parser.parse_args()
     table: dict[str, object] = {"options": {key: str(value) for key, value in vars(options).items()}}
     with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(options.jobs) as pool:
+        list(pool.map(abs, range(options.jobs)))  # the loop's processes are there, with the allocator as it comes
+        startup.keep_memory()  # as the command line has it for prepare
         folder = Path(name)
         voices = make_utterances(options.recordings, folder, options.files)
         counts = {split: int(share * options.mixtures) for split, share in SHARES.items()}
