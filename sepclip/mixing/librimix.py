@@ -185,20 +185,14 @@ def plan_librimix(
         "metadata": tables.digest,
     }
     recorded = {place: {**source, **asdict(settings)} for place, settings in sets.items()}
-    done = {place: writing.finished(place, settings) for place, settings in recorded.items()}
-    already = [Prepared(one, already=True) for one in done.values() if one]
-    if len(already) == len(sets):
+    done, missing = writing.sort_out(recorded)
+    already = [Prepared(one, already=True) for one in done]
+    if not missing:
         return Plan(preflight, lambda: All(already), already=True)
     places = Places(speech, noises, _lengths(tables, speech, noises, some, preflight, jobs))
+    planned = [_planned(out, tables, places, sets[out], recorded[out]) for out in missing]
+    preflight.needed_bytes = sum(writing.bytes_to_write(one.out, one.recipes, 1 + some.targets) for one in planned)
     rows = {row.name: row for split in SPLITS for row in tables.rows[split]}
-    planned = []
-    for place in (place for place, one in done.items() if not one):
-        settings = sets[place]
-        recipes = _recipes(tables, places, settings)
-        preflight.needed_bytes += writing.bytes_to_write(place, recipes, 1 + settings.targets)
-        report = {"additive": not settings.noisy, "task": settings.task}
-        layout = Layout(settings.rate_hz, settings.targets)
-        planned.append(writing.Planned(place, recipes, speech, layout, recorded[place], report))
     official = naming_of(some.speakers, subsets).official
     preflight.facts.extend(
         f"{split}: {len(tables.rows[split])} mixtures (official {official[split]}), {len(found)} of them with all files"
@@ -214,6 +208,14 @@ def plan_librimix(
         return All([*already, *(Prepared(one, already=False) for one in made)])
 
     return Plan(preflight, make)
+
+
+def _planned(
+    out: Path, tables: Tables, places: Places, settings: LibriSettings, recorded: dict[str, Any]
+) -> writing.Planned:
+    report = {"additive": not settings.noisy, "task": settings.task}
+    layout = Layout(settings.rate_hz, settings.targets)
+    return writing.Planned(out, _recipes(tables, places, settings), places.speech, layout, recorded, report)
 
 
 def _lengths(

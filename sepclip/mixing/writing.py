@@ -101,6 +101,12 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
     return made
 
 
+def sort_out(settings: Mapping[Path, dict[str, Any]]) -> tuple[list[MixtureSet], list[Path]]:
+    """Return the sets that are finished, and the folders of those still to be made with the settings of each."""
+    done = {out: finished(out, wanted) for out, wanted in settings.items()}
+    return [made for made in done.values() if made], [out for out, made in done.items() if not made]
+
+
 def begin(out: Path, settings: dict[str, Any]) -> None:
     """Mark ``out`` as a set in the making, so that the same command goes on with it."""
     write_text(out / UNFINISHED_FILE, json.dumps({"settings": settings}, indent=1))

@@ -155,9 +155,8 @@ def plan_wsj0(
     table, table_digest = read_table(active_levels)
     source = {"corpus": corpus, "root": str(root.resolve()), "lists": found.digest, "active_levels": table_digest}
     recorded = {place: {**source, **asdict(settings)} for place, settings in sets.items()}
-    done = {place: writing.finished(place, settings) for place, settings in recorded.items()}
-    already = [Prepared(one, already=True) for one in done.values() if one]
-    missing = [place for place, one in done.items() if not one]
+    done, missing = writing.sort_out(recorded)
+    already = [Prepared(one, already=True) for one in done]
     if not missing:
         return Plan(preflight, lambda: All(already), already=True)
     files = find_utterances(root)
