@@ -31,7 +31,7 @@ from sepclip.mixing.mixture import (
 )
 from sepclip.mixing.survey import in_threads
 
-Render = Callable[[Recipe], NDArray[np.int16]]  # to (1 + S, T), the mixture first
+Render = Callable[[Recipe], NDArray[np.int16]]  # to (1 + S, T) or (1 + S, C, T), the mixture first
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,9 @@ def _write_audio(sets: Sequence[Planned], render: RenderAll, jobs: int | None) -
         missing = [
             (number, recipe)
             for number, recipe in mixtures[mixture]
-            if not all(_is_whole(file, recipe.length) for file in files(split, number, recipe))
+            if not all(
+                _is_whole(file, recipe.length * sets[number].layout.channels) for file in files(split, number, recipe)
+            )
         ]
         for (number, recipe), waves in zip(missing, render(missing) if missing else (), strict=True):
             for file, wave in zip(files(split, number, recipe), waves, strict=True):
@@ -215,9 +217,10 @@ def _is_whole(wave: Path, samples: int) -> bool:
     return wave.is_file() and wave.stat().st_size == _WAV_HEADER + 2 * samples
 
 
-def bytes_to_write(out: Path, recipes: Mapping[str, Sequence[Recipe]], parts: int) -> int:
+def bytes_to_write(out: Path, recipes: Mapping[str, Sequence[Recipe]], parts: int, channels: int = 1) -> int:
     """Return how many bytes of audio are still to be written."""
-    needed = sum(parts * (_WAV_HEADER + 2 * recipe.length) for split in recipes for recipe in recipes[split])
+    lengths = [recipe.length for split in recipes for recipe in recipes[split]]
+    needed = sum(parts * (_WAV_HEADER + 2 * channels * length) for length in lengths)
     written = sum(file.stat().st_size for split in SPLITS for file in (out / split).glob("*/*.wav"))
     return max(0, needed - written)
 
