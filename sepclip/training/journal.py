@@ -22,10 +22,12 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from sepclip import terminal
 from sepclip.audio.files import write_text
 from sepclip.errors import UserError
 from sepclip.terminal import notes, say
 from sepclip.training.state import TrainingState
+from sepclip.training.tensorboard import Scalars
 
 Value = float | int | str | None | dict[str, float]
 _SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
@@ -124,13 +126,14 @@ class Journal:
         self._path, self._steps = path, steps
         if path is not None:
             cut_metrics(path, start)
+        self._scalars = None if path is None else Scalars(path)
         self._shown: dict[str, Value] = {}
         self._last_plain = time.monotonic()
         self._bar = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._task = self._bar.add_task("", total=steps, completed=start)
-        shown = notes.is_terminal and path is not None
+        shown = notes.is_terminal and path is not None and not terminal.volume.quiet
         self._live = Live(get_renderable=self._screen, console=notes) if shown else None
 
     def _screen(self) -> Group:
@@ -146,15 +149,18 @@ class Journal:
     ) -> None:
         if self._live:
             self._live.stop()
+        if self._scalars is not None:
+            self._scalars.close()
 
     def record(self, row: Mapping[str, Value]) -> None:
         """Append one row and show it."""
-        if self._path is None:
+        if self._path is None or self._scalars is None:
             return
         append_row(self._path, row)
+        self._scalars.add(row)
         self._shown.update(row)
         due = time.monotonic() - self._last_plain > _PLAIN_SECONDS
-        if not self._live and (due or "valid_loss" in row):
+        if not self._live and (due or terminal.volume.verbose or "valid_loss" in row):
             self._last_plain = time.monotonic()
             say(f"step {row['step']}/{self._steps}  {self._facts()}")
 

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import MaskSource, Separator, require_trainable
 from sepclip.settings import Config
-from sepclip.training import checkpoint
+from sepclip.training import checkpoint, tensorboard
 from sepclip.training.hardware import AUTOMATIC, resolve_device, resolved
 from sepclip.training.state import build_separator
 
@@ -77,6 +78,7 @@ class Run:
             ENVIRONMENT,
             METRICS,
             DYNAMICS,
+            tensorboard.FOLDER,
             "checkpoints",
             NONFINITE,
         }  # of a run that has not saved yet: nothing to keep
@@ -205,7 +207,22 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git": git_state(Path(sepclip.__file__).parent),
     }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return commit and whether anything was changed after it, where ``folder`` is part of a git checkout."""
+    try:
+        commit, changed = (
+            subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or no checkout: nothing to say
+    return {"commit": commit, "changed": bool(changed)}
 
 
 def _read_environment(path: Path) -> dict[str, Any]:
