@@ -11,9 +11,10 @@ from typing import Any
 
 from sepclip import evaluation, scoring
 from sepclip.audio.files import find_sounds, write_text
+from sepclip.audio.layout import part_names
 from sepclip.config import load_config
 from sepclip.errors import UserError
-from sepclip.mixing.mixture import MixtureSet, part_names
+from sepclip.mixing.mixture import MixtureSet
 from sepclip.mixing.preparation import VoiceSettings, prepare_voices
 from sepclip.separation import separate_files
 from sepclip.settings import Config

@@ -17,8 +17,9 @@ from rich import box
 from rich.table import Table
 
 from sepclip.audio.files import BadSound, find_sounds, name_below, read_sound, write_text
+from sepclip.audio.layout import part_names
 from sepclip.errors import UserError, counted
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, part_names
+from sepclip.mixing.mixture import FULL_SCALE, MixtureSet
 from sepclip.model.separator import Separator
 from sepclip.scoring import Item, Row, Waves, default_stft
 from sepclip.terminal import out, say, say_some
@@ -44,11 +45,8 @@ def set_items(
 
     Raises UserError where the data is not what the separator learned to separate.
     """
-    if (separator.rate_hz, separator.sources) != (data.rate_hz, data.source_count):
-        raise UserError(
-            f"the run separates {separator.sources} sources at {separator.rate_hz} Hz, "
-            f"{data.path} has {data.source_count} at {data.rate_hz} Hz"
-        )
+    if separator.layout != data.layout:
+        raise UserError(f"the run separates {separator.layout}; {data.path} has {data.layout}")
     recipes = data.recipes(split)[:limit]
     if not recipes:
         raise UserError(f"{data.path} has no mixtures in {split}")
@@ -59,17 +57,19 @@ def set_items(
         for recipe in recipes:
             rows = [
                 Row(recipe.name, part, recipe.group, source.voice, recipe.sexes)
-                for part, source in zip(part_names(len(recipe.sources)), recipe.sources, strict=True)
+                for part, source in zip(data.layout.names, recipe.sources, strict=True)
             ]
             try:
-                waves = data.waves(split, recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T)
+                waves = data.waves(split, recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T) or (1 + S, C, T)
             except BadSound as error:
                 yield Item(rows, f"{error.reason} ({error.path})")
                 continue
-            estimates = separator.separate(torch.from_numpy(waves[:1]).to(device)).cpu().numpy()  # (S, 1, T)
-            exact = waves.astype(np.float64)[..., None]  # (1 + S, T, 1)
-            est = estimates.transpose(0, 2, 1).astype(np.float64)  # (S, T, 1)
-            yield Item(rows, Waves(data.rate_hz, est=est, ref=exact[1:], mixture=exact[0]))
+            waves = waves.reshape(len(waves), -1, waves.shape[-1])  # (1 + S, C, T)
+            estimates = separator.separate(torch.from_numpy(waves[0]).to(device)).cpu().numpy()  # (S, C, T)
+            exact = waves.transpose(0, 2, 1).astype(np.float64)  # (1 + S, T, C)
+            est = estimates.transpose(0, 2, 1).astype(np.float64)  # (S, T, C)
+            fixed = data.layout.fixed_order
+            yield Item(rows, Waves(data.rate_hz, est=est, ref=exact[1:], mixture=exact[0], fixed_order=fixed))
 
     return items(), len(recipes)
 

@@ -56,12 +56,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Waves:
-    """What one file is scored from, in float64: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C)."""
+    """What one file is scored from, in float64: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C).
+
+    In a ``fixed_order`` estimate and reference of one index belong together; otherwise they are paired first.
+    """
 
     rate_hz: int
     est: Floats
     ref: Floats
     mixture: Floats
+    fixed_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,8 @@ def _enter_si_sdr(rows: list[Row], waves: Waves) -> tuple[Floats, list[float]] |
         _explain(rows, "NaN or infinite estimate")
         return None
     pairwise = pairwise_si_sdr(est=_flat(est), ref=_flat(ref))  # (1, est, ref)
-    _, order = best_permutation(pairwise.nan_to_num(-300, 300, -300), maximise=True)
+    pairwise = pairwise.nan_to_num(-300, 300, -300)
+    _, order = best_permutation(pairwise, maximise=True, fixed_order=waves.fixed_order)
     est = est[order[0].numpy()]  # (S, T, C), in the order of the references
     mixtures = np.broadcast_to(waves.mixture, ref.shape)
     ours, before = (si_sdr(est=_flat(wave), ref=_flat(ref))[0].tolist() for wave in (est, mixtures))
