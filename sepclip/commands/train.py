@@ -40,6 +40,9 @@ def train(
             metavar="every=N", help="Record every N-th step for `sepclip dynamics`; the training stays the same."
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Tell where the time of a few steps goes, and write RUN/trace.json.gz.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and dynamic mixtures.", min=0)] = None,
     settings: Annotated[
         list[str] | None,
@@ -77,7 +80,7 @@ def train(
     resolved = load_config(config, [*(settings or ()), *own], flags)
     mixtures = MixtureSet.open(data, root)
     opened = Run.start_or_resume(run, resolved, mixtures)
-    summary = train_run(opened, mixtures)
+    summary = train_run(opened, mixtures, profile=profile)
     if as_json:
         print_json({"run": str(run), **summary})
         return

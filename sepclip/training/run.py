@@ -25,6 +25,7 @@ from sepclip.training import checkpoint
 from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
+TRACE = "trace.json.gz"  # of --profile
 # a resumed run may change what does not change the course of its training
 MAY_CHANGE = {
     "device",
@@ -92,6 +93,7 @@ class Run:
             ENVIRONMENT,
             METRICS,
             DYNAMICS,
+            TRACE,
             "checkpoints",
         }  # of a run that has not saved yet: nothing to keep
         others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)
