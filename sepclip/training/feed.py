@@ -32,7 +32,7 @@ class Feed:
     ):
         self._make, self._steps, self._device, self._dtype = batch, steps, device, dtype
         cuda = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if cuda else None
+        self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, "batches") if (cuda if ahead is None else ahead) else None
         self._coming: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]]] = deque()
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from sepclip.terminal import say, warn
@@ -14,12 +13,13 @@ from sepclip.terminal import say, warn
 STAGES = ("data", "STFT", "forward", "loss", "backward", "clip", "optimizer")
 VALIDATION = "validation"
 WARM_UP, STEPS = 5, 10  # steps: those before, in which memory and caches fill, and those looked at
+_CPU, _CUDA = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
 _STEP = "ProfilerStep"  # what torch calls its range around each step
 
 
 def stage(name: str) -> AbstractContextManager[object]:
     """Name a stage of the step, one of ``STAGES``, to a profiler; where none looks this does nothing."""
-    return record_function(name) if torch.autograd._profiler_enabled() else nullcontext()
+    return record_function(name) if torch.autograd.profiler._is_profiler_enabled else nullcontext()
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def table(events: list[Any]) -> list[str]:
 
     On a GPU the times are those of the processor, which runs ahead and waits where it needs a result: in the clip rule.
     """
-    ranges = [event for event in events if event.device_type == DeviceType.CPU]
+    ranges = [event for event in events if event.device_type == _CPU]
     steps = [event for event in ranges if event.name.startswith(_STEP)]
     validations = [event.time_range for event in ranges if event.name == VALIDATION]
     whole = sum(event.time_range.elapsed_us() for event in steps)
@@ -67,7 +67,7 @@ def table(events: list[Any]) -> list[str]:
     parts["idle and other"] = whole - sum(parts.values())
     lines = [f"{len(steps)} steps of {whole / len(steps) / 1000:.1f} ms each, of which on average:"]
     lines += [f"  {name:14} {us / len(steps) / 1000:8.2f} ms {us / whole:6.1%}" for name, us in parts.items()]
-    busy = _covered([e.time_range for e in events if e.device_type == DeviceType.CUDA and e.name not in parts], steps)
+    busy = _covered([e.time_range for e in events if e.device_type == _CUDA and e.name not in parts], steps)
     return [*lines, f"  the GPU was busy {busy / whole:.1%} of the time"] if busy else lines
 
 
