@@ -8,9 +8,10 @@ from itertools import groupby
 
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import Recipe, Source
-from sepclip.mixing.survey import NO_VOICE, Survey, Utterance, sex_of
+from sepclip.mixing.survey import Survey, Utterance
+from sepclip.mixing.voices import NO_VOICE
 
-LEVEL_DBFS = -25.0  # RMS of a source before its share of the relative level
+LEVEL_DBFS = -25.0  # of a source, by the level law of the set, before its share of the relative level
 PEAK = 0.9  # no mixture's samples exceed it (as in wsj0-2mix)
 RELATIVE_LEVEL_DB = 5.0  # the two voices of wsj0-2mix differ by 0 to 5 dB
 _TRIES = 50  # at a pair of utterances not drawn before
@@ -81,10 +82,10 @@ def _advice(survey: Survey, unseen: Sequence[str]) -> str:
     if len(survey.voices) == 1:
         return (
             "Each sub-folder of ROOT is taken as one voice: if the voices lie deeper, give the folder right above "
-            "them; if their names stand in the file names, use --speaker-from REGEX"
+            "them; if their names stand in the file names, use --speaker-from REGEX or --preset NAME"
         )
     if NO_VOICE in survey.left_out.values():
-        return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX"
+        return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX or --preset NAME"
     if not survey.voices:
         return "Every file was left out, for the reason beside it"
     if unseen:
@@ -92,7 +93,7 @@ def _advice(survey: Survey, unseen: Sequence[str]) -> str:
     return "Add recordings, or lower --min-seconds"
 
 
-def _share(total: int, fractions: Mapping[str, float], least: int) -> dict[str, int]:
+def shares_of(total: int, fractions: Mapping[str, float], least: int) -> dict[str, int]:
     """Divide ``total`` things by ``fractions``, at least ``least`` to each, the rest to the first."""
     rest = dict(list(fractions.items())[1:])
     shares = {name: max(least, round(total * fraction)) for name, fraction in rest.items()}
@@ -113,7 +114,7 @@ def _divide_voices(
     order = sorted(voices)
     generator(seed, "split voices").shuffle(order)
     divided, start = {}, 0
-    for split, share in _share(len(order), fractions, sources).items():
+    for split, share in shares_of(len(order), fractions, sources).items():
         divided[split] = {voice: voices[voice] for voice in sorted(order[start : start + share])}
         start += share
     return divided
@@ -133,7 +134,7 @@ def _divide_utterances(
             continue
         generator(seed, f"split {voice}").shuffle(units)
         start = 0
-        for split, share in _share(len(units), fractions, 1).items():
+        for split, share in shares_of(len(units), fractions, 1).items():
             divided[split][voice] = [u for unit in units[start : start + share] for u in unit]
             start += share
     return divided
@@ -184,12 +185,12 @@ def relative_levels(chance: random.Random, sources: int) -> list[float]:
 def _recipe(
     chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, mode: str, rate_hz: int
 ) -> Recipe:
-    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.rms for u, level in zip(chosen, levels, strict=True)]
+    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=True)]
     room = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
     common = min(1.0, PEAK / room)  # one gain for all, so that relative levels stay
     lengths = [utterance.samples for utterance in chosen]
     sources = tuple(
-        Source(u.path, u.voice, sex_of(u.voice), u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
+        Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
         for u, level, gain in zip(chosen, levels, gains, strict=True)
     )
     name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])

@@ -14,6 +14,8 @@ HARDNESS = 5.0  # nussl's beta
 FLOOR = 1e-8
 ITERATIONS = 100
 SETTLED = 1e-9  # of the mean variance: what centroids move by rounding alone
+ROUGHLY = 1e-5  # the same, where it is only to be told which start is best
+POINTS_OF_STARTS = 4_000  # on which the starts move; as good as all (docs/RESULTS.md)
 MOST_POINTS = 100_000  # fitted on a sample of so many bins: as good, and an hour of sound takes no longer than a minute
 
 
@@ -35,24 +37,40 @@ class KMeans:
 def cluster_masks(
     embeddings: Tensor, magnitude: Tensor, sources: int, *, settings: KMeans = KMeans(), seed: int = 0
 ) -> Tensor:
-    """Return masks (B, S, N, F) from embeddings (B, N, F, E) of a mixture of ``magnitude`` (B, N, F); they add up to 1.
+    """Return masks (B, S, N, F), which add up to 1, from embeddings (B, N, F, E) of mixtures (B, N, F)."""
+    masks = []
+    for vectors, loudness in zip(embeddings, magnitude, strict=True):
+        centroids = fit_centroids(vectors.flatten(0, 1), loudness.flatten(), sources, settings=settings, seed=seed)
+        masks.append(assign(vectors, centroids, settings.masks).to(magnitude.dtype))  # (S, N, F)
+    return torch.stack(masks)
+
+
+@torch.no_grad()
+def fit_centroids(
+    points: Tensor, loudness: Tensor, sources: int, *, settings: KMeans = KMeans(), seed: int = 0
+) -> Tensor:
+    """Return the centroids (S, E) of the embeddings ``points`` (P, E) of bins of magnitude ``loudness`` (P,)."""
+    points = points.float()
+    active = points[_active(loudness, settings.fit)]
+    return kmeans(active if len(active) > sources else points, sources, seed, settings.restarts)
+
+
+@torch.no_grad()
+def assign(vectors: Tensor, centroids: Tensor, masks: Masks) -> Tensor:
+    """Return the masks (S, N, F) of embeddings (N, F, E) by their distances to ``centroids`` (S, E).
 
     Soft masks are r_c / sum r, with r_c = exp(-5 d_c) + 1e-8 for the Euclidean distance d_c to centroid c.
     """
-    masks = []
-    for vectors, loudness in zip(embeddings, magnitude, strict=True):
-        points = vectors.flatten(0, 1).float()  # (N F, E)
-        active = points[_active(loudness.flatten(), settings.fit)]
-        centroids = kmeans(active if len(active) > sources else points, sources, seed, settings.restarts)  # (S, E)
-        distance = _distances(points, centroids)  # (S, N F)
-        if settings.masks == "soft":
-            shares = torch.exp(-HARDNESS * distance) + FLOOR
-            mask = shares / shares.sum(0)
-        else:
-            nearest = distance.argmin(0)
-            mask = torch.stack([nearest == index for index in range(sources)])
-        masks.append(mask.reshape(sources, *loudness.shape).to(magnitude.dtype))  # (S, N, F)
-    return torch.stack(masks)
+    points = vectors.flatten(0, 1).float()  # (N F, E)
+    if masks == "soft":
+        shares = torch.exp(-HARDNESS * _distances(points, centroids)) + FLOOR  # (S, N F)
+        mask = shares / shares.sum(0)
+    else:
+        middle = centroids.mean(0)  # so that products round away nothing between clusters far from 0
+        nearness = _nearness((points - middle).T, (centroids - middle).unsqueeze(0))[0]  # (S, N F)
+        nearest = nearness.argmax(0)
+        mask = torch.stack([nearest == index for index in range(len(centroids))]).float()
+    return mask.reshape(len(centroids), *vectors.shape[:2])
 
 
 def _active(level: Tensor, fit: Fit) -> Tensor:
@@ -73,29 +91,44 @@ def _distances(points: Tensor, centroids: Tensor) -> Tensor:
 def kmeans(points: Tensor, clusters: int, seed: int = 0, restarts: int = KMeans.restarts) -> Tensor:
     """Return the centroids (clusters, E) of ``points`` (P, E) by Lloyd's algorithm.
 
-    The best of ``restarts`` starts by k-means++, all of which move at once. The same points and seed give the same
-    centroids.
+    The ``restarts`` starts by k-means++ move at once on a sample of the points, which tells as well as all of them
+    which start is best; that one then moves on all. The same points and seed give the same centroids.
     """
     chance = torch.Generator().manual_seed(seed)  # on the CPU: the same draws on every device
-    if len(points) > MOST_POINTS:
-        points = points[torch.randperm(len(points), generator=chance)[:MOST_POINTS].to(points.device)]
+    points = _sample(points, MOST_POINTS, chance)
     middle = points.mean(0)
     centred = points - middle  # (P, E); or products would round away what lies between clusters far from 0
-    turned = centred.T.contiguous()  # (E, P)
-    settled = SETTLED * float(centred.square().mean())
-    centroids = torch.stack([_plus_plus(centred, clusters, chance) for _ in range(restarts)])  # (R, S, E)
+    few = _sample(centred, POINTS_OF_STARTS, chance)
+    starts = torch.stack([_plus_plus(few, clusters, chance) for _ in range(restarts)])  # (R, S, E)
+    centroids = _move(few, starts, ROUGHLY)
+    best = _nearness(few.T, centroids).amax(1).double().sum(-1).argmax()
+    return _move(centred, centroids[best].unsqueeze(0), SETTLED)[0] + middle
+
+
+def _sample(points: Tensor, most: int, chance: torch.Generator) -> Tensor:
+    if len(points) <= most:
+        return points
+    return points[torch.randperm(len(points), generator=chance)[:most].to(points.device)]
+
+
+def _move(points: Tensor, centroids: Tensor, settled: float) -> Tensor:
+    """Move all starts ``centroids`` (R, S, E) to the means of their ``points`` (P, E) until none moves.
+
+    None does when it moves by less than ``settled``, a share of the mean square of the points.
+    """
+    turned = points.T.contiguous()  # (E, P)
+    least = settled * float(points.square().mean())
     for _ in range(ITERATIONS):
         nearness = _nearness(turned, centroids)  # (R, S, P)
         members = (nearness == nearness.amax(1, keepdim=True)).to(points.dtype)
         counts = members.sum(-1, keepdim=True)  # (R, S, 1)
-        sums = (members.flatten(0, 1) @ centred).reshape(centroids.shape)
+        sums = (members.flatten(0, 1) @ points).reshape(centroids.shape)
         moved = torch.where(counts > 0, sums / counts.clamp_min(1), centroids)
-        still = float((moved - centroids).square().sum((1, 2)).max()) <= settled
+        still = float((moved - centroids).square().sum((1, 2)).max()) <= least
         centroids = moved
         if still:
             break
-    best = _nearness(turned, centroids).amax(1).double().sum(-1).argmax()
-    return centroids[best] + middle
+    return centroids
 
 
 def _nearness(turned: Tensor, centroids: Tensor) -> Tensor:
