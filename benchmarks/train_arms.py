@@ -8,6 +8,7 @@ features that are there, with the mean square of what the heads give for a loss.
 
 import argparse
 import json
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sepclip import startup
 
 FRAMES, BINS, SAMPLES = 400, 129, 399 * 64
 LOSSES = ("dc", "wkm", "mi", "chimera", "snr")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 HEADS = {"dc": "embedding", "wkm": "embedding", "mi": "mask", "snr": "mask", "chimera": "both"}
 FLOOR_OF = {"embedding": "dc", "mask": "mi", "both": "chimera"}  # a loss with these heads
 
@@ -42,22 +44,24 @@ def make_step(
     """Return the step of an arm: the name of a loss, ``floor-HEADS``, or ``lstm`` (the recurrent layers alone)."""
     import torch
 
+    from sepclip.audio.layout import Layout
     from sepclip.config import load_config
     from sepclip.mixing.dataset import Batch
-    from sepclip.training.loop import training_step
+    from sepclip.training.loop import take_step
     from sepclip.training.state import TrainingState, build_separator
 
     layers, hidden = network.split("x")
     name = FLOOR_OF.get(arm.removeprefix("floor-"), "mi") if arm not in LOSSES else arm
     settings = [f"precision={precision}", f"loss.name={name}", f"model.layers={layers}", f"model.hidden={hidden}"]
-    config = load_config("small", [*settings, "model.dropout=0.3", "optimizer.schedule=constant", f"device={device}"])
-    state = TrainingState.start(config, build_separator(config, 8000, 2), torch.device(device), 1000)
+    settings += ["model.dropout=0.3", "optimizer.schedule=constant", f"device={device}"]
+    config = load_config("small", settings)
+    state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device(device), 1000)
     state.separator.train()
     chance = torch.Generator().manual_seed(0)
     if arm in LOSSES:
         sources = 0.05 * torch.randn(batch_size, 2, SAMPLES, generator=chance)
         batch = Batch(sources.sum(1), sources).to(torch.device(device))
-        return lambda: training_step(state, batch, config)
+        return lambda: take_step(state, batch, config)
     features = torch.randn(batch_size, FRAMES, BINS, generator=chance).to(device)
     if arm == "lstm":
         return lstm_step(features, int(layers), int(hidden), precision)
@@ -108,26 +112,34 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--system-allocator", action="store_true")
     options = parser.parse_args()
     startup.spin_briefly()
-    kept = not options.system_allocator and startup.keep_memory()
+    if options.system_allocator:
+        os.environ["SEPCLIP_MALLOC"] = "system"
+    kept = startup.keep_memory()
     import torch
 
     from sepclip.training.run import resolve_precision
 
     precision = resolve_precision(options.precision, torch.device("cpu"))
     step = make_step(options.arm, options.batch, precision)
-    print(json.dumps(timed(step, options.steps) | {"facts": facts("kept" if kept else "as it comes", precision)}))
+    print(
+        json.dumps(
+            timed(step, options.steps, CLOCKS[options.clock])
+            | {"facts": facts("kept" if kept else "as it comes", precision)}
+        )
+    )
 
 
-def timed(step: Callable[[], object], steps: int) -> dict[str, float]:
+def timed(step: Callable[[], object], steps: int, clock: Callable[[], float]) -> dict[str, float]:
     """Return the seconds of a step, after two that warm up."""
     step(), step()
-    began = time.perf_counter()
+    began = clock()
     for _ in range(steps):
         step()
-    return {"seconds": (time.perf_counter() - began) / steps}
+    return {"seconds": (clock() - began) / steps}
 
 
 if __name__ == "__main__":

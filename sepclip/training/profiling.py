@@ -1,5 +1,6 @@
 """Where the time of a training goes: ``sepclip train --profile``."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -31,6 +32,7 @@ def profiling(trace: Path | None) -> Iterator[Callable[[], None]]:
     if trace is None:
         yield lambda: None
         return
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # what is behind the profiler would tell of itself
     done = []
 
     def write(found: profile) -> None:
