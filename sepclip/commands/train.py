@@ -60,6 +60,9 @@ def train(
             metavar="every=N", help="Record every N-th step for `sepclip dynamics`; the training stays the same."
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Tell where the time of a few steps goes, and write RUN/trace.json.gz.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and dynamic mixtures.", min=0)] = None,
     settings: Annotated[
         list[str] | None,
@@ -116,7 +119,7 @@ def train(
         opened = ranks.led(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
         if tensorboard and ranks.first:
             (run / FOLDER).mkdir(exist_ok=True)  # what tells this training, and those that resume it, to write them
-        summary = train_run(opened, mixtures, ranks)
+        summary = train_run(opened, mixtures, ranks, profile=profile)
     if ranks.first:
         _tell(run, summary, _report(run, wanted=report, already=summary["already"]), as_json)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
@@ -15,39 +16,46 @@ from sepclip.training import checkpoint
 from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.dynamics import Watch
+from sepclip.training.feed import Feed
 from sepclip.training.hardware import set_up
 from sepclip.training.journal import Journal, finite, progress_row, summary
-from sepclip.training.run import DYNAMICS, METRICS, Run
+from sepclip.training.profiling import VALIDATION, profiling, stage
+from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
 from sepclip.training.signals import Requests
 from sepclip.training.state import TrainingState, build_separator, dtype_of, seed_dropout
 from sepclip.training.step import mean_loss, take_step
 from sepclip.training.validation import validate
 
 
-def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE) -> dict[str, Any]:
+def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = False) -> dict[str, Any]:
     """Train a run from where it stands to its last step; returns the summary.
 
-    Raises Stopped after Ctrl-C or a termination, with all saved, and UserError where training cannot go on.
+    ``profile`` looks at where the time of a few steps goes. Raises Stopped after Ctrl-C or a termination, with all
+    saved, and UserError where training cannot go on.
     """
     with run.alone() if ranks.first else nullcontext(), Requests() as requests, memory_told(run.config):
         training = Training.prepare(run, data, ranks)
         already = training.ended
         if not already:
-            _train(training, requests)
+            _train(training, requests, run.path / TRACE if profile and ranks.first else None)
         return {"already": already, **summary(training.state, run.path / METRICS)}
 
 
-def _train(training: "Training", requests: Requests) -> None:
+def _train(training: "Training", requests: Requests, trace: Path | None = None) -> None:
     """Train until the end, or until a signal has asked to stop."""
     run, ranks, state, config = training.run, training.ranks, training.state, training.run.config
     watch = Watch(run.path / DYNAMICS, config.dynamics, state)
     nonfinite, watchdog, clock = NonFinite(run.path, config, ranks), Watchdog(config), Clock(state)
     separator = state.separator.train()
-    with Journal(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal:
+    with (
+        Journal(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal,
+        Feed(training.batches.batch, training.steps, state.device, dtype_of(config)) as feed,
+        profiling(trace) as step_done,
+    ):
         while not training.ended:
             seed_dropout(config.seed, state.step, ranks.rank)
-            with clock.waiting():
-                batch = training.batches.batch(state.step).to(state.device, dtype_of(config))
+            with stage("data"), clock.waiting():
+                batch = feed.batch(state.step)
             with watch.step(partial(mean_loss, separator, batch, config)):
                 done = take_step(state, batch, config, ranks)
             nonfinite.look(done, batch, state)
@@ -58,11 +66,13 @@ def _train(training: "Training", requests: Requests) -> None:
             if validates or state.step % config.train.log_every == 0:
                 journal.record(progress_row(state, clock.waited_share()))
             if validates:
-                scores = validate(state.judged, training.crops, config, state.device, ranks)
+                with stage(VALIDATION):
+                    scores = validate(state.judged, training.crops, config, state.device, ranks)
                 journal.record({"step": state.step, **{name: finite(value) for name, value in scores.items()}})
                 if state.note_validation(*scores.values(), by=config.train.best_by):
                     training.save("best")
             journal.advance(state.step)
+            step_done()
             if validates or stop or save:
                 journal.flush()
                 training.save("last", config.train.keep)

@@ -27,6 +27,7 @@ from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
 NONFINITE = "nonfinite"  # folder of the steps that diagnosis keeps
+TRACE = "trace.json.gz"  # of --profile
 # a resumed run may change what does not change the course of its training
 MAY_CHANGE = {
     "device",
@@ -78,6 +79,7 @@ class Run:
             ENVIRONMENT,
             METRICS,
             DYNAMICS,
+            TRACE,
             tensorboard.FOLDER,
             "checkpoints",
             NONFINITE,

@@ -16,6 +16,7 @@ from sepclip.model.separator import Separator
 from sepclip.settings import Config
 from sepclip.terminal import warn
 from sepclip.training.distributed import ALONE, Ranks
+from sepclip.training.profiling import stage
 from sepclip.training.state import TrainingState
 
 _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that are autocast's
@@ -24,11 +25,13 @@ _MOST_REFUSED = 100  # in a row, as of a clip rule
 
 def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Any]]:
     """Return the loss (B,) of a batch and what the network gave; spectra are made here, on the batch's device."""
-    signals = separator.signals(batch.mixture, batch.sources)
+    with stage("STFT"):
+        signals = separator.signals(batch.mixture, batch.sources)
     half = _HALF.get(config.precision)
-    with torch.autocast(signals.mixture.device.type, half, enabled=half is not None):
+    with stage("forward"), torch.autocast(signals.mixture.device.type, half, enabled=half is not None):
         outputs = separator(signals.mixture_wave, signals.mixture)
-    loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
+    with stage("loss"):
+        loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
     return loss, {"outputs": outputs, "mixture": signals.mixture}
 
 
@@ -61,9 +64,11 @@ def take_step(state: TrainingState, batch: Batch, config: Config, ranks: Ranks =
         group["lr"] = state.learning_rate
     losses = _gradient(state, batch, config, ranks)
     state.scaler.unscale_(state.optimizer)
-    done = _clip(state, losses, config)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
+    with stage("clip"):
+        done = _clip(state, losses, config)
+    with stage("optimizer"):
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
     if done.refused:
         for buffer, value in zip(state.separator.buffers(), before, strict=True):
             buffer.copy_(value)
@@ -84,7 +89,8 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
     for part in parts:
         loss, _ = compute_loss(state.separator, part, config)
         mean = loss.mean() if part.share == 1 else loss.mean() * part.share
-        state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+        with stage("backward"):
+            state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         losses[part.first : part.first + len(loss)] = loss.detach()
     ranks.add_up([p.grad for p in state.separator.parameters() if p.grad is not None] + [losses])
     found: list[float] = losses.tolist()
