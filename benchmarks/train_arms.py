@@ -47,8 +47,8 @@ def make_step(
     from sepclip.audio.layout import Layout
     from sepclip.config import load_config
     from sepclip.mixing.dataset import Batch
-    from sepclip.training.step import take_step
     from sepclip.training.state import TrainingState, build_separator
+    from sepclip.training.step import take_step
 
     layers, hidden = network.split("x")
     name = FLOOR_OF.get(arm.removeprefix("floor-"), "mi") if arm not in LOSSES else arm
