@@ -43,6 +43,7 @@ class Source:
     rate_hz: int
     level_db: float  # relative to the other sources
     gain: float  # what the samples are multiplied by
+    rir: str | None = None  # room impulse response, relative to the folder of these
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Recipe:
     sources: tuple[Source, ...]
     peak: float | None = None
     mix: str | None = None  # relative to the root of the set
+    noise: Source | None = None  # its path is relative to the folder of noise
 
     @property
     def sexes(self) -> str | None:
@@ -68,10 +70,10 @@ class Recipe:
 
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
-        fields = asdict(self)
-        for name in ("peak", "mix"):
-            if fields[name] is None:
-                del fields[name]
+        fields = _without_none(asdict(self), ("peak", "mix", "noise"))
+        fields["sources"] = [_without_none(source, ("rir",)) for source in fields["sources"]]
+        if "noise" in fields:
+            fields["noise"] = _without_none(fields["noise"], ("rir",))
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
@@ -79,7 +81,13 @@ class Recipe:
         """Read a recipe from one line of JSON."""
         fields = json.loads(line)
         fields["sources"] = tuple(Source(**source) for source in fields["sources"])
+        if "noise" in fields:
+            fields["noise"] = Source(**fields["noise"])
         return cls(**fields)
+
+
+def _without_none(fields: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,9 @@ class MixtureSet:
         else:
             self.require_root()
             if recipe.mix is None:
-                return with_mixture(render(recipe, self.root, self.rate_hz))
+                from sepclip.mixing.rooms import Places, render_scene  # built on this module
+
+                return render_scene(recipe, Places.of(self.root, self.about), self.rate_hz)
             paths = [self.root / path for path in (recipe.mix, *(source.path for source in recipe.sources))]
         sounds = [read_sound(path) for path in paths]
         if any(sound.samples.shape != (1, recipe.length) or sound.rate_hz != self.rate_hz for sound in sounds):
