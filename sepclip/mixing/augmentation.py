@@ -52,6 +52,9 @@ class Augmentation:
     noise_snr_db: tuple[float, float] | None = None  # None: as in the recipes
 
 
+NO_AUGMENTATION = Augmentation()
+
+
 class Kept(Protocol):
     """Waves that are loaded when they are asked for, and maybe remembered."""
 
@@ -86,6 +89,13 @@ class VoiceMixer:
         recipes = mixtures.recipes("tr")
         self._voices = distinct(source for recipe in recipes for source in recipe.sources)
         self._noises = distinct(recipe.noise for recipe in recipes if recipe.noise)
+        louder = {
+            (recipe.noise.path, recipe.noise.offset): max(source.level_db for source in recipe.sources)
+            - recipe.noise.level_db
+            for recipe in recipes
+            if recipe.noise
+        }
+        self._snrs_db = [louder[noise.path, noise.offset] for noise in self._noises]
         self._rooms = sorted({tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes} - {()})
         if augmentation.noise_snr_db and not self._noises:
             raise UserError(
@@ -171,7 +181,7 @@ class VoiceMixer:
         wave, position = self._waves[len(self._voices) + chosen], chance.random()
         start = int(position * (max(0, len(wave) - self._segment) + 1))
         excerpt = np.resize(wave[start : start + self._segment], self._segment).astype(np.float32)
-        noise_db = voice_db + self._noises[chosen].level_db  # of the recipe: below its louder voice
+        noise_db = voice_db - self._snrs_db[chosen]
         if self._augmentation.noise_snr_db:
             noise_db = voice_db - chance.uniform(*self._augmentation.noise_snr_db)
         level = LAWS["rms"](excerpt, self._mixtures.rate_hz) or 1.0

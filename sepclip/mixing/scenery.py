@@ -9,7 +9,7 @@ import numpy as np
 
 from sepclip.audio.files import BadSound, find_sounds, name_below, read_sound
 from sepclip.errors import UserError, counted
-from sepclip.mixing.drawing import LEVEL_DBFS, generator, share
+from sepclip.mixing.drawing import LEVEL_DBFS, generator, shares_of
 from sepclip.mixing.mixture import SPLITS, Recipe, Source
 from sepclip.mixing.rooms import read_response
 from sepclip.mixing.survey import in_threads
@@ -108,7 +108,7 @@ def divide(found: Sequence[F], fractions: Mapping[str, float], seed: int, option
     order = list(found)
     generator(seed, f"split {option}").shuffle(order)
     parts, start = {}, 0
-    for split, count in share(len(order), fractions, 1).items():
+    for split, count in shares_of(len(order), fractions, 1).items():
         parts[split] = sorted(order[start : start + count], key=lambda one: one.path)
         start += count
     return parts

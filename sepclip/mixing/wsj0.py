@@ -19,6 +19,7 @@ from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import CONVERT, read_speech, shortened
 from sepclip.errors import UserError
 from sepclip.mixing import writing
+from sepclip.mixing.augmentation import LevelLaw
 from sepclip.mixing.drawing import PEAK
 from sepclip.mixing.made import GROUPS
 from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
@@ -167,7 +168,7 @@ def plan_wsj0(
             layout=Layout(settings.rate_hz, settings.sources),
             render=lambda recipe: render(recipe, root, settings.rate_hz),
             settings=recorded,
-            report={},
+            report={"levels": LevelLaw("recipe", to_db=0.0, peak=PEAK).document()},
             jobs=jobs,
         )
         return Prepared(made, already=False)

@@ -15,6 +15,7 @@ import torch
 from sepclip import clip
 from sepclip.audio.metrics import si_sdr_improvement
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
+from sepclip.mixing.augmentation import Augmentation
 from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.losses import LOSSES
@@ -122,8 +123,10 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
         dynamic=settings.dynamic,
         seed=config.seed,
         memory_gib=settings.memory_gib,
+        excerpts=settings.excerpts,
+        augmentation=Augmentation(settings.speed, settings.noise_snr_db),
     )
-    crops = ValidationCrops(data, segment, settings.batch_size)
+    crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts)
     steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
     valid_every = config.train.valid_every or batches.steps_per_epoch
     state = TrainingState.start(config, separator, device, steps)
