@@ -10,7 +10,7 @@ import numpy as np
 from sepclip.audio.files import BadSound, find_sounds, name_below, read_sound
 from sepclip.errors import UserError, counted
 from sepclip.mixing.drawing import LEVEL_DBFS, generator, shares_of
-from sepclip.mixing.mixture import SPLITS, Recipe, Source
+from sepclip.mixing.mixture import SPLITS, Recipe, Source, mono_at_rate
 from sepclip.mixing.rooms import read_response
 from sepclip.mixing.survey import in_threads
 from sepclip.terminal import say, say_some
@@ -24,11 +24,10 @@ Recipes = Mapping[str, Sequence[Recipe]]
 
 @dataclass(frozen=True)
 class Noise:
-    """A recording of noise, with the mean square of each of its seconds."""
+    """A recording of noise, with the mean square of each of its seconds at the rate of the set."""
 
     path: str  # below the folder of noise
-    rate_hz: int
-    length: int
+    rate_hz: int  # of the file
     powers: tuple[float, ...]
 
     def level(self, second: int, seconds: float) -> float:
@@ -39,37 +38,47 @@ class Noise:
 
 @dataclass(frozen=True)
 class Room:
-    """A room impulse response."""
+    """The impulse responses of one folder, or a single one."""
 
-    path: str  # below the folder of them
+    path: str  # below the folder of them all
+    responses: tuple[str, ...]  # likewise
 
 
-def survey_noise(folder: Path, jobs: int | None) -> list[Noise]:
+def survey_noise(folder: Path, rate_hz: int, jobs: int | None) -> list[Noise]:
     """Read every recording of noise once; what cannot be used is named. Raises UserError where none is left."""
 
     def measure(path: Path) -> Noise | str:
         sound = read_sound(path)
-        rate, mono = sound.rate_hz, sound.samples.mean(0)
-        seconds = len(mono) // rate
+        wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # as it will be heard
+        seconds = len(wave) // rate_hz
         if not seconds:
             return "shorter than a second"
-        powers = np.square(mono[: seconds * rate].astype(np.float64)).reshape(seconds, rate).mean(1)
+        powers = np.square(wave[: seconds * rate_hz].astype(np.float64)).reshape(seconds, rate_hz).mean(1)
         if powers.min() < _SILENT:
             return "silent for a second or longer"
-        return Noise(name_below(path, folder), rate, len(mono), tuple(powers.tolist()))
+        return Noise(name_below(path, folder), sound.rate_hz, tuple(powers.tolist()))
 
     return _survey(folder, "noise", measure, jobs)
 
 
 def survey_rooms(folder: Path, rate_hz: int, jobs: int | None) -> list[Room]:
-    """Return the room impulse responses that can be used; the others are named. Raises UserError where none is left."""
+    """Return the rooms with the responses that can be used; the others are named. Raises UserError where none is left.
+
+    A folder is a room. Where there are fewer than one for each split, each response is taken for a room of its own.
+    """
 
     def look(path: Path) -> Room | str:
         if len(read_response(path, rate_hz)) > _MOST_SECONDS * rate_hz:
             return f"longer than {_MOST_SECONDS:g} s: no impulse response"
-        return Room(name_below(path, folder))
+        name = name_below(path, folder)
+        return Room(name, (name,))
 
-    return _survey(folder, "rirs", look, jobs)
+    single = _survey(folder, "rirs", look, jobs)
+    by_folder: dict[str, list[str]] = {}
+    for one in single:
+        by_folder.setdefault(one.path.rpartition("/")[0], []).append(one.path)
+    rooms = [Room(name, tuple(paths)) for name, paths in by_folder.items()]
+    return rooms if len(rooms) >= len(SPLITS) else single
 
 
 def _survey(folder: Path, option: str, look: Callable[[Path], F | str], jobs: int | None) -> list[F]:
@@ -145,26 +154,21 @@ def add_noise(
 def add_rooms(
     recipes: Recipes, rooms: Sequence[Room], *, fractions: Mapping[str, float], seed: int
 ) -> dict[str, list[Recipe]]:
-    """Draw an impulse response for each source; of one room, which is a folder, where the folders hold enough."""
+    """Draw an impulse response for each source, all of one room where any of the split has enough."""
     parts = divide(rooms, fractions, seed, "rirs")
 
-    def echoing(choices: Sequence[Sequence[str]], split: str, index: int, recipe: Recipe) -> Recipe:
-        chance = generator(seed, f"rooms {split}", index)
-        room = chance.choice(choices)
-        wanted = len(recipe.sources)
-        paths = chance.sample(room, wanted) if len(room) >= wanted else chance.choices(room, k=wanted)
-        sources = tuple(replace(source, rir=path) for source, path in zip(recipe.sources, paths, strict=True))
+    def echoing(split: str, index: int, recipe: Recipe) -> Recipe:
+        chance, wanted = generator(seed, f"rooms {split}", index), len(recipe.sources)
+        large = [room.responses for room in parts[split] if len(room.responses) >= wanted]
+        every = [response for room in parts[split] for response in room.responses]
+        if large:
+            chosen = chance.sample(chance.choice(large), wanted)
+        else:
+            chosen = chance.sample(every, wanted) if len(every) >= wanted else chance.choices(every, k=wanted)
+        sources = tuple(replace(source, rir=rir) for source, rir in zip(recipe.sources, chosen, strict=True))
         return replace(recipe, sources=sources)
 
-    made: dict[str, list[Recipe]] = {}
-    for split, found in recipes.items():
-        by_folder: dict[str, list[str]] = {}
-        for one in parts[split]:
-            by_folder.setdefault(one.path.rpartition("/")[0], []).append(one.path)
-        least = len(found[0].sources) if found else 1
-        choices = [paths for paths in by_folder.values() if len(paths) >= least] or [[one.path for one in parts[split]]]
-        made[split] = [echoing(choices, split, *item) for item in enumerate(found)]
-    return made
+    return {split: [echoing(split, *item) for item in enumerate(found)] for split, found in recipes.items()}
 
 
 def add_scene(
@@ -181,7 +185,7 @@ def add_scene(
     """Add noise and rooms from the folders given, or nothing."""
     made = {split: list(found) for split, found in recipes.items()}
     if noise is not None:
-        noises = survey_noise(Path(noise), jobs)
+        noises = survey_noise(Path(noise), rate_hz, jobs)
         made = add_noise(made, noises, snr_db=snr_db, rate_hz=rate_hz, fractions=fractions, seed=seed)
     if rirs is not None:
         made = add_rooms(made, survey_rooms(Path(rirs), rate_hz, jobs), fractions=fractions, seed=seed)

@@ -1,13 +1,17 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from scipy.signal import fftconvolve
 
 from sepclip.audio.loudness import LAWS
 from sepclip.config import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.augmentation import Augmentation, at_speed, stretch
+from sepclip.mixing.corpora import corpora
 from sepclip.mixing.dataset import training_data
-from sepclip.mixing.mixture import read_source
+from sepclip.mixing.mixture import MixtureSet, read_source
 from tests.mixing.conftest import make_corpus, prepare, samples, write_wave
 
 rng = np.random.default_rng(2)
@@ -40,7 +44,7 @@ def scene(corpus, tmp_path_factory):
     for index in range(3):
         write_wave(folder / "noise" / f"{index}.wav", rng.normal(0, 0.1, 16000 * 8), 16000)
         for place in range(2):
-            echo = 0.2 * rng.normal(0, 1, 800) * np.exp(-np.arange(800) / 200)
+            echo = 0.05 * rng.normal(0, 1, 800) * np.exp(-np.arange(800) / 200)
             echo[0] = 1
             write_wave(folder / "rirs" / f"{index}" / f"{place}.wav", echo * 0.5, 8000, subtype="FLOAT")
     return prepare(
@@ -77,15 +81,15 @@ def test_excerpts_at_another_speed_are_those_of_the_whole_utterance(mixtures):
     waves = [read_source(source, mixtures.root, 8000) for source in voices.values()]
     played = [at_speed(wave, 110) for wave in waves]
     for row in data(mixtures, (1.1, 1.1)).batch(0).sources.reshape(-1, 8000).numpy()[:4]:
-        assert max(_cosine(wave, row) for wave in played) > 0.999
+        assert max(_cosine(wave, row) for wave in played) > 0.97  # it may begin between two samples
     assert same(data(mixtures, (1, 1)).batch(2), data(mixtures, (1.0, 1.0)).batch(2))
     assert not same(data(mixtures, (0.9, 1.1)).batch(2), data(mixtures).batch(2))
 
 
 def _cosine(wave, row):
     """Return the highest cosine of the angle between ``row`` and any stretch of ``wave``."""
-    dots = np.correlate(wave.astype(np.float64), row.astype(np.float64), "valid")
-    energy = np.convolve(np.square(wave, dtype=np.float64), np.ones(len(row)), "valid")
+    dots = fftconvolve(wave.astype(np.float64), row[::-1].astype(np.float64), "valid")
+    energy = fftconvolve(np.square(wave, dtype=np.float64), np.ones(len(row)), "valid")
     return (np.abs(dots) / np.sqrt(np.maximum(energy, 1e-9))).max() / np.linalg.norm(row)
 
 
@@ -99,13 +103,13 @@ def test_a_batch_with_all_of_it_depends_on_seed_and_step_alone(scene):
 
 
 def test_noise_is_that_of_the_recipes_or_as_asked_for(corpus, scene, tmp_path):
-    noise = scene.about["noise_root"]
+    noise = Path(scene.about["noise_root"])
     plain = prepare(corpus, tmp_path / "out", tr=8, noise=noise, noise_snr="5,5", audio=False, mode="max")
     for wanted, asked in ((5, None), (12, (12, 12))):
         batch = data(plain, None, asked, segment=100_000).batch(0)
         added = rms_db((batch.mixture - batch.sources.sum(1)).numpy())
         voices = [
-            20 * np.log10(np.sqrt(np.square(row[row != 0], dtype=np.float64).mean()))
+            20 * np.log10(np.sqrt(np.square(np.trim_zeros(row, "b"), dtype=np.float64).mean()))
             for rows in batch.sources.numpy()
             for row in rows
         ]
@@ -116,8 +120,9 @@ def test_noise_is_that_of_the_recipes_or_as_asked_for(corpus, scene, tmp_path):
 def test_dry_sources_are_in_the_mixture_with_the_echo_of_a_room(scene):
     batch = data(scene, None, (100, 100), segment=16000).batch(0)
     echo = (batch.mixture - batch.sources.sum(1)).numpy()
+    # 0.05^2 of the direct sound at first, a hundred samples long in all: a quarter of its energy
     ratio = rms_db(echo) - rms_db(batch.sources.sum(1).numpy())
-    assert ((ratio > -12) & (ratio < 6)).all()
+    assert ((ratio > -10) & (ratio < -2)).all()
     assert batch.mixture.abs().max() <= 0.9 + 1e-6
 
 
@@ -128,6 +133,15 @@ def test_levels_are_those_of_the_law_of_the_set(corpus, tmp_path):
         levels.append([20 * np.log10(LAWS["p56"](np.trim_zeros(row, "b"), 8000)) for row in rows])
     assert np.sum(levels, 1) == pytest.approx(-50, abs=0.2)
     assert np.ptp(levels, axis=1).max() <= 5.2
+
+
+def test_a_tree_read_in_place_is_mixed_anew_by_the_law_of_wsj0(mixtures, tmp_path):
+    corpora()["wsj0-2mix"].prepare(mixtures.path, tmp_path / "place")
+    batch = data(MixtureSet.open(tmp_path / "place"), segment=100_000).batch(0)
+    levels = [[LAWS["p56"](np.trim_zeros(row), 8000) for row in rows] for rows in batch.sources.numpy()]
+    assert np.ptp(20 * np.log10(levels), axis=1).max() <= 5.3
+    peaks = torch.cat([batch.mixture[:, None], batch.sources], 1).abs().amax((1, 2))
+    assert peaks == pytest.approx(0.9)
 
 
 def test_sources_of_another_rate_are_resampled_once(tmp_path, monkeypatch, capsys):
