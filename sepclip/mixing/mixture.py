@@ -273,12 +273,3 @@ def read_source(source: Source, root: Path, rate_hz: int) -> NDArray[np.float32]
     if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.length:
         raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
     return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)
-
-
-def render(recipe: Recipe, root: Path, rate_hz: int) -> NDArray[np.int16]:
-    """Render the sources of ``recipe`` as int16 (S, T); a source that is shorter ends in silence."""
-    rendered = np.zeros((len(recipe.sources), recipe.length), np.int16)
-    for row, source in zip(rendered, recipe.sources, strict=True):
-        wave = read_source(source, root, rate_hz)[: recipe.length]
-        row[: len(wave)] = to_int16(wave * np.float32(source.gain))
-    return rendered

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.errors import UserError
-from sepclip.mixing.mixture import FULL_SCALE, Recipe, Source, mono_at_rate, read_source, to_int16
+from sepclip.mixing.mixture import Recipe, Source, mono_at_rate, read_source, to_int16, with_mixture
 
 TARGETS = ("reverberant", "dry")
 
@@ -99,5 +99,4 @@ def render_scene(recipe: Recipe, places: Places, rate_hz: int) -> NDArray[np.int
         common = np.float32(recipe.peak / max(1.0, float(loudest)))
         heard, targets, noise = heard * common, targets * common, noise * common
     parts = np.concatenate([to_int16(heard), to_int16(noise)])
-    mixture = parts.sum(0, dtype=np.int32, keepdims=True).clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
-    return np.concatenate([mixture, to_int16(targets)])
+    return np.concatenate([with_mixture(parts)[:1], to_int16(targets)])
