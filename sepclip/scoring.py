@@ -189,10 +189,10 @@ def _enter_si_sdr(rows: list[Row], waves: Waves) -> tuple[Floats, list[float]] |
     if not np.isfinite(est).all():
         _explain(rows, "NaN or infinite estimate")
         return None
-    pairwise = pairwise_si_sdr(est=_flat(est), ref=_flat(ref))  # (1, est, ref)
-    pairwise = pairwise.nan_to_num(-300, 300, -300)
-    _, order = best_permutation(pairwise, maximise=True, fixed_order=waves.fixed_order)
-    est = est[order[0].numpy()]  # (S, T, C), in the order of the references
+    if not waves.fixed_order:
+        pairwise = pairwise_si_sdr(est=_flat(est), ref=_flat(ref))  # (1, est, ref)
+        _, order = best_permutation(pairwise.nan_to_num(-300, 300, -300), maximise=True)
+        est = est[order[0].numpy()]  # (S, T, C), in the order of the references
     mixtures = np.broadcast_to(waves.mixture, ref.shape)
     ours, before = (si_sdr(est=_flat(wave), ref=_flat(ref))[0].tolist() for wave in (est, mixtures))
     for index, row in enumerate(rows):

@@ -81,7 +81,8 @@ def plan_stems(
     for split in SPLITS:
         told = f" (official {official[split]})" if official else ""
         preflight.facts.append(f"{split}: {counted(len(found.tracks[split]), 'track')}{told}")
-    preflight.facts.append(str(found.layout) + (", read in place" if found.as_is else f", converted into {out}"))
+    if found.facts:
+        preflight.facts.append(str(found.layout) + (", read in place" if found.as_is else f", converted into {out}"))
     if not found.as_is:
         preflight.needed_bytes = writing.bytes_to_write(
             out, recipes, 1 + len(found.layout.names), found.layout.channels

@@ -8,7 +8,8 @@ from pathlib import Path
 import soundfile
 
 from sepclip.audio import stem_file
-from sepclip.audio.files import BadSound, Sound, find_sounds, is_truncated, name_below, read_sound
+from sepclip.audio.decoding import ffmpeg
+from sepclip.audio.files import HIDDEN, BadSound, Sound, find_sounds, is_truncated, name_below, read_sound
 from sepclip.errors import UserError, counted
 from sepclip.mixing.drawing import generator, shares_of
 from sepclip.mixing.mixture import SPLITS
@@ -50,7 +51,7 @@ def look(path: Path) -> Facts | tuple[str, str]:
     """Return what the header of a file says, or what is wrong with it and what to do."""
     try:
         if path.name.endswith(stem_file.SUFFIX):
-            if stem_file.ffmpeg() is None:
+            if ffmpeg() is None:
                 return "stem file, which takes ffmpeg to decode", _NO_FFMPEG
             return Facts(*stem_file.look_at(path), as_is=False)
         info = soundfile.info(path, verbose=True)
@@ -80,8 +81,8 @@ def find_tracks(root: Path, preflight: Preflight) -> dict[str | None, list[Track
     found: dict[str | None, list[Track]] = {}
     for folder, stems in folders.items():
         _add(found, name_below(folder, root), stems, root)
-    for path in left_out:
-        if path.name.endswith(stem_file.SUFFIX) and not path.name.startswith("."):
+    for path, reason in left_out.items():
+        if path.name.endswith(stem_file.SUFFIX) and reason != HIDDEN:
             place = name_below(path, root).removesuffix(stem_file.SUFFIX)
             _add(found, place, dict.fromkeys(stem_file.STREAMS, path), root)
     if not found:
