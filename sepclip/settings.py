@@ -159,6 +159,8 @@ class Data(_Section):
             return None
         if found[0] > found[1]:
             raise ValueError("give the lowest and the highest, in this order")
+        if info.field_name == "speed" and not [p for p in range(50, 201) if found[0] <= p / 100 <= found[1]]:
+            raise ValueError("no whole percent lies between: give such as [0.95, 1.05]")
         if not info.data.get("dynamic"):
             raise ValueError("is for mixtures made in training: add data.dynamic=true, or leave it out")
         return found

@@ -89,13 +89,8 @@ class VoiceMixer:
         recipes = mixtures.recipes("tr")
         self._voices = distinct(source for recipe in recipes for source in recipe.sources)
         self._noises = distinct(recipe.noise for recipe in recipes if recipe.noise)
-        louder = {
-            (recipe.noise.path, recipe.noise.offset): max(source.level_db for source in recipe.sources)
-            - recipe.noise.level_db
-            for recipe in recipes
-            if recipe.noise
-        }
-        self._snrs_db = [louder[noise.path, noise.offset] for noise in self._noises]
+        snrs = {(recipe.noise.path, recipe.noise.offset): recipe.snr_db or 0.0 for recipe in recipes if recipe.noise}
+        self._snrs_db = [snrs[noise.path, noise.offset] for noise in self._noises]
         self._rooms = sorted({tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes} - {()})
         if augmentation.noise_snr_db and not self._noises:
             raise UserError(

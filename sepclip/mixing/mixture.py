@@ -68,6 +68,11 @@ class Recipe:
         sexes = [source.sex for source in self.sources]
         return "".join(sorted(sex for sex in sexes if sex)) if all(sexes) else None
 
+    @property
+    def snr_db(self) -> float | None:
+        """How far the noise is below the loudest voice; None without noise."""
+        return max(source.level_db for source in self.sources) - self.noise.level_db if self.noise else None
+
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
         fields = _without_none(asdict(self), ("peak", "mix", "noise"))

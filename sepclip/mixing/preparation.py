@@ -12,7 +12,7 @@ from sepclip.mixing import writing
 from sepclip.mixing.augmentation import LevelLaw
 from sepclip.mixing.drawing import PEAK, draw, split_groups
 from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet, Recipe
-from sepclip.mixing.preflight import Plan, Preflight
+from sepclip.mixing.preflight import MODES, Plan, Preflight, require_one_of
 from sepclip.mixing.rooms import TARGETS, Places, render_scene
 from sepclip.mixing.scenery import add_scene, check_place
 from sepclip.mixing.statistics import describe, told
@@ -58,10 +58,10 @@ class VoiceSettings:
 
     def __post_init__(self) -> None:
         """Raise UserError for what is not allowed."""
-        if self.split not in ("auto", "voices", "within"):
-            raise UserError(f"--split {self.split}: choose auto, voices or within")
-        if self.mode not in ("min", "max"):
-            raise UserError(f"--mode {self.mode}: choose min or max")
+        require_one_of("--split", self.split, ("auto", "voices", "within"))
+        require_one_of("--mode", self.mode, MODES)
+        require_one_of("--level", self.level, tuple(LAWS))
+        require_one_of("--targets", self.targets, TARGETS)
         if self.unseen and self.split == "voices":
             raise UserError(
                 "--unseen keeps voices out of a split within voices; --split voices tests on unseen ones anyway"
@@ -71,10 +71,6 @@ class VoiceSettings:
                 f"--max-seconds {self.max_seconds:g}: give a number of seconds from {2 * self.min_seconds:g} on, twice "
                 f"--min-seconds, so that any recording can be cut"
             )
-        if self.level not in LAWS:
-            raise UserError(f"--level {self.level}: choose one of {', '.join(LAWS)}")
-        if self.targets not in TARGETS:
-            raise UserError(f"--targets {self.targets}: choose {' or '.join(TARGETS)}")
         check_preset(self.preset, self.speaker_from)
 
 

@@ -81,15 +81,14 @@ def render_scene(recipe: Recipe, places: Places, rate_hz: int) -> NDArray[np.int
 
     The mixture is the sum of what is heard of all sources and of the noise, each rounded to 16 bits.
     """
-    heard = np.zeros((len(recipe.sources), recipe.length), np.float32)
-    dry = np.zeros_like(heard)
-    for source, without, with_echo in zip(recipe.sources, dry, heard, strict=True):
-        wave = read_source(source, places.root, rate_hz)[: recipe.length] * np.float32(source.gain)
-        without[: len(wave)] = wave
-        with_echo[:] = without
-        if source.rir is not None and places.rirs is not None:
-            with_echo[:] = in_room(without, read_response(places.rirs / source.rir, rate_hz))
-    noise = np.zeros((1, recipe.length), np.float32)
+    dry = np.zeros((len(recipe.sources), recipe.length), np.float32)
+    for row, source in zip(dry, recipe.sources, strict=True):
+        wave = read_source(source, places.root, rate_hz)[: recipe.length]
+        row[: len(wave)] = wave * np.float32(source.gain)
+    heard, noise = dry, np.zeros((1, recipe.length), np.float32)
+    if places.rirs is not None:
+        responses = [read_response(places.rirs / str(source.rir), rate_hz) for source in recipe.sources]
+        heard = np.stack([in_room(row, response) for row, response in zip(dry, responses, strict=True)])
     if recipe.noise is not None and places.noise is not None:
         wave = read_noise(recipe.noise, places.noise, rate_hz)[: recipe.length]
         noise[0, : len(wave)] = wave * np.float32(recipe.noise.gain)
@@ -98,5 +97,6 @@ def render_scene(recipe: Recipe, places: Places, rate_hz: int) -> NDArray[np.int
         loudest = max(np.abs(heard.sum(0) + noise[0]).max(initial=0), np.abs(targets).max(initial=0))
         common = np.float32(recipe.peak / max(1.0, float(loudest)))
         heard, targets, noise = heard * common, targets * common, noise * common
-    parts = np.concatenate([to_int16(heard), to_int16(noise)])
-    return np.concatenate([with_mixture(parts)[:1], to_int16(targets)])
+    voices = to_int16(heard)
+    together = voices if recipe.noise is None else np.concatenate([voices, to_int16(noise)])
+    return np.concatenate([with_mixture(together)[:1], to_int16(targets) if places.targets == "dry" else voices])

@@ -12,6 +12,7 @@ from sepclip.mixing.augmentation import Augmentation, at_speed, stretch
 from sepclip.mixing.corpora import corpora
 from sepclip.mixing.dataset import training_data
 from sepclip.mixing.mixture import MixtureSet, read_source
+from tests.conftest import train_tiny
 from tests.mixing.conftest import make_corpus, prepare, samples, write_wave
 
 rng = np.random.default_rng(2)
@@ -182,6 +183,7 @@ def test_what_cannot_be_varied_is_told(mixtures, scene):
         (["data.speed=[0.9,1.1]"], "data.speed.*add data.dynamic=true, or leave it out"),
         (["data.dynamic=true", "data.speed=[1.1,0.9]"], "data.speed.*the lowest and the highest"),
         (["data.dynamic=true", "data.speed=[0.1,1]"], "data.speed"),
+        (["data.dynamic=true", "data.speed=[0.971,0.979]"], "no whole percent lies between"),
         (["data.dynamic=true", "data.noise_snr_db=[1]"], "data.noise_snr_db"),
     ],
 )
@@ -193,3 +195,9 @@ def test_settings_that_cannot_be_are_told(settings, words):
 def test_settings_that_can_be():
     config = load_config(None, ["data.dynamic=true", "data.speed=[0.9,1.1]", "data.noise_snr_db=[0,20]"], {})
     assert (config.data.speed, config.data.noise_snr_db) == ((0.9, 1.1), (0, 20))
+
+
+def test_a_run_is_trained_with_noise_rooms_and_speeds_by_the_command_line(scene, tmp_path):
+    more = ("--dynamic", "--set", "data.speed=[0.95,1.05]", "--set", "data.noise_snr_db=[0,20]")
+    trained = train_tiny(scene.path, tmp_path / "run", *more)
+    assert trained.returncode == 0, trained.stderr

@@ -73,6 +73,8 @@ def test_noise_comes_at_the_snr_asked_for_and_is_all_that_is_added(corpus, noise
         assert snr == pytest.approx(wanted, abs=0.3)  # noise is measured second by second, to the last whole one
         apart.append(wanted)
     assert 3 <= min(apart) < 5 < 7 < max(apart) <= 9
+    told = made.about["statistics"]["tr"]["snr_db"]
+    assert 3 <= told["least"] <= told["median"] <= told["most"] <= 9
 
 
 def test_recipes_alone_make_the_same_mixtures_and_every_split_has_its_own_noise_and_rooms(
