@@ -3,8 +3,8 @@
     python benchmarks/resampling.py [--seconds 60] [--json FILE]
 
 Accuracy: sines of random phases below 3.4 kHz, whose samples at 8 kHz are known, against the result, in dB; alias: what
-is left of sines above 4.6 kHz, in dB. Time: of so many seconds in one thread, the median of seven. soxr counts where it is
-installed.
+is left of sines above 4.6 kHz, in dB. Time: of so many seconds in one thread, the median of seven. soxr counts where
+it is installed.
 """
 
 import argparse

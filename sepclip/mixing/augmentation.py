@@ -132,10 +132,10 @@ class VoiceMixer:
         rate_hz = self._mixtures.rate_hz
         if index < len(self._voices):
             source = self._voices[index]
-            return cached(source, self._mixtures, lambda: read_source(source, self._places.root, rate_hz))
+            return cached("voice", source, self._mixtures, lambda: read_source(source, self._places.root, rate_hz))
         noise, folder = self._noises[index - len(self._voices)], self._places.noise
         assert folder is not None
-        return cached(noise, self._mixtures, lambda: read_noise(noise, folder, rate_hz))
+        return cached("noise", noise, self._mixtures, lambda: read_noise(noise, folder, rate_hz))
 
     def _level(self, index: int) -> float:
         """Return the amplitude of an utterance by the law, of samples at full scale 32768; 0 is silence."""
@@ -209,7 +209,7 @@ def at_speed(wave: Float32, percent: int) -> Float32:
     return played
 
 
-def cached(source: Source, mixtures: MixtureSet, load: Callable[[], Float32]) -> Waves:
+def cached(what: str, source: Source, mixtures: MixtureSet, load: Callable[[], Float32]) -> Waves:
     """Return a source at the rate of its set (T,), in 16 bits, resampled once for all trainings.
 
     What had to be resampled is kept in the folder ``resampled`` of the set; one that cannot be written is told once,
@@ -217,7 +217,7 @@ def cached(source: Source, mixtures: MixtureSet, load: Callable[[], Float32]) ->
     """
     if source.rate_hz == mixtures.rate_hz:
         return to_int16(load())
-    key = f"{source.path}\n{source.offset} {source.length} {source.rate_hz} {source.rir}"
+    key = f"{what} {source.path}\n{source.offset} {source.length} {source.rate_hz}"
     file = mixtures.path / RESAMPLED / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.wav"
     if file.is_file():
         return to_int16(read_sound(file).samples[0])

@@ -153,7 +153,7 @@ def plan_voices(
     if root.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies inside {root}, where its waves would be taken for a voice: choose another place")
     for option, folder in (("--noise", settings.noise), ("--rirs", settings.rirs)):
-        check_place(option, folder, root)
+        check_place(option, folder, root, out)
     lists = {"unseen": list(settings.unseen), "noise_snr_db": list(settings.noise_snr_db)}
     recorded = {"corpus": corpus, "root": str(root.resolve()), **asdict(settings), **lists}
     preflight = Preflight(out, smaller=", lower --tr, or leave the audio out with --no-audio")
@@ -180,12 +180,11 @@ def plan_voices(
         seed=settings.seed,
         jobs=jobs,
     )
-    scene = {
-        "noise_root": settings.noise,
-        "rirs_root": settings.rirs,
-        "targets": settings.targets,
-        "levels": LevelLaw(settings.level, peak=None if settings.plain else PEAK).document(),
-    }
+    scene: dict[str, Any] = {"levels": LevelLaw(settings.level, peak=None if settings.plain else PEAK).document()}
+    if settings.noise is not None:
+        scene |= {"noise_root": settings.noise}
+    if settings.rirs is not None:
+        scene |= {"rirs_root": settings.rirs, "targets": settings.targets}
     places = Places.of(root, scene)
     preflight.facts.extend(f"{split}: {counted(len(recipes[split]), 'mixture')}" for split in SPLITS)
     if settings.audio:

@@ -192,7 +192,9 @@ def add_scene(
     return made
 
 
-def check_place(option: str, folder: str | None, root: Path) -> None:
-    """Raise UserError for a folder that lies among the voices, where it would be taken for one."""
+def check_place(option: str, folder: str | None, root: Path, out: Path) -> None:
+    """Raise UserError for a folder that lies among the voices, or that the set lies in."""
+    if folder is not None and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out} lies inside {option} {folder}: choose another place for the mixtures")
     if folder is not None and root.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
         raise UserError(f"{option} {folder} lies inside {root}, where it would be taken for a voice: move it elsewhere")

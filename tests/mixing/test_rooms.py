@@ -136,6 +136,7 @@ def test_folders_of_splits_are_kept_and_few_recordings_shared(corpus, noise, tmp
         ("--noise {tmp}/nowhere", "nowhere: no such folder"),
         ("--noise {tmp}/empty", "holds no sound file that can be used"),
         ("--noise {corpus}/en-f", "where it would be taken for a voice"),
+        ("--noise {tmp}", "lies inside --noise"),
         ("--noise {noise} --noise-snr 5", "--noise-snr 5: give the lowest and the highest in dB, such as 0,20"),
         ("--noise {noise} --noise-snr 5,1", "give the lowest and the highest"),
         ("--noise {noise} --noise-snr nan,1", "give the lowest and the highest"),
