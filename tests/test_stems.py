@@ -53,7 +53,7 @@ def music(tmp_path_factory):
     for split, names in TRACKS.items():
         for index, track in enumerate(names):
             for number, name in enumerate(("low", "high")):
-                wave = stem(name, 10 * index + number, 2.2)
+                wave = stem(name, 10 * index + number, 1.2)
                 write(root / split / track / f"{name}.wav", wave, RATE)
     return root
 
