@@ -5,7 +5,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import fmean, median
@@ -39,15 +39,21 @@ METRICS = {  # name: (title, definition)
 
 
 def set_items(
-    separator: Separator, data: MixtureSet, split: str, *, device: torch.device, limit: int | None = None
+    separator: Separator,
+    data: MixtureSet,
+    split: str,
+    *,
+    device: torch.device,
+    limit: int | None = None,
+    only: Collection[str] | None = None,
 ) -> tuple[Iterator[Item], int]:
-    """Return the separated mixtures of a split, made one by one, and their number.
+    """Return the separated mixtures of a split, made one by one, and their number; ``only`` those of some names.
 
     Raises UserError where the data is not what the separator learned to separate.
     """
     if separator.layout != data.layout:
         raise UserError(f"the run separates {separator.layout}; {data.path} has {data.layout}")
-    recipes = data.recipes(split)[:limit]
+    recipes = [recipe for recipe in data.recipes(split)[:limit] if only is None or recipe.name in only]
     if not recipes:
         raise UserError(f"{data.path} has no mixtures in {split}")
     if not data.audio:
@@ -75,9 +81,14 @@ def set_items(
 
 
 def folder_items(
-    estimates: Path, references: Path, mixtures: Path | None, limit: int | None = None
+    estimates: Path,
+    references: Path,
+    mixtures: Path | None,
+    limit: int | None = None,
+    *,
+    only: Collection[str] | None = None,
 ) -> tuple[Iterator[Item], int]:
-    """Return the pairs of two folders, read one by one, and their number.
+    """Return the pairs of two folders, read one by one, and their number; ``only`` those of some names.
 
     Each folder holds ``s1/NAME.wav``, ``s2/NAME.wav``, ... or ``NAME_s1.wav``, ``NAME_s2.wav``, ...; the mixture is
     looked for as ``mix/NAME.wav`` in ``references``, or as ``NAME.wav`` in ``mixtures``, and is the sum of the
@@ -97,7 +108,7 @@ def folder_items(
     mixed = {_name(path, mixture_folder): path for path in find_sounds(mixture_folder)[0]}
     if mixtures is not None and not mixed:
         raise UserError(f"{mixtures}: no such folder, or one without mixtures")
-    names = sorted({*true, *found})[:limit]
+    names = [name for name in sorted({*true, *found})[:limit] if only is None or name in only]
 
     def items() -> Iterator[Item]:
         for name in names:

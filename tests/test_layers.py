@@ -37,6 +37,7 @@ LAYERS = {
         "terminal",
     },
     "demo": {
+        "report",
         "evaluation",
         "scoring",
         "separation",
@@ -49,6 +50,20 @@ LAYERS = {
         "terminal",
     },
     "pictures": {"training", "audio", "errors"},
+    "report": {
+        "pictures",
+        "sweep",
+        "evaluation",
+        "scoring",
+        "training",
+        "mixing",
+        "model",
+        "audio",
+        "config",
+        "settings",
+        "errors",
+        "terminal",
+    },
     "information": {"training", "model", "mixing", "audio", "config", "settings", "startup", "errors"},
 }
 LAYERS["commands"] = set(LAYERS)

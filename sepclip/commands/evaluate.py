@@ -7,7 +7,7 @@ import typer
 
 from sepclip.commands.options import Json, KMeans, Root
 from sepclip.errors import UserError
-from sepclip.terminal import out, print_json
+from sepclip.terminal import out, print_json, show_lines
 
 
 def evaluate(
@@ -53,6 +53,7 @@ def evaluate(
     best mean SI-SDR first. Layout of the folders: s1/NAME.wav, s2/NAME.wav or NAME_s1.wav, NAME_s2.wav.
     """
     from sepclip import evaluation, scoring
+    from sepclip.report.glance import score_lines
 
     if run is not None and data is not None and estimates is None and references is None:
         from sepclip.mixing.mixture import MixtureSet
@@ -74,7 +75,12 @@ def evaluate(
         items, total = evaluation.folder_items(estimates, references, mixtures, limit)
         stft = None
         folder = out_folder or estimates
-        about = {"estimates": str(estimates), "references": str(references), "limit": limit}
+        about = {
+            "estimates": str(estimates),
+            "references": str(references),
+            "mixtures": None if mixtures is None else str(mixtures),
+            "limit": limit,
+        }
     else:
         raise typer.BadParameter("give either RUN and DATA, or --estimates and --references")
     result = evaluation.document(scoring.score(items, total, stft=stft, jobs=jobs), about)
@@ -83,6 +89,7 @@ def evaluate(
         print_json(result)
     else:
         evaluation.show(result)
+        show_lines(score_lines(result))
         out.print(f"written: {folder / 'scores.json'} and scores.csv", markup=False, soft_wrap=True)
     if not any(row["status"] != "excluded" for row in result["rows"]):
         raise UserError(f"no file could be scored: {result['rows'][0]['reason']}")
