@@ -88,7 +88,13 @@ class Recipe:
         fields["sources"] = tuple(Source(**source) for source in fields["sources"])
         if "noise" in fields:
             fields["noise"] = Source(**fields["noise"])
-        return cls(**fields)
+        made = cls(**fields)
+        sources = (*made.sources, *([made.noise] if made.noise else []))
+        paths = (path for source in sources for path in (source.path, source.rir or ""))
+        for path in (made.name, made.mix or "", *paths):
+            if path.startswith("/") or ".." in path.split("/"):  # a set may come from anyone
+                raise ValueError(f"{path} leads out of the corpus")
+        return made
 
 
 def _without_none(fields: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,6 +157,17 @@ def test_scenes_that_cannot_be_are_told(corpus, noise, tmp_path, options, words,
     assert ended.value.code == 1
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["/etc/x.wav", "a/../../x.wav"])
+def test_noise_and_rooms_of_a_recipe_do_not_lead_out_of_their_folders(place):
+    voice = Source("a/1.wav", "a", None, 0, 10, 8000, 0.0, 1.0)
+    for made in (
+        Recipe("1", "seen", 10, (replace(voice, rir=place),)),
+        Recipe("1", "seen", 10, (voice,), noise=replace(voice, path=place)),
+    ):
+        with pytest.raises(ValueError, match="leads out of the corpus"):
+            Recipe.from_line(made.to_line())
 
 
 def test_noise_that_has_moved_is_told(corpus, noise, tmp_path):
