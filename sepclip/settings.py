@@ -10,8 +10,9 @@ from sepclip.audio.masks import MaskTarget
 from sepclip.audio.stft import STFT, Scale
 from sepclip.model import clustering
 from sepclip.model.clustering import Fit, Masks
+from sepclip.model.embedding import EmbeddingActivation
 from sepclip.model.losses import LOSSES, Clustering, LossSettings, Weights
-from sepclip.model.networks import NETWORKS, EmbeddingActivation, Init, InputNorm, MaskActivation, Recurrence
+from sepclip.model.networks import NETWORKS, Init, InputNorm, MaskActivation, Recurrence
 from sepclip.model.separator import losses_of
 
 LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32

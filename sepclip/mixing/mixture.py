@@ -79,7 +79,11 @@ class Recipe:
         """Read a recipe from one line of JSON."""
         fields = json.loads(line)
         fields["sources"] = tuple(Source(**source) for source in fields["sources"])
-        return cls(**fields)
+        made = cls(**fields)
+        for path in (made.name, made.mix or "", *(source.path for source in made.sources)):
+            if path.startswith("/") or ".." in path.split("/"):  # a set may come from anyone
+                raise ValueError(f"{path} leads out of the corpus")
+        return made
 
 
 @dataclass(frozen=True)

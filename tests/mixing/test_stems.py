@@ -1,5 +1,6 @@
 """`sepclip prepare stems` and `musdb18`: what is read, what is converted, and what is told."""
 
+import json
 import shutil
 
 import numpy as np
@@ -239,6 +240,18 @@ def test_a_file_that_changed_is_noticed(root, made, tmp_path):
             moved.waves("tt", recipe)
     with pytest.raises(UserError, match="which is not there: say with --root"):
         MixtureSet.open(made.path, tmp_path / "nowhere").waves("tt", recipe)
+
+
+@pytest.mark.parametrize("key", ["name", "mix", "path"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other", "train/../../other"])
+def test_a_recipe_cannot_lead_out_of_the_corpus(made, tmp_path, key, path):
+    shutil.copytree(made.path, tmp_path / "out")
+    file = tmp_path / "out" / "tt.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    (lines[0]["sources"][1] if key == "path" else lines[0])[key] = path
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=f"{path} leads out of the corpus"):
+        MixtureSet.open(tmp_path / "out").recipes("tt")
 
 
 def test_sources_that_are_no_file_names_make_no_set(made, tmp_path):
