@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sepclip.errors import UserError
-from sepclip.mixing.drawing import LEVEL_DBFS, generator, relative_levels
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Source, Waves, read_source, to_int16
+from sepclip.mixing.augmentation import NO_AUGMENTATION, Augmentation, VoiceMixer
+from sepclip.mixing.drawing import generator
+from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Waves
 
 STEM_GAIN = (0.25, 1.25)  # of Open-Unmix
 _MOST_BYTES = 4  # of a sample in memory
@@ -168,47 +169,19 @@ class DynamicMixtures:
         memory_bytes: float,
         excerpts: int = 1,
         share: Share = Share(),
+        augmentation: Augmentation = NO_AUGMENTATION,
     ):
-        _require_additive(mixtures)
-        mixtures.require_root()
-        recipes = mixtures.recipes("tr")
-        stretches: dict[tuple[str, int], Source] = {
-            (source.path, source.offset): source for recipe in recipes for source in recipe.sources
-        }
-        self._utterances = utterances = [stretches[key] for key in sorted(stretches)]
-        self._by_voice: dict[str, list[int]] = {}
-        for index, source in enumerate(utterances):
-            self._by_voice.setdefault(source.voice, []).append(index)
-        self._voices = sorted(self._by_voice)
-        self._waves = _Kept(
-            lambda index: to_int16(read_source(utterances[index], mixtures.root, mixtures.rate_hz)),
-            memory_bytes,
-        )
-        self._segment, self._seed, self._sources = segment, seed, mixtures.source_count
-        self.batch_size = batch_size
+        self._mixer = VoiceMixer(mixtures, segment, augmentation, lambda load: _Kept(load, memory_bytes))
+        self._seed, self.batch_size = seed, batch_size
         self._places = share.of(batch_size)
-        self.steps_per_epoch = max(1, excerpts * len(recipes) // batch_size)
+        self.steps_per_epoch = max(1, excerpts * len(mixtures.recipes("tr")) // batch_size)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
-        sources, names = [], []
-        for place in self._places:
-            chance = generator(self._seed, f"dynamic {step}", place)
-            levels = relative_levels(chance, self._sources)
-            voices = chance.sample(self._voices, self._sources)
-            rows, paths = [], []
-            for voice, level in zip(voices, levels, strict=True):
-                index = chance.choice(self._by_voice[voice])
-                wave = self._waves[index]
-                paths.append(self._utterances[index].path)
-                start = _start(len(wave), self._segment, chance.random())
-                rms = np.sqrt(np.square(wave, dtype=np.float64).mean()) or 1.0
-                gain = np.float32(10 ** ((LEVEL_DBFS + level) / 20) / rms)
-                rows.append(crop(wave, start, self._segment) * gain)
-            sources.append(np.stack(rows))
-            names.append(" + ".join(paths))
-        batch = torch.from_numpy(np.stack(sources))  # (B, S, T)
-        return Batch(batch.sum(1), batch, tuple(names), self._places.start, self.batch_size)
+        made = [self._mixer.mix(generator(self._seed, f"dynamic {step}", place)) for place in self._places]
+        mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+        names = tuple(f"mixture {place} of step {step + 1}" for place in self._places)
+        return Batch(mixture, sources, names, self._places.start, self.batch_size)  # (B, T), (B, S, T)
 
 
 class DynamicStems:
@@ -290,16 +263,25 @@ def training_data(
     memory_gib: float,
     excerpts: int = 1,
     share: Share = Share(),
+    augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Batches:
     """Return the training batches of a set: excerpts of ``segment`` samples, fixed mixtures or dynamic ones.
 
     ``excerpts``: how many of each mixture, on average where they are dynamic, make an epoch. Of every batch only the
-    excerpts of ``share`` are read and made; they are the same for any number of processes.
+    excerpts of ``share`` are read and made; they are the same for any number of processes. ``augmentation`` is of
+    dynamic mixtures of voices alone.
     """
-    kind = FixedMixtures if not dynamic else DynamicStems if mixtures.layout.fixed_order else DynamicMixtures
     if not mixtures.recipes("tr"):
         raise UserError(f"{mixtures.path} has no training mixtures: prepare it with --tr 1 or more")
-    made: Batches = kind(mixtures, segment, batch_size, seed, memory_gib * 2**30, excerpts, share)
+    voices = dynamic and not mixtures.layout.fixed_order
+    if augmentation != NO_AUGMENTATION and not voices:
+        raise UserError("data.speed and data.noise_snr_db are for voices mixed in training: leave them out")
+    settings = (mixtures, segment, batch_size, seed, memory_gib * 2**30, excerpts, share)
+    made: Batches
+    if voices:
+        made = DynamicMixtures(*settings, augmentation)
+    else:
+        made = DynamicStems(*settings) if dynamic else FixedMixtures(*settings)
     if made.batch_size < share.count:
         raise UserError(f"{share.count} processes cannot share {made.batch_size} excerpts a step: start fewer")
     return made

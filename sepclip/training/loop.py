@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
+from sepclip.mixing.augmentation import Augmentation
 from sepclip.mixing.dataset import Batches, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.terminal import say
@@ -112,6 +113,7 @@ class Training:
             memory_gib=settings.memory_gib,
             excerpts=settings.excerpts,
             share=ranks.share,
+            augmentation=Augmentation(settings.speed, settings.noise_snr_db),
         )
         crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
