@@ -12,7 +12,7 @@ import sepclip
 from sepclip import startup
 from sepclip.commands.demo import demo
 from sepclip.commands.dynamics import dynamics
-from sepclip.commands.evaluate import evaluate
+from sepclip.commands.evaluate import DEFINITIONS, evaluate
 from sepclip.commands.info import info
 from sepclip.commands.prepare import prepare_app
 from sepclip.commands.separate import separate
@@ -45,7 +45,7 @@ app = typer.Typer(
 app.add_typer(prepare_app, name="prepare")
 app.command()(train)
 app.command()(separate)
-app.command(name="eval")(evaluate)
+app.command(name="eval", epilog=DEFINITIONS)(evaluate)
 app.command()(sweep)
 app.command()(dynamics)
 app.command()(demo)

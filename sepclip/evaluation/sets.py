@@ -1,0 +1,91 @@
+"""A run on the mixtures of a set: separated one by one while others are scored."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sepclip.errors import UserError
+from sepclip.evaluation.evaluating import evaluate
+from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, part_names
+from sepclip.model.separator import Separator
+from sepclip.scoring.items import Item, Plan, Row, Waves
+
+
+def evaluate_set(
+    separator: Separator,
+    data: MixtureSet,
+    split: str,
+    folder: Path,
+    about: dict[str, Any],
+    *,
+    device: torch.device,
+    plan: Plan = Plan(),
+    limit: int | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Separate and score the mixtures of a split into ``folder``, the oracles in the separator's own transform.
+
+    ``how`` goes to :func:`evaluate`. Raises UserError where the data is not what the separator learned to separate.
+    """
+    items = set_items(separator, data, split, device=device, limit=limit)
+    plan = Plan(plan.metrics, plan.oracles, plan.engine, separator.stft)
+    return evaluate(items, folder, {**about, "data": str(data.path), "split": split}, plan, **how)
+
+
+@dataclass(frozen=True)
+class _Separated:
+    """The waves of one mixture, separated when they are asked for."""
+
+    separator: Separator
+    data: MixtureSet
+    split: str
+    recipe: Recipe
+    device: torch.device
+
+    def __call__(self) -> Waves:
+        waves = self.data.waves(self.split, self.recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T)
+        estimates = self.separator.separate(torch.from_numpy(waves[:1]).to(self.device)).cpu().numpy()  # (S, 1, T)
+        est = estimates.transpose(0, 2, 1)  # (S, T, 1)
+        return Waves(self.data.rate_hz, est=est, ref=waves[1:, :, None], mixture=waves[0, :, None])
+
+
+def set_items(
+    separator: Separator, data: MixtureSet, split: str, *, device: torch.device, limit: int | None = None
+) -> list[Item]:
+    """Return the mixtures of a split, each separated when it is loaded.
+
+    Raises UserError where the data is not what the separator learned to separate.
+    """
+    if (separator.rate_hz, separator.sources) != (data.rate_hz, data.source_count):
+        raise UserError(
+            f"the run separates {separator.sources} sources at {separator.rate_hz} Hz, "
+            f"{data.path} has {data.source_count} at {data.rate_hz} Hz"
+        )
+    recipes = data.recipes(split)[:limit]
+    if not recipes:
+        raise UserError(f"{data.path} has no mixtures in {split}")
+    if not data.audio:
+        data.require_root()
+    weights = _weights_digest(separator)
+    items = []
+    for recipe in recipes:
+        rows = [
+            Row(recipe.name, part, recipe.group, source.voice, recipe.sexes)
+            for part, source in zip(part_names(len(recipe.sources)), recipe.sources, strict=True)
+        ]
+        load = _Separated(separator, data, split, recipe, device)
+        values = recipe.length * len(recipe.sources)
+        items.append(Item(rows, load, here=True, values=values, identity=f"{weights} {data.digest} {recipe.to_line()}"))
+    return items
+
+
+def _weights_digest(separator: Separator) -> str:
+    digest = hashlib.sha256(repr((separator.stft, separator.kmeans, separator.seed)).encode())
+    for name, weights in separator.state_dict().items():
+        digest.update(name.encode())
+        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
