@@ -38,9 +38,7 @@ def main() -> None:
     data = MixtureSet.open(options.data)
     config = load_config("demo", ["precision=fp32", f"train.steps={options.steps}"])
     rough = config.model_copy(update={"precision": "bf16"})
-    state = TrainingState.start(
-        config, build_separator(config, data.rate_hz, data.source_count), torch.device("cpu"), options.steps
-    )
+    state = TrainingState.start(config, build_separator(config, data.layout), torch.device("cpu"), options.steps)
     separator = state.separator.train()
     segment = separator.stft.samples(config.data.segment_frames)
     batches = training_data(data, segment=segment, batch_size=8, dynamic=True, seed=0, memory_gib=1)

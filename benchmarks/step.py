@@ -19,12 +19,13 @@ import sys, time
 from sepclip import startup
 if sys.argv[2] == "kept": startup.keep_memory()
 import torch
+from sepclip.audio.layout import Layout
 from sepclip.config import load_config
 from sepclip.mixing.dataset import Batch
 from sepclip.training.loop import training_step
 from sepclip.training.state import TrainingState, build_separator
 config = load_config("demo", ["precision=" + sys.argv[1]])
-state = TrainingState.start(config, build_separator(config, 8000, 2), torch.device("cpu"), 1000)
+state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 1000)
 state.separator.train()
 chance = torch.Generator().manual_seed(0)
 sources = 0.05 * torch.randn(16, 2, 19136, generator=chance)

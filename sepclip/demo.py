@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.audio.files import find_sounds, write_text
+from sepclip.audio.layout import part_names
 from sepclip.config import load_config
 from sepclip.errors import UserError
 from sepclip.evaluation.sets import evaluate_set
-from sepclip.mixing.mixture import MixtureSet, part_names
+from sepclip.mixing.mixture import MixtureSet
 from sepclip.mixing.preparation import VoiceSettings, prepare_voices
 from sepclip.separation import separate_files
 from sepclip.settings import Config

@@ -42,6 +42,7 @@ def separate_files(
 ) -> Separation:
     """Separate files, and the sound files of folders, into ``out`` as ``NAME_s1.wav``, ``NAME_s2.wav``, ...
 
+    Sources with names have these instead: ``NAME_vocals.wav``.
     Folders keep their tree. Files whose results are all there, and newer than both the file and ``made_after`` (when
     the weights were saved), are left as they are unless ``overwrite``. A file that cannot be used is reported, and the
     others go on. Raises UserError where two inputs would be written to the same name, or a result over an input.
@@ -49,7 +50,7 @@ def separate_files(
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder")
     result = Separation()
-    targets = _plan(inputs, out, separator.sources, result)
+    targets = _plan(inputs, out, separator.layout.names, result)
     for path in track(targets, len(targets), "separating"):
         if not overwrite and _is_done(path, targets[path], made_after):
             result.kept[path] = targets[path]
@@ -110,7 +111,7 @@ def _require_short(path: Path, most: int) -> None:
         raise BadSound(path, f"{minutes:.0f} min long, more than {most} min: cut it into pieces")
 
 
-def _plan(inputs: Sequence[Path], out: Path, sources: int, result: Separation) -> dict[Path, list[Path]]:
+def _plan(inputs: Sequence[Path], out: Path, names: Sequence[str], result: Separation) -> dict[Path, list[Path]]:
     """Return the target files of every input file; what cannot be used goes into ``result.failed``."""
     planned: dict[Path, list[Path]] = {}
     owners: dict[Path, Path] = {}
@@ -127,7 +128,7 @@ def _plan(inputs: Sequence[Path], out: Path, sources: int, result: Separation) -
                 inside_out = "all its sound files lie in --out: choose another --out"
                 result.failed[given] = inside_out if below else "a folder without sound files"
         for path, relative in files:
-            targets = [out / relative.with_name(f"{relative.stem}_s{index + 1}.wav") for index in range(sources)]
+            targets = [out / relative.with_name(f"{relative.stem}_{name}.wav") for name in names]
             other = owners.setdefault(targets[0], path)
             if other != path:
                 raise UserError(

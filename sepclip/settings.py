@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from sepclip import clip
 from sepclip.audio.masks import MaskTarget
+from sepclip.audio.stft import STFT, Scale
 from sepclip.model import clustering
 from sepclip.model.clustering import Fit, Masks
 from sepclip.model.losses import LOSSES, Clustering, LossSettings, Weights
@@ -24,17 +25,40 @@ class _Section(BaseModel):
 class Stft(_Section):
     """Section ``stft``."""
 
-    window_length: int = Field(ge=16)
-    hop_length: int = Field(ge=1)
-    scale: Literal["window_sum", "none"]
+    window_seconds: float = Field(gt=0, le=10)
+    hop_seconds: float = Field(gt=0)
+    window_length: int | None = Field(ge=16)
+    hop_length: int | None = Field(ge=1)
+    scale: Scale
+
+    @field_validator("hop_seconds")
+    @classmethod
+    def _twice(cls, hop: float, info: Any) -> float:
+        window = info.data.get("window_seconds", 0)
+        if round(window / hop) < 2:
+            raise ValueError(f"must go into window_seconds ({window:g}) at least twice")
+        return hop
 
     @field_validator("hop_length")
     @classmethod
-    def _overlap(cls, hop: int, info: Any) -> int:
-        window = info.data.get("window_length", 0)
-        if window % hop or hop > window // 2:
+    def _overlap(cls, hop: int | None, info: Any) -> int | None:
+        window = info.data.get("window_length")
+        if (window is None) != (hop is None):
+            raise ValueError("give both window_length and hop_length, or neither")
+        if window is not None and hop is not None and (window % hop or hop > window // 2):
             raise ValueError(f"must divide window_length ({window}) at least twice, or the transform has no inverse")
         return hop
+
+    def at(self, rate_hz: int) -> "Stft":
+        """Return the same with its lengths in samples, for sound of ``rate_hz``."""
+        made = self.transform(rate_hz)
+        return self.model_copy(update={"window_length": made.window_length, "hop_length": made.hop_length})
+
+    def transform(self, rate_hz: int) -> STFT:
+        """Return the transform for sound of ``rate_hz``."""
+        if self.window_length is not None and self.hop_length is not None:
+            return STFT(self.window_length, self.hop_length, self.scale)
+        return STFT.of_seconds(self.window_seconds, self.hop_seconds, rate_hz, self.scale)
 
 
 class Model(_Section):

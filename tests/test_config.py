@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sepclip.audio.stft import STFT
 from sepclip.config import configs_folder, differences, flatten, load_config, shipped, with_kmeans
 from sepclip.errors import UserError
 from sepclip.model.losses import LossSettings
@@ -56,7 +57,8 @@ def test_later_settings_win(tmp_path: Path) -> None:
         ("model.layers=two", ["model.layers", "'two'"]),
         ("model.layers=0", ["model.layers", "greater than or equal to 1"]),
         ("model.dropout=1", ["less than 1"]),
-        ("stft.hop_length=100", ["divide window_length"]),
+        ("stft.hop_seconds=0.03", ["stft.hop_seconds", "window_seconds (0.032) at least twice"]),
+        ("stft.hop_length=64", ["stft.hop_length", "both window_length and hop_length, or neither"]),
         ("clip=auto:101", ["auto:P", "0 <= P <= 100"]),
         ("clip=auto", ["no clipping rule"]),
         ("loss.name=sdr", ["mi, dc"]),
@@ -119,6 +121,28 @@ def test_a_resolved_configuration_reads_back_the_same() -> None:
     assert Config.model_validate(yaml.safe_load(config.to_yaml())) == config
 
 
+@pytest.mark.parametrize(
+    ("settings", "rate_hz", "window", "hop"),
+    [
+        ([], 8000, 256, 64),
+        ([], 16000, 512, 128),
+        ([], 44100, 1440, 360),  # 352.8 samples, of which 2^3 3^2 5 is the nearest product of 2, 3 and 5
+        (["stft.window_seconds=0.0929", "stft.hop_seconds=0.0232"], 44100, 4096, 1024),
+        (["stft.window_length=400", "stft.hop_length=100"], 44100, 400, 100),
+    ],
+)
+def test_the_window_keeps_its_seconds_at_any_rate(settings: list[str], rate_hz: int, window: int, hop: int) -> None:
+    stft = load_config(settings=settings).stft.at(rate_hz)
+    assert (stft.window_length, stft.hop_length) == (window, hop)
+    assert stft.at(8000) == stft  # fixed once, in the configuration of a run
+    assert stft.transform(rate_hz) == STFT(window, hop)
+
+
+def test_a_hop_that_does_not_divide_its_window_is_told() -> None:
+    with pytest.raises(UserError, match=r"stft\.hop_length: 100 is not allowed: must divide window_length \(256\)"):
+        load_config(settings=["stft.window_length=256", "stft.hop_length=100"])
+
+
 def test_differences_name_both_values() -> None:
     before, after = load_config(), load_config(settings=["seed=5", "model.layers=1"])
     assert differences(before, after) == {"seed": (0, 5), "model.layers": (4, 1)}
@@ -136,7 +160,7 @@ def test_the_paper_recipes_are_the_papers(name: str) -> None:
     assert (model.mask_activation, model.embedding_activation) == ("sigmoid", "sigmoid")
     assert (loss.name, loss.target, loss.weights) == (PAPER[name], "tpsa", "ratio")
     assert (loss.alpha, loss.clustering) == (0.75, "wkm")
-    assert (config.stft.window_length, config.stft.hop_length, config.stft.scale) == (256, 64, "window_sum")
+    assert config.stft.transform(8000) == STFT(256, 64, "window_sum")
     assert (config.data.segment_frames, config.data.batch_size, config.data.dynamic) == (400, 25, False)
     assert (config.train.epochs, config.train.steps, config.seed) == (100, None, 0)
     assert (config.optimizer.learning_rate, config.optimizer.epsilon, config.clip) == (1e-3, 1e-8, "auto:10")

@@ -2,6 +2,10 @@
 
 from torch import Tensor
 
+from sepclip.audio.permutation import best_permutation
+
+LEAST_DB, MOST_DB = -100.0, 100.0  # what a mean of scores takes a silent and a perfect estimate for
+
 
 def pairwise_si_sdr(*, est: Tensor, ref: Tensor) -> Tensor:
     """Return the SI-SDR (B, est, ref) in dB of every estimate (B, est, T) against every reference (B, ref, T).
@@ -32,3 +36,24 @@ def si_sdr(*, est: Tensor, ref: Tensor) -> Tensor:
     return pairwise_si_sdr(est=est.flatten(0, 1).unsqueeze(1), ref=ref.flatten(0, 1).unsqueeze(1)).reshape(
         est.shape[:2]
     )
+
+
+def si_sdr_improvement(*, est: Tensor, ref: Tensor, mixture: Tensor, fixed_order: bool = False) -> Tensor:
+    """Return the SI-SDR (K,) in dB of estimates (B, S, T) beyond that of the ``mixture`` (B, T), mean over the sources.
+
+    Paired by the best permutation, where every source sounds; in a ``fixed_order`` by their index, over the sources
+    that sound. Items where that leaves nothing are left out, so K may be less than B. A silent estimate counts as -100.
+    """
+    sounds = ~_constant(ref)  # (B, S)
+    before = si_sdr(est=mixture.unsqueeze(1).expand_as(ref), ref=ref)  # (B, S)
+    if fixed_order:
+        gains = _bounded(si_sdr(est=est, ref=ref)) - _bounded(before)  # (B, S)
+        usable = sounds.any(-1)  # (B,)
+        return ((gains * sounds).sum(-1) / sounds.sum(-1).clamp_min(1))[usable]
+    usable = sounds.all(-1)  # (B,)
+    best, _ = best_permutation(_bounded(pairwise_si_sdr(est=est, ref=ref)[usable]), maximise=True)
+    return best - before[usable].clamp(LEAST_DB, MOST_DB).mean(-1)
+
+
+def _bounded(scores: Tensor) -> Tensor:
+    return scores.nan_to_num(LEAST_DB).clamp(LEAST_DB, MOST_DB)

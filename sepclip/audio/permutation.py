@@ -21,16 +21,19 @@ def _permutations(sources: int, device: torch.device) -> Tensor:
         return torch.tensor(list(permutations(range(sources))), device=device)  # (P, S)
 
 
-def best_permutation(pairwise: Tensor, *, maximise: bool) -> tuple[Tensor, Tensor]:
+def best_permutation(pairwise: Tensor, *, maximise: bool, fixed_order: bool = False) -> tuple[Tensor, Tensor]:
     """Choose for each reference the estimate that makes the mean over sources best.
 
     ``pairwise`` (B, est, ref) holds a loss (``maximise=False``) or a score for every pair. Returns the mean of the
     chosen pairs (B,), differentiable through them alone, and ``order`` (B, ref): the estimate of each reference.
-    Ties go to the first permutation, the identity before all others.
+    Ties go to the first permutation, the identity before all others. In a ``fixed_order`` there is but the identity.
     """
-    _, estimates, references = pairwise.shape
+    batch, estimates, references = pairwise.shape
     if estimates != references:
         raise ValueError(f"as many estimates as references are needed, got {estimates} and {references}")
+    if fixed_order:
+        order = torch.arange(references, device=pairwise.device).expand(batch, -1)  # (B, ref)
+        return pairwise.diagonal(dim1=1, dim2=2).mean(-1), order
     if references > MOST_SOURCES:
         raise ValueError(f"at most {MOST_SOURCES} sources can be permuted, got {references}")
     table = _permutations(references, pairwise.device)

@@ -13,11 +13,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+Scale = Literal["window_sum", "none"]
+
 
 @lru_cache(maxsize=16)
 def _window(length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     with torch.inference_mode(False):  # it is kept, and may be needed by a backward pass later
         return torch.hann_window(length, periodic=True, device=device, dtype=dtype).sqrt()
+
+
+def _is_fast(length: int) -> bool:
+    for prime in (2, 3, 5):
+        while length % prime == 0:
+            length //= prime
+    return length == 1
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,17 @@ class STFT:
 
     window_length: int = 256
     hop_length: int = 64
-    scale: Literal["window_sum", "none"] = "window_sum"
+    scale: Scale = "window_sum"
+
+    @classmethod
+    def of_seconds(cls, window: float, hop: float, rate_hz: int, scale: Scale = "window_sum") -> "STFT":
+        """Return the transform nearest to so many seconds of window and hop: 256 and 64 for 32 and 8 ms at 8 kHz.
+
+        The hop is a product of 2, 3 and 5 alone, which transforms are fast at, and the window a multiple of it.
+        """
+        near = hop * rate_hz
+        length = min((n for n in range(1, 2 * round(near) + 2) if _is_fast(n)), key=lambda n: abs(n - near))
+        return cls(length * round(window / hop), length, scale)
 
     @property
     def bins(self) -> int:

@@ -16,6 +16,7 @@ from sepclip.scoring.oracles import default_stft
 
 FOLDERS, NAMES = "{source}/{name}", "{name}_{source}"
 _SOURCE = r"s\d+"
+_MIXTURES = ("mix", "mixture")  # never a source, whatever the pattern
 _PAIR_COLUMNS = ("name", "source", "estimate", "reference")
 
 
@@ -167,7 +168,7 @@ def find_sources(folder: Path, pattern: str | None = None) -> dict[str, dict[str
     named: dict[str, dict[str, Path]] = {}
     for path in find_sounds(folder)[0]:
         match = re.fullmatch(expression, _name(path, folder))
-        if match:
+        if match and match["source"] not in _MIXTURES:
             other = named.setdefault(match["name"], {}).setdefault(match["source"], path)
             if other != path:
                 raise UserError(f"{other} and {path} are both source {match['source']} of one file: remove one of them")

@@ -10,7 +10,7 @@ import torch
 
 from sepclip.errors import UserError
 from sepclip.evaluation.evaluating import evaluate
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, part_names
+from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe
 from sepclip.model.separator import Separator
 from sepclip.scoring.items import Item, Plan, Row, Waves
 
@@ -47,10 +47,11 @@ class _Separated:
     device: torch.device
 
     def __call__(self) -> Waves:
-        waves = self.data.waves(self.split, self.recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T)
-        estimates = self.separator.separate(torch.from_numpy(waves[:1]).to(self.device)).cpu().numpy()  # (S, 1, T)
-        est = estimates.transpose(0, 2, 1)  # (S, T, 1)
-        return Waves(self.data.rate_hz, est=est, ref=waves[1:, :, None], mixture=waves[0, :, None])
+        read = self.data.waves(self.split, self.recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T) or (1 + S, C, T)
+        waves = read.reshape(len(read), -1, read.shape[-1])  # (1 + S, C, T)
+        estimates = self.separator.separate(torch.from_numpy(waves[0]).to(self.device)).cpu().numpy()  # (S, C, T)
+        est, true = estimates.transpose(0, 2, 1), waves.transpose(0, 2, 1)  # (S, T, C), (1 + S, T, C)
+        return Waves(self.data.rate_hz, est=est, ref=true[1:], mixture=true[0])
 
 
 def set_items(
@@ -60,11 +61,9 @@ def set_items(
 
     Raises UserError where the data is not what the separator learned to separate.
     """
-    if (separator.rate_hz, separator.sources) != (data.rate_hz, data.source_count):
-        raise UserError(
-            f"the run separates {separator.sources} sources at {separator.rate_hz} Hz, "
-            f"{data.path} has {data.source_count} at {data.rate_hz} Hz"
-        )
+    layout = data.layout
+    if separator.layout != layout:
+        raise UserError(f"the run separates {separator.layout}; {data.path} has {layout}")
     recipes = data.recipes(split)[:limit]
     if not recipes:
         raise UserError(f"{data.path} has no mixtures in {split}")
@@ -75,11 +74,18 @@ def set_items(
     for recipe in recipes:
         rows = [
             Row(recipe.name, part, recipe.group, source.voice, recipe.sexes)
-            for part, source in zip(part_names(len(recipe.sources)), recipe.sources, strict=True)
+            for part, source in zip(layout.names, recipe.sources, strict=True)
         ]
-        load = _Separated(separator, data, split, recipe, device)
-        values = recipe.length * len(recipe.sources)
-        items.append(Item(rows, load, here=True, values=values, identity=f"{weights} {data.digest} {recipe.to_line()}"))
+        item = Item(
+            rows,
+            _Separated(separator, data, split, recipe, device),
+            here=True,
+            values=recipe.length * layout.sources * layout.channels,
+            channels=layout.channels,
+            identity=f"{weights} {data.digest} {recipe.to_line()}",
+            fixed_order=layout.fixed_order,
+        )
+        items.append(item)
     return items
 
 

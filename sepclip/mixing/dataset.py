@@ -14,7 +14,10 @@ from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Source, Waves
 
 @dataclass(frozen=True)
 class Batch:
-    """Mixtures (B, T) and their sources (B, S, T), float32; full scale is 1, which dynamic mixtures may exceed."""
+    """Mixtures (B, T) and their sources (B, S, T), float32; full scale is 1, which dynamic mixtures may exceed.
+
+    Where there are several channels, T holds them one after the other.
+    """
 
     mixture: Tensor
     sources: Tensor
@@ -49,8 +52,8 @@ def crop(wave: Waves, start: int, samples: int) -> Waves:
 
 
 def to_batch(excerpts: list[Waves]) -> Batch:
-    """Stack excerpts (1 + S, T), the mixture first, into a batch."""
-    stacked = torch.from_numpy(np.stack(excerpts)).float() / FULL_SCALE  # (B, 1 + S, T)
+    """Stack excerpts (1 + S, T) or (1 + S, C, T), the mixture first, into a batch."""
+    stacked = torch.from_numpy(np.stack(excerpts)).flatten(2).float() / FULL_SCALE  # (B, 1 + S, T)
     return Batch(stacked[:, 0], stacked[:, 1:])
 
 
@@ -76,7 +79,7 @@ class FixedMixtures:
         return to_batch([self._excerpt(self._waves[index], chance.random()) for index in chosen])
 
     def _excerpt(self, waves: Waves, position: float) -> Waves:
-        return crop(waves, int(position * (max(0, waves.shape[1] - self._segment) + 1)), self._segment)
+        return crop(waves, int(position * (max(0, waves.shape[-1] - self._segment) + 1)), self._segment)
 
 
 class DynamicMixtures:
@@ -149,6 +152,6 @@ class ValidationCrops:
         """Yield the batches; they are read at the first time and kept."""
         if not self._excerpts:
             waves = (self._mixtures.waves("cv", recipe) for recipe in self.recipes)
-            self._excerpts = [crop(w, max(0, w.shape[1] - self._segment) // 2, self._segment).copy() for w in waves]
+            self._excerpts = [crop(w, max(0, w.shape[-1] - self._segment) // 2, self._segment).copy() for w in waves]
         for start in range(0, len(self._excerpts), self._batch_size):
             yield to_batch(self._excerpts[start : start + self._batch_size])

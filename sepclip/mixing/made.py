@@ -7,6 +7,7 @@ from pathlib import Path
 
 import soundfile
 
+from sepclip.audio.layout import Layout
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
 from sepclip.mixing.mixture import SPLITS, Recipe, Source
@@ -77,8 +78,7 @@ def plan_made(tree: Path, out: Path, settings: MadeSettings, *, corpus: str, job
             out,
             recipes,
             root=tree,
-            rate_hz=settings.rate_hz,
-            source_count=len(settings.targets),
+            layout=Layout(settings.rate_hz, len(settings.targets)),
             render=None,
             settings=recorded,
             report={"in_place": True, "additive": settings.additive},

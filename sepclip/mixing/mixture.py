@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound, read_sound
+from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import read_speech
 from sepclip.errors import UserError
 
@@ -149,6 +150,17 @@ class MixtureSet:
             )
 
     @property
+    def layout(self) -> Layout:
+        """What its mixtures and sources are like."""
+        return Layout(
+            self.rate_hz,
+            self.source_count,
+            self.about.get("channels", 1),
+            tuple(self.about.get("source_names", ())),
+            self.about.get("fixed_order", False),
+        )
+
+    @property
     def additive(self) -> bool:
         """Whether mixtures are the sum of their sources, or hold noise or an echo beside them."""
         return bool(self.about.get("additive", True))
@@ -156,7 +168,7 @@ class MixtureSet:
     def waves(self, split: str, recipe: Recipe) -> Waves:
         """Return the mixture and its sources (1 + S, T), full scale 32768: read where rendered, else rendered now."""
         if self.audio:
-            parts = ("mix", *part_names(len(recipe.sources)))
+            parts = ("mix", *self.layout.names)
             paths = [self.wave_path(split, part, recipe.name) for part in parts]
         else:
             self.require_root()
@@ -176,11 +188,6 @@ class MixtureSet:
 
 UNFINISHED_FILE = "unfinished.json"
 _IN_16_BITS = {"PCM_16", "PCM_U8", "PCM_S8"}
-
-
-def part_names(source_count: int) -> list[str]:
-    """Return ``["s1", "s2", ...]``."""
-    return [f"s{index + 1}" for index in range(source_count)]
 
 
 def to_int16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sepclip.audio.layout import Layout
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
 from sepclip.mixing.drawing import draw, split_groups
@@ -133,8 +134,7 @@ def plan_voices(
             out,
             recipes,
             root=root,
-            rate_hz=settings.rate_hz,
-            source_count=settings.sources,
+            layout=Layout(settings.rate_hz, settings.sources),
             render=(lambda recipe: with_mixture(render(recipe, root, settings.rate_hz))) if settings.audio else None,
             settings=recorded,
             report={"corpus_digest": survey.digest, "left_out": dict(sorted(survey.left_out.items()))},

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import replace_file, write_sound, write_text
+from sepclip.audio.layout import Layout
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import (
     FORMAT,
@@ -25,7 +26,6 @@ from sepclip.mixing.mixture import (
     UNFINISHED_FILE,
     MixtureSet,
     Recipe,
-    part_names,
 )
 from sepclip.mixing.survey import in_threads
 
@@ -88,8 +88,7 @@ def write_set(
     recipes: dict[str, list[Recipe]],
     *,
     root: Path,
-    rate_hz: int,
-    source_count: int,
+    layout: Layout,
     render: Render | None,
     settings: dict[str, Any],
     report: dict[str, Any],
@@ -100,7 +99,7 @@ def write_set(
     ``render`` makes the mixture and sources of a recipe; None leaves the audio out. ``settings`` tell whether a later
     run makes the same set; ``report`` goes into ``set.json`` as it is.
     """
-    parts = ["mix", *part_names(source_count)]
+    parts = ["mix", *layout.names]
     leftovers = list(out.rglob(_TEMPORARY))  # of a run that was killed
     begin(out, settings)
     lines = {split: "".join(f"{recipe.to_line()}\n" for recipe in found) for split, found in recipes.items()}
@@ -115,7 +114,7 @@ def write_set(
             if all(_is_whole(target, recipe.length) for target in targets):
                 return
             for target, wave in zip(targets, render(recipe), strict=True):
-                write_sound(target, wave, rate_hz, flush=False)
+                write_sound(target, wave, layout.rate_hz, flush=False)
 
         for _ in in_threads(write, wanted, "writing mixtures", jobs):
             pass
@@ -125,8 +124,11 @@ def write_set(
     about = {
         "format": FORMAT,
         "root": str(root.resolve()),
-        "rate_hz": rate_hz,
-        "source_count": source_count,
+        "rate_hz": layout.rate_hz,
+        "source_count": layout.sources,
+        "source_names": list(layout.names),
+        "channels": layout.channels,
+        "fixed_order": layout.fixed_order,
         "audio": render is not None,
         "digest": _digest("".join(lines[split] for split in SPLITS)),
         "counts": {split: len(found) for split, found in recipes.items()},

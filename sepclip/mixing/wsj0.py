@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound, name_below, write_text
+from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import CONVERT, read_speech, shortened
 from sepclip.errors import UserError
 from sepclip.mixing import writing
@@ -166,8 +167,7 @@ def plan_wsj0(
             out,
             _recipes(found, files, lengths, levels, root, settings),
             root=root,
-            rate_hz=settings.rate_hz,
-            source_count=settings.sources,
+            layout=Layout(settings.rate_hz, settings.sources),
             render=lambda recipe: render(recipe, root, settings.rate_hz),
             settings=recorded,
             report={},

@@ -23,12 +23,16 @@ _RATIO_FLOOR = 1e-6
 
 @dataclass(frozen=True)
 class Signals:
-    """Mixtures and their sources at the level that the network sees, as complex spectra and as waves."""
+    """Mixtures and their sources at the level that the network sees, as complex spectra and as waves.
+
+    Where there are several channels, T and F hold them one after the other. In a ``fixed_order`` no loss permutes.
+    """
 
     mixture: Tensor  # (B, N, F)
     sources: Tensor  # (B, S, N, F)
     mixture_wave: Tensor  # (B, T)
     source_waves: Tensor  # (B, S, T)
+    fixed_order: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ def mask_inference(outputs: Outputs, signals: Signals, settings: LossSettings) -
     """
     masked = outputs["mask"] * signals.mixture.abs().unsqueeze(1)  # (B, S, N, F)
     wanted = mask_target(signals.mixture, signals.sources, settings.target)  # (B, S, N, F)
+    if signals.fixed_order:
+        return (masked - wanted).abs().mean((1, 2, 3))
     pairwise = torch.stack(
         [torch.stack([(est - ref).abs().mean((-2, -1)) for ref in wanted.unbind(1)], -1) for est in masked.unbind(1)],
         1,
@@ -145,11 +151,11 @@ def snr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
     The ratio's inverse is raised by -80 dB, so that a perfect estimate has a finite loss and gradient. References that
     are silent, or 80 dB below the loudest, do not count: they have no SNR; a silent excerpt gives 0.
     """
-    ref = signals.source_waves  # (B, ref, T)
-    error = (outputs["wave"].unsqueeze(2) - ref.unsqueeze(1)).square().sum(-1)  # (B, est, ref)
+    est, ref = _facing(outputs["wave"], signals)  # (B, est, T), (B, ref, T)
+    error = (est.unsqueeze(2) - ref.unsqueeze(1)).square().sum(-1)  # (B, est, ref)
     energy = ref.square().sum(-1)  # (B, ref)
     relative = error / energy.clamp_min(torch.finfo(energy.dtype).tiny).unsqueeze(1)
-    return _permuted_decibels(relative + _power(SILENT_DB), energy)
+    return _permuted_decibels(relative + _power(SILENT_DB), energy, signals)
 
 
 def si_sdr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
@@ -159,29 +165,43 @@ def si_sdr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor
     raised by the estimate's energy at -80 dB. Silent references and excerpts as in :func:`snr`. The estimates' scale
     and sign are left open.
     """
-    est = outputs["wave"] - outputs["wave"].mean(-1, keepdim=True)  # (B, est, T)
-    ref = signals.source_waves - signals.source_waves.mean(-1, keepdim=True)  # (B, ref, T)
+    est, ref = _facing(outputs["wave"], signals)
+    est = est - est.mean(-1, keepdim=True)  # (B, est, T)
+    ref = ref - ref.mean(-1, keepdim=True)  # (B, ref, T)
     energy = ref.square().sum(-1)  # (B, ref)
     scale = (est @ ref.mT) / energy.clamp_min(torch.finfo(energy.dtype).tiny).unsqueeze(1)  # (B, est, ref)
     target = scale.unsqueeze(-1) * ref.unsqueeze(1)  # (B, est, ref, T)
     residual = (est.unsqueeze(2) - target).square().sum(-1)  # (B, est, ref)
     floor = (est.square().sum(-1) * _power(SILENT_DB)).clamp_min(1e-20).unsqueeze(2)  # a silent estimate: 0 / 0
-    return _permuted_decibels((residual + floor) / (target.square().sum(-1) + floor), energy)
+    return _permuted_decibels((residual + floor) / (target.square().sum(-1) + floor), energy, signals)
+
+
+def _facing(est: Tensor, signals: Signals) -> tuple[Tensor, Tensor]:
+    """Return estimates and references, each against each: (B, est, T), (B, ref, T).
+
+    In a fixed order each stands alone with its own, (B S, 1, T), so that no other pair is computed.
+    """
+    ref = signals.source_waves  # (B, S, T)
+    return (est.flatten(0, 1).unsqueeze(1), ref.flatten(0, 1).unsqueeze(1)) if signals.fixed_order else (est, ref)
 
 
 def _power(decibels: float) -> float:
     return float(10 ** (decibels / 10))
 
 
-def _permuted_decibels(ratio: Tensor, energy: Tensor) -> Tensor:
+def _permuted_decibels(ratio: Tensor, energy: Tensor, signals: Signals) -> Tensor:
     """Return the mean of 10 log10(``ratio`` (B, est, ref)) over the references that sound, at its best permutation.
 
-    ``energy`` (B, ref) is that of the references. What is paired with a silent one costs nothing.
+    ``energy`` (B, ref) is that of the references. What is paired with a silent one costs nothing. In a fixed order both
+    are as :func:`_facing` has them.
     """
+    if signals.fixed_order:
+        energy = energy.reshape(signals.source_waves.shape[:2])  # (B, ref)
+        ratio = ratio.reshape(energy.shape).unsqueeze(1)  # (B, 1, ref): the one way to pair them
     sounds = (energy > 0) & (energy >= energy.amax(1, keepdim=True) * _power(SILENT_DB))  # (B, ref)
     # replaced before the logarithm: what it would make of a silent reference has no finite gradient
     pairwise = 10 * torch.where(sounds.unsqueeze(1), ratio, torch.ones_like(ratio)).log10()  # (B, est, ref)
-    mean, _ = best_permutation(pairwise, maximise=False)
+    mean = pairwise.mean((1, 2)) if signals.fixed_order else best_permutation(pairwise, maximise=False)[0]  # (B,)
     return mean * energy.shape[1] / sounds.sum(1).clamp_min(1)
 
 

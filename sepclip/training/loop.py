@@ -13,8 +13,7 @@ from typing import Any
 import torch
 
 from sepclip import clip
-from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
-from sepclip.audio.permutation import best_permutation
+from sepclip.audio.metrics import si_sdr_improvement
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
 from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
@@ -62,7 +61,8 @@ def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[f
 def validate(separator: Separator, crops: ValidationCrops, config: Config, device: torch.device) -> dict[str, float]:
     """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops.
 
-    Crops with a silent source have no SI-SDR and do not count; a silent estimate counts as -100 dB.
+    Crops with a silent source have no SI-SDR and do not count (in a fixed order its other sources do); a silent
+    estimate counts as -100 dB.
     """
     separator.eval()
     losses, gains = [], []
@@ -71,11 +71,10 @@ def validate(separator: Separator, crops: ValidationCrops, config: Config, devic
         loss, made = compute_loss(separator, batch, config)
         losses.append(loss)
         estimates = separator.estimates(made["outputs"], made["mixture"], batch.mixture.shape[-1])
-        pairwise = pairwise_si_sdr(est=estimates, ref=batch.sources)  # (B, est, ref)
-        usable = ~(batch.sources == batch.sources[..., :1]).all(-1).any(-1)  # (B,)
-        best, _ = best_permutation(pairwise[usable].nan_to_num(-100).clamp(-100, 100), maximise=True)
-        before = si_sdr(est=batch.mixture.unsqueeze(1).expand_as(batch.sources), ref=batch.sources)  # (B, S)
-        gains.append(best - before[usable].clamp(-100, 100).mean(-1))
+        fixed = separator.layout.fixed_order
+        gains.append(
+            si_sdr_improvement(est=estimates, ref=batch.sources, mixture=batch.mixture, fixed_order=fixed)  # (K,)
+        )
     separator.train()
     return {
         "valid_loss": torch.cat(losses).mean().item(),
@@ -113,7 +112,7 @@ def train(run: Run, data: MixtureSet) -> dict[str, Any]:
 def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
     """Train until the last step, or until a signal has ``asked`` to stop."""
     config, device = run.config, torch.device(run.config.device)
-    separator = build_separator(config, data.rate_hz, data.source_count)
+    separator = build_separator(config, data.layout)
     settings = config.data
     segment = separator.stft.samples(settings.segment_frames)
     batches = training_data(

@@ -7,7 +7,7 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import torch
 
 import sepclip
 from sepclip.audio.files import write_text
+from sepclip.audio.layout import Layout
 from sepclip.config import differences, load_run_config, with_kmeans
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
-from sepclip.model.separator import Separator
+from sepclip.model.separator import Separator, require_trainable
 from sepclip.settings import DEVICE, Config
 from sepclip.training import checkpoint
 from sepclip.training.state import build_separator
@@ -62,12 +63,11 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """A run in the folder ``path``, its configuration with nothing left to ``auto``, and its data's shape."""
+    """A run in the folder ``path``, its configuration with nothing left to ``auto``, and what its data is like."""
 
     path: Path
     config: Config
-    rate_hz: int
-    source_count: int
+    layout: Layout
 
     @classmethod
     def start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
@@ -99,23 +99,23 @@ class Run:
             raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
         device = resolve_device(config.device)
         precision = resolve_precision(config.precision, device)
-        config = config.model_copy(update={"device": str(device), "precision": precision})
-        data_facts = {
-            "path": str(data.path.resolve()),
-            "digest": data.digest,
-            "rate_hz": data.rate_hz,
-            "source_count": data.source_count,
-        }
+        layout = data.layout
+        require_trainable(layout, loss=config.loss.name, network=config.model.network)
+        stft = config.stft.at(layout.rate_hz)
+        config = config.model_copy(update={"device": str(device), "precision": precision, "stft": stft})
+        data_facts = {"path": str(data.path.resolve()), "digest": data.digest, "layout": asdict(layout)}
         write_text(path / ENVIRONMENT, json.dumps({"data": data_facts, **environment()}, indent=1) + "\n")
         write_text(path / CONFIG, config.to_yaml())
-        return cls(path, config, data.rate_hz, data.source_count)
+        return cls(path, config, layout)
 
     @classmethod
     def _resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
         run = cls.open(path)
-        digest = _read_environment(path)["data"]["digest"]
-        if digest != data.digest:
+        if run.layout != data.layout:
+            raise UserError(f"{path} was trained on {run.layout}; {data.path} has {data.layout}: choose another --run")
+        if _read_environment(path)["data"]["digest"] != data.digest:
             raise UserError(f"{path} was trained on other mixtures than {data.path}: choose another --run")
+        config = config.model_copy(update={"stft": config.stft.at(run.layout.rate_hz)})
         changed = differences(run.config, config)
         automatic = {key for key in ("device", "precision") if changed.get(key, ("", ""))[1] == "auto"}
         allowed = MAY_CHANGE | automatic
@@ -129,7 +129,7 @@ class Run:
         config = config.model_copy(update=kept)
         resolve_device(config.device)
         write_text(path / CONFIG, config.to_yaml())
-        return cls(path, config, run.rate_hz, run.source_count)
+        return cls(path, config, run.layout)
 
     @classmethod
     def open(cls, path: Path) -> "Run":
@@ -138,8 +138,7 @@ class Run:
             raise UserError(f"{path}: no such run; `sepclip train DATA --run {path}` makes one")
         if not (path / CONFIG).is_file() or not (path / ENVIRONMENT).is_file():
             raise UserError(f"{path} is no run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` makes one")
-        data = _read_environment(path)["data"]
-        return cls(path, load_run_config(path / CONFIG), data["rate_hz"], data["source_count"])
+        return cls(path, load_run_config(path / CONFIG), _layout(_read_environment(path)))
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the run for this process; UserError where another one trains it. A kill lets go of it."""
@@ -155,7 +154,7 @@ class Run:
         ``kmeans`` changes settings of that section, such as ``"masks=soft"``; UserError where that cannot be.
         """
         config = self.config if kmeans is None else with_kmeans(self.config, kmeans)
-        separator = build_separator(config, self.rate_hz, self.source_count)
+        separator = build_separator(config, self.layout)
         checkpoint.load_weights(self._trained(), separator)
         return separator.to(device).eval()
 
@@ -203,7 +202,12 @@ def environment() -> dict[str, Any]:
 def _read_environment(path: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
-        _ = (facts["data"]["digest"], facts["data"]["rate_hz"], facts["data"]["source_count"])
+        _ = (facts["data"]["digest"], _layout(facts))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path / ENVIRONMENT} is damaged ({error!r}): start the run anew in another folder") from error
     return facts
+
+
+def _layout(facts: dict[str, Any]) -> Layout:
+    saved = dict(facts["data"]["layout"])
+    return Layout(**{**saved, "names": tuple(saved["names"])})

@@ -10,17 +10,16 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from sepclip import clip
-from sepclip.audio.stft import STFT
+from sepclip.audio.layout import Layout
 from sepclip.model.separator import Separator
 from sepclip.settings import Config
 
 
-def build_separator(config: Config, rate_hz: int, sources: int) -> Separator:
-    """Build the untrained separator that ``config`` describes."""
+def build_separator(config: Config, layout: Layout) -> Separator:
+    """Build the untrained separator that ``config`` describes, for mixtures as ``layout`` says."""
     return Separator(
-        rate_hz=rate_hz,
-        sources=sources,
-        stft=STFT(**config.stft.model_dump()),
+        layout=layout,
+        stft=config.stft.transform(layout.rate_hz),
         loss=config.loss.name,
         network=config.model.network,
         seed=config.seed,

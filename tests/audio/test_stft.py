@@ -56,3 +56,15 @@ def test_first_use_in_inference_mode_does_not_spoil_training():
     wave = torch.ones(200, requires_grad=True)
     stft.forward(wave).abs().sum().backward()
     assert wave.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000])
+def test_seconds_are_kept_at_any_rate(rate_hz):
+    made = STFT.of_seconds(0.032, 0.008, rate_hz)
+    assert made.window_length == 4 * made.hop_length
+    assert made.hop_length / rate_hz == pytest.approx(0.008, rel=0.03)
+    rest = made.hop_length
+    for prime in (2, 3, 5):
+        while rest % prime == 0:
+            rest //= prime
+    assert rest == 1

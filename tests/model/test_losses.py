@@ -69,6 +69,11 @@ def ignorant(true):
     }
 
 
+def changed(true, change):
+    """Return the signals with every tensor changed."""
+    return replace(true, **{name: change(x) for name, x in vars(true).items() if torch.is_tensor(x)})
+
+
 def loss(name, given, true, **settings):
     return LOSSES[name](given, true, LossSettings(**settings))
 
@@ -98,7 +103,7 @@ def test_a_loss_is_one_finite_number_an_item_and_has_a_gradient(case):
     got = loss_of(case, given, true)
     assert got.shape == (2,)
     assert got.isfinite().all()
-    alone = loss_of(case, {k: v[1:] for k, v in given.items()}, Signals(*(x[1:] for x in vars(true).values())))
+    alone = loss_of(case, {k: v[1:] for k, v in given.items()}, changed(true, lambda x: x[1:]))
     torch.testing.assert_close(got[1:], alone)
     got.sum().backward()
     for head in heads(case):
@@ -224,7 +229,7 @@ def test_losses_are_computed_in_float32_within_autocast(case):
 
 
 def _to(true, dtype):
-    return Signals(*(x.to(dtype.to_complex() if x.is_complex() else dtype) for x in vars(true).values()))
+    return changed(true, lambda x: x.to(dtype.to_complex() if x.is_complex() else dtype))
 
 
 # mask inference
@@ -281,7 +286,7 @@ def matrices(vectors, true, weights):
 
 
 def item(true, index):
-    return Signals(*(x[index : index + 1] for x in vars(true).values()))
+    return changed(true, lambda x: x[index : index + 1])
 
 
 DENSE = {"dc": dense_clustering, "wkm": dense_whitened}
@@ -370,7 +375,7 @@ def test_unit_ridge_is_half_of_nussls_form(sources):
 def test_clustering_does_not_depend_on_the_size_of_the_weights(name, weights, ridge, monkeypatch):
     given, true = outputs(), signals()
     want = loss(name, given, true, weights=weights, ridge=ridge)
-    louder = Signals(*(10 * x for x in vars(true).values()))
+    louder = changed(true, lambda x: 10 * x)
     torch.testing.assert_close(loss(name, given, louder, weights=weights, ridge=ridge), want)
     unit = loss("wkm", given, true, weights=weights, ridge="unit")
     monkeypatch.setattr(losses, "bin_weights", lambda *arguments: 10 * bin_weights(*arguments))

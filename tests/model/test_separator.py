@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from sepclip.audio.layout import Layout
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import STFT
@@ -24,10 +25,9 @@ SETTINGS = {
 }
 
 
-def separator(loss="mi", level=-25.0, sources=2, network="blstm"):
+def separator(loss="mi", level=-25.0, sources=2, network="blstm", channels=1, fixed_order=False):
     made = Separator(
-        rate_hz=8000,
-        sources=sources,
+        layout=Layout(8000, sources, channels, fixed_order=fixed_order),
         stft=STFT(64, 16),
         loss=loss,
         network=network,

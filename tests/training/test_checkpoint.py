@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sepclip.audio.layout import Layout
 from sepclip.config import load_config
 from sepclip.errors import UserError
 from sepclip.training import checkpoint
@@ -13,7 +14,7 @@ from tests.conftest import TINY
 
 def state(step: int) -> TrainingState:
     config = load_config(settings=TINY)
-    made = TrainingState.start(config, build_separator(config, 8000, 2), torch.device("cpu"), 10)
+    made = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
     made.step = step
     with torch.no_grad():
         next(made.separator.parameters()).fill_(step)
@@ -77,7 +78,7 @@ def test_a_damaged_or_foreign_checkpoint_is_told(tmp_path: Path) -> None:
     checkpoint.save(folder, state(1))
     config = load_config(settings=[*TINY, "model.hidden=9"])
     with pytest.raises(UserError, match="of another network"):
-        checkpoint.load_weights(folder, build_separator(config, 8000, 2))
+        checkpoint.load_weights(folder, build_separator(config, Layout(8000, 2)))
     for name in (checkpoint.WEIGHTS, checkpoint.REST, checkpoint.COUNTERS):
         broken = tmp_path / f"broken {name}"
         shutil.copytree(folder, broken)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from sepclip.audio.layout import Layout
 from sepclip.config import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.dataset import Batch
@@ -119,7 +120,7 @@ def test_the_gradient_taken_again_is_the_one_of_the_step() -> None:
 
 def a_state() -> tuple[TrainingState, Batch, object]:
     config = load_config(settings=WATCHED)
-    state = TrainingState.start(config, build_separator(config, 8000, 2), torch.device("cpu"), 10)
+    state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
     state.separator.train()
     sources = 0.1 * torch.randn(2, 2, 4000, generator=torch.Generator().manual_seed(0))
     return state, Batch(sources.sum(1), sources), config
