@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 import sepclip
 from sepclip import startup
+from sepclip.commands.compare import compare
 from sepclip.commands.demo import demo
 from sepclip.commands.dynamics import dynamics
 from sepclip.commands.evaluate import DEFINITIONS, evaluate
@@ -26,7 +27,7 @@ class _InOrderOfUse(TyperGroup):
     """Lists the commands as they are used one after the other."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ["demo", "prepare", "train", "separate", "eval", "sweep", "dynamics", "info"]
+        order = ["demo", "prepare", "train", "separate", "eval", "compare", "sweep", "dynamics", "info"]
         return sorted(self.commands, key=order.index)
 
 
@@ -46,6 +47,7 @@ app.add_typer(prepare_app, name="prepare")
 app.command()(train)
 app.command()(separate)
 app.command(name="eval", epilog=DEFINITIONS)(evaluate)
+app.command()(compare)
 app.command()(sweep)
 app.command()(dynamics)
 app.command()(demo)

@@ -17,6 +17,12 @@ from sepclip.errors import UserError
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.float32 | np.float64]
+
+
+class Unscorable(ValueError):
+    """Why BSSEval has no scores for a file."""
+
+
 SCORES = ("sdr", "isr", "sir", "sar")
 
 
@@ -54,7 +60,7 @@ def bsseval_frames(*, est: Floats, ref: Floats, rate_hz: int) -> dict[str, Float
     silent.
     """
     if ref.shape[1] < rate_hz:
-        raise ValueError(f"shorter than 1 s ({ref.shape[1] / rate_hz:.2f} s)")
+        raise Unscorable(f"shorter than 1 s ({ref.shape[1] / rate_hz:.2f} s)")
     found = _bss_eval(ref, est, window=rate_hz, hop=rate_hz)
     return dict(zip(SCORES, found, strict=True))
 
@@ -70,8 +76,10 @@ def bsseval_whole(*, est: Floats, ref: Floats) -> dict[str, Floats]:
 def _bss_eval(ref: Floats, est: Floats, **how: object) -> tuple[Floats, ...]:
     try:
         found = load_museval_metrics().bss_eval(ref, est, compute_permutation=False, **how)
-    except AttributeError as error:  # on numpy 2, museval 0.4.1 answers a singular system so
-        raise ValueError("the references depend on each other") from error
+    except (AttributeError, np.linalg.LinAlgError) as error:  # on numpy 2, museval 0.4.1 fails on singular systems so
+        raise Unscorable("the references depend on each other") from error
+    except ValueError as error:
+        raise Unscorable(str(error)) from error
     return tuple(found[:4])
 
 
@@ -94,7 +102,7 @@ def window_sdr(*, est: Waves, ref: Waves, rate_hz: int) -> Floats:
     """
     windows = ref.shape[1] // rate_hz
     if windows < 1:
-        raise ValueError(f"shorter than 1 s ({ref.shape[1] / rate_hz:.2f} s)")
+        raise Unscorable(f"shorter than 1 s ({ref.shape[1] / rate_hz:.2f} s)")
     scores = np.full((len(ref), windows), np.nan)
     for window in range(windows):
         part = slice(window * rate_hz, (window + 1) * rate_hz)

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from scipy import fft, linalg
 from scipy.linalg import lapack
 
+from sepclip.audio.bsseval import Unscorable
+
 Floats = NDArray[np.float64]
 Spectra = NDArray[np.complex128]
 Waves = NDArray[np.float32 | np.float64]
@@ -22,7 +24,7 @@ _BLOCK = 2**15  # samples of a transform, where the file is longer: it stays in 
 _LEAST_RCOND = 1e-12
 
 
-class IllConditioned(ValueError):
+class IllConditioned(Unscorable):
     """The references depend on each other, so that rounding decides about the filters."""
 
 
@@ -156,6 +158,7 @@ def _score_windows(est: Waves, ref: Waves, every: Floats, own: Floats, rate_hz: 
         of_all, of_own = _project(true, every_f, own_f)
         of_all, true = of_all.reshape(found.shape), true.reshape(sources, channels, -1)
         scores[:, :, window] = _ratios(
+            sources,
             (energy(true), energy(found - true)),
             (energy(true), energy(of_own - true)),
             (energy(of_own), energy(of_all - of_own)),
@@ -178,12 +181,13 @@ def _score_whole(est: Waves, ref: Waves, every: Floats, own: Floats) -> dict[str
         filtered = [fft.irfft(one, length)[..., TAPS - 1 :] for one in _project(true, every_f, own_f)]
         of_all, of_own = filtered[0].reshape(found.shape), filtered[1]
         parts = (of_own, found - of_own, of_all - of_own, of_all, found - of_all)
-        energies += [np.square(part).sum((-2, -1)) for part in parts]
+        energies += [np.broadcast_to(np.square(part).sum((-2, -1)), sources) for part in parts]
     own_energy, rest, interference, all_energy, artefacts = energies
-    scores = _ratios((own_energy, rest), (own_energy, interference), (all_energy, artefacts))
+    scores = _ratios(sources, (own_energy, rest), (own_energy, interference), (all_energy, artefacts))
     return dict(zip(("sdr", "sir", "sar"), scores, strict=True))
 
 
-def _ratios(*pairs: tuple[Floats, Floats]) -> list[Floats]:
+def _ratios(sources: int, *pairs: tuple[Floats, Floats]) -> list[Floats]:
+    """Return ratios of energies in dB, each (S,): one estimate of all sources has some energies once."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return [10 * np.log10(np.broadcast_arrays(*pair)[0] / np.broadcast_arrays(*pair)[1]) for pair in pairs]
+        return [np.broadcast_to(10 * np.log10(above / below), sources) for above, below in pairs]

@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import sepclip
 from sepclip.errors import UserError, counted
-from sepclip.evaluation.document import document, kind_of, track_name, write_scores, write_track
+from sepclip.evaluation.document import SCHEMA_VERSION, document, kind_of, track_name, write_scores, write_track
 from sepclip.scoring.file import Frames
 from sepclip.scoring.items import Item, Plan, Row
 from sepclip.scoring.journal import Journal
@@ -64,5 +65,12 @@ def evaluate(
 
 def _digest(items: Sequence[Item], about: dict[str, Any], plan: Plan, museval_json: bool) -> str:
     """Return what stands for all that is scored, and how."""
-    whole = [about, asdict(plan), museval_json, [[item.identity, item.rows[0].name, len(item.rows)] for item in items]]
+    whole = [
+        sepclip.__version__,
+        SCHEMA_VERSION,
+        about,
+        asdict(plan),
+        museval_json,
+        [[item.identity, item.rows[0].name, len(item.rows)] for item in items],
+    ]
     return hashlib.sha256(json.dumps(whole, default=str).encode()).hexdigest()

@@ -97,6 +97,12 @@ def _intervals(rows: Sequence[Row], files: Sequence[str], values: NDArray[np.flo
     ]
 
 
+def percentile_interval(values: NDArray[np.float64]) -> list[float] | None:
+    """Return the 95 % bootstrap interval of the mean of ``values`` (files,), as :func:`summarise` has it."""
+    rows = [Row(str(index), "") for index in range(len(values))]
+    return _intervals(rows, [row.name for row in rows], values[:, None])[0]
+
+
 def _oracle_shares(rows: Sequence[Row]) -> dict[str, float | None]:
     shares: dict[str, float | None] = {}
     for name in ORACLES:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sepclip.audio.bsseval import bsseval_frames, bsseval_whole, median_over_windows
+from sepclip.audio.bsseval import Unscorable, bsseval_frames, bsseval_whole, median_over_windows
 from sepclip.audio.projection import TAPS, BSSEval, IllConditioned, decompose
 from sepclip.scoring.items import Array, Plan, Waves
 from sepclip.scoring.metrics import METRICS
@@ -40,11 +40,11 @@ def memory_needed(engine: str, values: int, signals: int) -> int:
 def decompose_file(waves: Waves, sounding: list[int], plan: Plan) -> Decomposed:
     """Score the sources ``sounding`` of a file by BSSEval.
 
-    Raises ValueError with the reason where that cannot be done: less than a second of sound, or references that depend
+    Raises Unscorable with the reason where that cannot be done: less than a second of sound, or references that depend
     on each other.
     """
     if waves.ref.shape[1] < waves.rate_hz:
-        raise ValueError(f"shorter than 1 s ({waves.ref.shape[1] / waves.rate_hz:.2f} s)")
+        raise Unscorable(f"shorter than 1 s ({waves.ref.shape[1] / waves.rate_hz:.2f} s)")
     assert waves.mixture is not None
     ref, est, mixture, notes = waves.ref[sounding], waves.est[sounding], waves.mixture[None], []
     silent = np.array([not one.any() for one in est])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sepclip.audio import perceptual
-from sepclip.audio.bsseval import window_sdr
+from sepclip.audio.bsseval import Unscorable, window_sdr
 from sepclip.audio.permutation import best_order
 from sepclip.audio.ratios import Ratios
 from sepclip.scoring.engines import decompose_file
@@ -98,7 +98,7 @@ def _enter_bsseval(rows: list[Row], waves: Waves, plan: Plan) -> Frames:
         return {}
     try:
         found = decompose_file(waves, sounding, plan)
-    except ValueError as error:
+    except Unscorable as error:
         _explain(rows, f"BSSEval: {error}")
         return {}
     for note in found.notes:
