@@ -68,13 +68,17 @@ def load_run_config(path: Path) -> Config:
         raise UserError(f"{path} is not the configuration of a run of this sepclip: {problems}") from error
 
 
-def with_kmeans(config: Config, text: str) -> Config:
+def with_kmeans(config: Config, text: str, *, clusters: bool = False) -> Config:
     """Return ``config`` with other settings of k-means, such as ``"masks=soft,fit=loudest"``.
 
-    Raises UserError for unknown keys, values that are not allowed, and a separator that clusters nothing.
+    Raises UserError for unknown keys, values that are not allowed, and a separator that clusters nothing; one that has
+    embeddings and is asked for it does (``clusters``).
     """
-    if LOSSES[config.loss.name].separates_by != "embedding":
-        raise UserError(f"--kmeans {text}: the run was trained with --loss {config.loss.name} and clusters nothing")
+    loss = LOSSES[config.loss.name]
+    if not clusters and loss.separates_by != "embedding":
+        hint = "; with --masks binary or soft it does" if "embedding" in loss.heads else ""
+        told = f"--kmeans {text}: the run was trained with --loss {config.loss.name} and clusters nothing{hint}"
+        raise UserError(told)
     tree = config.model_dump()
     for part in text.split(","):
         key, equals, value = part.partition("=")

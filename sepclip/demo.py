@@ -16,7 +16,7 @@ from sepclip.errors import UserError
 from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.mixing.preparation import VoiceSettings, prepare_voices
-from sepclip.separation import separate_files
+from sepclip.separation.files import Options, separate_files
 from sepclip.settings import Config
 from sepclip.terminal import say
 from sepclip.training.loop import train
@@ -108,7 +108,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
     with stage(3, "separate", "separating a few test mixtures to listen to"):
         listen = _lay_out(mixtures, out / "listen")
         for folder in listen:
-            separate_files(separator, [folder / "mixture.wav"], folder, device=device, overwrite=True)
+            separate_files(separator, [folder / "mixture.wav"], folder, device=device, options=Options(overwrite=True))
     with stage(4, "eval", "scoring all test mixtures"):
         evaluate_set(separator, mixtures, "tt", out / SCORES, {"run": str(out / "run")}, device=device)
     return {**seconds, "train": trained["seconds"]}, listen  # with what came before an interruption

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
@@ -51,3 +53,57 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
         for item in items:
             yield item
             progress.advance(task)
+
+
+class AudioProgress:
+    """A progress bar over sounds: files done of all, sound done, and how many times as fast as it plays.
+
+    It may be used by several threads. The total grows as files are opened; silent where stderr is no terminal.
+    """
+
+    def __init__(self, description: str, files: int):
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+        self._task = self._progress.add_task(description, total=0.0, state="")
+        self._files, self._files_done, self._seconds = files, 0, 0.0
+        self._begun = time.monotonic()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "AudioProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    @property
+    def speed(self) -> float:
+        """How many seconds of sound were done in a second."""
+        return self._seconds / max(time.monotonic() - self._begun, 1e-9)
+
+    def expect(self, seconds: float) -> None:
+        """Add a sound of so many seconds to what is to be done."""
+        with self._lock:
+            task = self._progress.tasks[self._task]
+            self._progress.update(self._task, total=(task.total or 0) + seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Say that so many seconds of sound are done."""
+        with self._lock:
+            self._seconds += seconds
+            self._progress.update(self._task, advance=seconds, state=self._state())
+
+    def file_done(self) -> None:
+        """Say that a file is done."""
+        with self._lock:
+            self._files_done += 1
+            self._progress.update(self._task, state=self._state())
+
+    def _state(self) -> str:
+        minutes, seconds = divmod(int(self._seconds), 60)
+        return f"{self._files_done}/{self._files} files, {minutes}:{seconds:02d}, {self.speed:.1f} x real time"

@@ -4,7 +4,8 @@ import io
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ EXTENSIONS = frozenset(
 )
 HIDDEN = "hidden"
 # Sound that libsndfile does not read, so that it is named and not passed over
-_UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
+UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
 # libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # as its log says of Ogg
@@ -49,44 +50,77 @@ class Sound:
     subtype: str
 
 
-def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
-    """Read a sound file, or ``frames`` samples of it from ``start`` on (fewer where it ends before).
+@dataclass(frozen=True)
+class Header:
+    """What a sound file says of itself."""
 
-    Raises BadSound when it is missing, no sound, holds NaN or infinite samples, or ends before its header says.
-    A file of 0 samples is read as such.
-    """
+    rate_hz: int
+    channels: int
+    subtype: str
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[soundfile.SoundFile]:
+    """Open a sound file; what goes wrong within the block is told as BadSound."""
     try:
         if not path.is_file():
             raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
         with path.open("rb"):  # libsndfile does not say that it was not allowed to
             pass
         with soundfile.SoundFile(path) as file:
-            promised, log, rate_hz, subtype = file.frames, file.extra_info, file.samplerate, file.subtype
-            if start:
-                file.seek(min(start, promised))
-            samples = _read_blocks(file, frames)  # (C, T)
+            yield file
     except PermissionError as error:
         raise BadSound(path, "no permission to read it") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise BadSound(path, "not readable as sound (damaged, or not a sound file)") from error
-    wanted = promised - start if frames < 0 else min(frames, promised - start)
-    if samples.shape[1] < wanted or is_truncated(log):
-        raise BadSound(path, "truncated: it ends before its header says")
-    if not np.isfinite(samples).all():
-        raise BadSound(path, "holds NaN or infinite samples")
+
+
+def read_header(path: Path) -> Header:
+    """Read what a sound file says of itself; BadSound where it is missing or no sound."""
+    with _open(path) as file:
+        return Header(file.samplerate, file.channels, file.subtype)
+
+
+def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
+    """Read a sound file, or ``frames`` samples of it from ``start`` on (fewer where it ends before).
+
+    Raises BadSound when it is missing, no sound, holds NaN or infinite samples, or ends before its header says.
+    A file of 0 samples is read as such.
+    """
+    with _open(path) as file:
+        rate_hz, subtype = file.samplerate, file.subtype
+        blocks = list(_read_blocks(path, file, start, frames, _BLOCK))
+        samples = np.concatenate(blocks, axis=1) if len(blocks) != 1 else blocks[0]  # (C, T)
     return Sound(np.ascontiguousarray(samples), rate_hz, subtype)
 
 
-def _read_blocks(file: soundfile.SoundFile, frames: int) -> NDArray[np.float32]:
-    """Read ``frames`` samples (C, T), all for -1, so that memory follows what is there, not what a header promises."""
-    blocks: list[NDArray[np.float32]] = []
-    while frames or not blocks:
-        wanted = _BLOCK if frames < 0 else min(frames, _BLOCK)
-        blocks.append(file.read(wanted, dtype="float32", always_2d=True))
-        frames -= 0 if frames < 0 else len(blocks[-1])
-        if len(blocks[-1]) < wanted:
-            break
-    return (np.concatenate(blocks) if len(blocks) != 1 else blocks[0]).T
+def stream_sound(path: Path, block: int) -> Iterator[NDArray[np.float32]]:
+    """Read a sound file in pieces (C, T) of ``block`` samples, so that memory does not grow with its length.
+
+    Raises BadSound as :func:`read_sound`, once the piece is reached that is wrong.
+    """
+    with _open(path) as file:
+        yield from _read_blocks(path, file, 0, -1, block)
+
+
+def _read_blocks(
+    path: Path, file: soundfile.SoundFile, start: int, frames: int, block: int
+) -> Iterator[NDArray[np.float32]]:
+    """Yield ``frames`` samples from ``start`` on, all for -1, so that memory follows what is there, not a header."""
+    wanted = file.frames - start if frames < 0 else min(frames, file.frames - start)
+    if start:
+        file.seek(min(start, file.frames))
+    found, last = 0, False
+    while not last:
+        most = block if frames < 0 else min(frames - found, block)
+        samples = file.read(most, dtype="float32", always_2d=True).T
+        found += samples.shape[1]
+        last = samples.shape[1] < most or found == frames
+        if not np.isfinite(samples).all():
+            raise BadSound(path, "holds NaN or infinite samples")
+        if last and (found < wanted or is_truncated(file.extra_info)):
+            raise BadSound(path, "truncated: it ends before its header says")
+        yield samples
 
 
 def is_truncated(log: str) -> bool:
@@ -121,11 +155,11 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
         for name in names:
             path = folder / name
             suffix = path.suffix.lower()
-            if suffix not in EXTENSIONS | _UNREAD:
+            if suffix not in EXTENSIONS | UNREAD:
                 continue
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 left_out[path] = HIDDEN
-            elif suffix in _UNREAD:
+            elif suffix in UNREAD:
                 left_out[path] = f"libsndfile does not read {suffix}: convert it to wav or flac"
             else:
                 found.append(path)

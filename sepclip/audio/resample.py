@@ -15,6 +15,8 @@ from torch import Tensor
 
 from sepclip.errors import UserError
 
+_ZERO_CROSSINGS, _ROLLOFF = 64, 0.9475937167399596  # the setting known as "kaiser best"
+FILTER_SAMPLES = _ZERO_CROSSINGS / _ROLLOFF  # to either side of a sample, at the lower of the two rates
 MOST_PHASES = 4_000  # of the filter bank; all usual rates need a few hundred at most
 
 
@@ -65,8 +67,8 @@ def resample(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
         wave.contiguous(),
         from_hz,
         to_hz,
-        lowpass_filter_width=64,
-        rolloff=0.9475937167399596,
+        lowpass_filter_width=_ZERO_CROSSINGS,
+        rolloff=_ROLLOFF,
         resampling_method="sinc_interp_kaiser",
         beta=14.769656459379492,
     )

@@ -2,7 +2,7 @@
 
 import ast
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,18 @@ KMeans = Annotated[
         help="Other clustering than the run's: masks=binary or soft, fit=vad or loudest, restarts=N.",
         show_default=False,
     ),
+]
+MaskSource = Annotated[
+    Literal["binary", "soft", "network"] | None,
+    typer.Option(
+        "--masks",
+        help="Binary or soft masks by k-means, or those of the network, where the run has both (chimera) "
+        "[as the run is configured].",
+        show_default=False,
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16"], typer.Option(help="Of the network; auto is bf16 where the device computes in it.")
 ]
 Root = Annotated[
     Path | None, typer.Option(help="Where the corpus of DATA lies now, if it has moved.", show_default=False)

@@ -1,11 +1,11 @@
 """``sepclip separate``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from sepclip.commands.options import Device, Json, KMeans
+from sepclip.commands.options import Device, Json, KMeans, MaskSource, Precision
 from sepclip.errors import EXIT_USER_ERROR, counted
 from sepclip.terminal import out, print_json, say, say_some
 
@@ -14,33 +14,59 @@ _SHOWN = 10  # separated files that are listed one by one
 
 def separate(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
-    files: Annotated[list[Path], typer.Argument(help="Sound files, or folders of them.", show_default=False)],
-    out_folder: Annotated[
-        Path, typer.Option("--out", help="Folder for NAME_s1.wav, NAME_s2.wav, ...", show_default=False)
+    files: Annotated[
+        list[Path], typer.Argument(help="Sound files, folders of them, or - for one on stdin.", show_default=False)
     ],
-    overwrite: Annotated[bool, typer.Option(help="Make anew what is already there.")] = False,
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("separated"),
+    overwrite: Annotated[bool, typer.Option(help="Make anew, and replace, what is already there.")] = False,
+    name: Annotated[str, typer.Option(help="Name of a result.")] = "{name}_{source}",
+    format_name: Annotated[Literal["wav", "flac", "ogg"], typer.Option("--format", help="Of the results.")] = "wav",
+    subtype: Annotated[
+        str | None, typer.Option(help="Sample format, such as PCM_24 or FLOAT [that of the file].", show_default=False)
+    ] = None,
+    overload: Annotated[
+        Literal["rescale", "clamp", "float"] | None,
+        typer.Option(
+            help="Where an estimate exceeds full scale: rescale all of its file, clamp it, or write 32-bit float "
+            "[float; rescale for flac and ogg].",
+            show_default=False,
+        ),
+    ] = None,
+    residual: Annotated[bool, typer.Option(help="Write what the sources lack of the mixture, too.")] = False,
+    channels: Annotated[
+        Literal["mid", "each"], typer.Option(help="Masks from the mean of the channels, or each channel by itself.")
+    ] = "mid",
+    masks: MaskSource = None,
     kmeans: KMeans = None,
+    misi: Annotated[int, typer.Option(help="Iterations of phase refinement (MISI).", min=0, max=100)] = 0,
+    precision: Precision = "auto",
+    jobs: Annotated[
+        int | None, typer.Option(help="Files at once [as many as cores, at most 4].", min=1, show_default=False)
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate sound files of any format, rate and channel count.
+    """Separate sound files of any format, length, rate and channel count.
 
-    The results keep the rate, length, channels and level of their file; those already there are left, unless --kmeans
-    asks for other masks. A file that cannot be used is named and the
-    others go on; the exit code is 1 then.
+    The results keep the rate, length, channels, level and sample format of their file. Long files are separated in
+    blocks that are put together so that each voice stays in its own result; memory does not grow with length. Results
+    that are already there are left, and what was interrupted goes on with the same command. A file that cannot be used
+    is named and the others go on; the exit code is 1 then.
     """
-    from sepclip.separation import separate_files
-    from sepclip.training.run import Run, resolve_device
+    from sepclip.separation.files import Options, separate_files
+    from sepclip.training.run import Run, resolve_device, resolve_precision
 
     where = resolve_device(device)
     opened = Run.open(run)
+    separator = opened.separator(where, kmeans, masks)
+    separator.set_inference(misi=misi, channels=channels, bf16=resolve_precision(precision, where) == "bf16")
     result = separate_files(
-        opened.separator(where, kmeans),
+        separator,
         files,
         out_folder,
         device=where,
         made_after=opened.trained_at(),
-        overwrite=overwrite or kmeans is not None,  # what is there may come from other masks
+        options=Options(format_name, subtype, overload, residual, name, overwrite, jobs),
     )
     if as_json:
         print_json(

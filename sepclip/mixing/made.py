@@ -1,17 +1,18 @@
 """Corpora that come as mixtures: wsj0-2mix, WHAM! and WHAMR! trees, whose waves are read where they are."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import soundfile
 
-from sepclip.audio.layout import Layout
+from sepclip.audio.layout import Layout, part_names
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
+from sepclip.mixing.corpora import TASKS
 from sepclip.mixing.mixture import SPLITS, Recipe, Source
-from sepclip.mixing.preflight import Plan, Preflight
+from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_one_of
 from sepclip.mixing.preparation import Prepared
 from sepclip.mixing.survey import in_threads
 from sepclip.mixing.wsj0_lists import MIXTURES
@@ -33,30 +34,74 @@ class MadeSettings:
 
     def __post_init__(self) -> None:
         """Raise UserError for what is not allowed."""
-        if self.rate_hz not in (8000, 16000):
-            raise UserError(f"--rate {self.rate_hz}: choose 8000 or 16000")
-        if self.mode not in ("min", "max"):
-            raise UserError(f"--mode {self.mode}: choose min or max")
+        require_one_of("--rate", self.rate_hz, RATES_HZ)
+        require_one_of("--mode", self.mode, MODES)
 
 
-def find_tree(root: Path, rate_hz: int, mode: str, above: str = "") -> Path | None:
+def folders_of(task: str, speakers: int) -> tuple[str, tuple[str, ...]]:
+    """Return the folders of the mixtures and of the targets of a task of WHAM! and LibriMix; UserError for another."""
+    require_one_of("--task", task, TASKS)
+    everyone = tuple(part_names(speakers))
+    return {
+        "sep_clean": ("mix_clean", everyone),
+        "sep_noisy": ("mix_both", everyone),
+        "enh_single": ("mix_single", everyone[:1]),
+        "enh_both": ("mix_both", ("mix_clean",)),
+    }[task]
+
+
+def voices_of(stem: str) -> Sequence[tuple[str, float]]:
+    """Return the speakers and levels in a name such as ``40na010x_1.9857_01xo031a_-1.9857``; none in another."""
+    pairs = _PAIR.findall(stem)
+    if "_".join(f"{utterance}_{level}" for utterance, level in pairs) != stem:
+        return []
+    try:
+        return [(utterance[:3], float(level)) for utterance, level in pairs]
+    except ValueError:
+        return []
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a corpus names the folders of each split, and what its file names tell of the speakers."""
+
+    folders: Mapping[str, tuple[str, ...]]  # of each split
+    official: Mapping[str, int]  # mixtures in each
+    groups: Mapping[str, str]
+    voices: Callable[[str], Sequence[tuple[str, float]]]  # of a file's name: voice and level in dB
+
+
+WSJ0 = Naming({split: (split,) for split in SPLITS}, MIXTURES, GROUPS, voices_of)
+
+
+def find_tree(root: Path, rate_hz: int, mode: str, above: str = "", naming: Naming = WSJ0) -> Path | None:
     """Return the folder of tr, cv and tt at or below ``root``; None where there are no mixtures.
 
     Looked for are ``root``, ``MODE``, ``wav8k/MODE`` and, with ``above``, ``ABOVE/wav8k/MODE``.
     """
     rate = f"wav{rate_hz // 1000}k"
     for place in (root, root / mode, root / rate / mode, root / above / rate / mode):
-        if mixture_folders(place):
+        if mixture_folders(place, naming):
             return place
     return None
 
 
-def mixture_folders(tree: Path) -> list[str]:
-    """Return the folders of mixtures below tr, cv and tt: mix, mix_clean, ..."""
-    return sorted({path.name for split in SPLITS for path in (tree / split).glob("mix*") if path.is_dir()})
+def mixture_folders(tree: Path, naming: Naming = WSJ0) -> list[str]:
+    """Return the folders of mixtures below those of the splits: mix, mix_clean, ..."""
+    places = [tree / folder for folders in naming.folders.values() for folder in folders]
+    return sorted({path.name for place in places for path in place.glob("mix*") if path.is_dir()})
 
 
-def plan_made(tree: Path, out: Path, settings: MadeSettings, *, corpus: str, jobs: int | None = None) -> Plan[Prepared]:
+def require_mixtures(tree: Path, mixture: str, naming: Naming = WSJ0, *, hint: str = "") -> None:
+    """Raise UserError where a tree was made without the mixtures that a task needs."""
+    there = mixture_folders(tree, naming)
+    if mixture not in there:
+        raise UserError(f"{tree} has no {mixture}, only {', '.join(there)}: choose another --task{hint}")
+
+
+def plan_made(
+    tree: Path, out: Path, settings: MadeSettings, *, corpus: str, naming: Naming = WSJ0, jobs: int | None = None
+) -> Plan[Prepared]:
     """Look at every file of a tree of mixtures; what is left is to write the recipes that name them.
 
     Raises UserError where ``out`` holds anything else.
@@ -64,13 +109,24 @@ def plan_made(tree: Path, out: Path, settings: MadeSettings, *, corpus: str, job
     if out.resolve() == tree.resolve():
         raise UserError(f"{out} is the tree itself, which is left as it is: choose another folder for the recipes")
     preflight = Preflight(out)
-    recorded = {"corpus": corpus, "root": str(tree.resolve()), **asdict(settings), "targets": list(settings.targets)}
+    recorded = {
+        "corpus": corpus,
+        "root": str(tree.resolve()),
+        **asdict(settings),
+        "targets": list(settings.targets),
+        "folders": {split: list(folders) for split, folders in naming.folders.items()},
+    }
     done = writing.finished(out, recorded)
     if done:
         return Plan(preflight, lambda: Prepared(done, already=True), already=True)
-    recipes = {split: _recipes(tree, split, settings, preflight, jobs) for split in SPLITS}
+    recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
+    for split, folders in naming.folders.items():
+        for folder in folders:
+            found = _look(tree, folder, settings, preflight, jobs)
+            recipes[split] += [_recipe(split, folder, *one, settings, naming) for one in found.items()]
     preflight.facts.extend(
-        f"{split}: {counted(len(recipes[split]), 'mixture')} (official {MIXTURES[split]})" for split in SPLITS
+        f"{split}: {counted(len(found), 'mixture')} (official {naming.official[split]})"
+        for split, found in recipes.items()
     )
 
     def make() -> Prepared:
@@ -88,8 +144,8 @@ def plan_made(tree: Path, out: Path, settings: MadeSettings, *, corpus: str, job
     return Plan(preflight, make)
 
 
-def _recipes(tree: Path, split: str, settings: MadeSettings, preflight: Preflight, jobs: int | None) -> list[Recipe]:
-    """Return the recipes of a split whose files are all there and right; the others go into ``preflight``."""
+def _look(tree: Path, split: str, settings: MadeSettings, preflight: Preflight, jobs: int | None) -> dict[str, int]:
+    """Return the samples of each mixture whose files are all there and right; the others go into ``preflight``."""
     folders = (settings.mixture, *settings.targets)
     found = {}
     for folder in folders:
@@ -109,7 +165,7 @@ def _recipes(tree: Path, split: str, settings: MadeSettings, preflight: Prefligh
     def look(name: str) -> list[int | str]:
         return [_samples(tree / split / folder / name, settings.rate_hz) for folder in folders]
 
-    recipes = []
+    right = {}
     for name, lengths in zip(whole, in_threads(look, whole, f"looking at {split}", jobs), strict=True):
         wrong = False
         for folder, length in zip(folders, lengths, strict=True):
@@ -119,8 +175,8 @@ def _recipes(tree: Path, split: str, settings: MadeSettings, preflight: Prefligh
                 preflight.wrong(f"file with {length}", _MISSING, f"{split}/{folder}", name)
                 wrong = True
         if not wrong and isinstance(lengths[0], int):
-            recipes.append(_recipe(split, name, lengths[0], settings))
-    return recipes
+            right[name] = lengths[0]
+    return right
 
 
 def _samples(path: Path, rate_hz: int) -> int | str:
@@ -134,26 +190,15 @@ def _samples(path: Path, rate_hz: int) -> int | str:
     return int(info.frames) or "no samples"
 
 
-def _recipe(split: str, name: str, length: int, settings: MadeSettings) -> Recipe:
+def _recipe(split: str, folder: str, name: str, length: int, settings: MadeSettings, naming: Naming) -> Recipe:
     stem = name.removesuffix(".wav")
-    speakers = voices_of(stem)
+    speakers = naming.voices(stem)
     sources = []
     for index, target in enumerate(settings.targets):
         if re.match(r"s\d", target) and index < len(speakers):
             voice, level_db = speakers[index]
         else:  # a mixture of all as the target, or names of another kind
             voice, level_db = "+".join(voice for voice, _ in speakers) or f"{stem} {target}", 0.0
-        path = f"{split}/{target}/{name}"
+        path = f"{folder}/{target}/{name}"
         sources.append(Source(path, voice, None, 0, length, settings.rate_hz, level_db, 1.0))
-    return Recipe(stem, GROUPS[split], length, tuple(sources), mix=f"{split}/{settings.mixture}/{name}")
-
-
-def voices_of(stem: str) -> Sequence[tuple[str, float]]:
-    """Return the speakers and levels in a name such as ``40na010x_1.9857_01xo031a_-1.9857``; none in another."""
-    pairs = _PAIR.findall(stem)
-    if "_".join(f"{utterance}_{level}" for utterance, level in pairs) != stem:
-        return []
-    try:
-        return [(utterance[:3], float(level)) for utterance, level in pairs]
-    except ValueError:
-        return []
+    return Recipe(stem, naming.groups[split], length, tuple(sources), mix=f"{folder}/{settings.mixture}/{name}")

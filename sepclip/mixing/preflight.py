@@ -1,7 +1,7 @@
 """What is looked at before any work: everything missing or wrong at once, each once, and the disk space."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,7 +12,22 @@ from sepclip.errors import EXIT_USER_ERROR, UserError
 from sepclip.terminal import out as stdout
 from sepclip.terminal import print_json
 
+RATES_HZ = (8000, 16000)  # that the corpora of mixtures have
+MODES = ("min", "max")  # cut to the shortest source, or filled up to the longest
 _SHOWN = 3  # names of a group that an error shows; --check shows all
+
+
+def require_one_of(option: str, given: object, allowed: Sequence[object]) -> None:
+    """Raise UserError where ``given`` is none of the values that an ``option`` such as "--mode" takes."""
+    if given not in allowed:
+        *others, last = map(str, allowed)
+        raise UserError(f"{option} {given}: choose {', '.join(others)} or {last}")
+
+
+def require_folder(path: Path, what: str) -> None:
+    """Raise UserError where ``path`` is no folder; ``what`` says what it should be, such as "the folder of WSJ0"."""
+    if not path.is_dir():
+        raise UserError(f"{path} is a file, not {what}" if path.exists() else f"{path}: no such folder")
 
 
 @dataclass

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sepclip.audio.files import replace_file, write_sound, write_text
 from sepclip.audio.layout import Layout
 from sepclip.errors import UserError
+from sepclip.mixing.indexes import write_indexes
 from sepclip.mixing.mixture import (
     FORMAT,
     SET_FILE,
@@ -75,6 +76,8 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
         raise UserError(f"{error.filename} cannot be read: remove {out} and prepare it again") from error
     if _digest(recipes) != made.digest:
         raise UserError(f"{out} has other recipes than it was made from: remove it and prepare it again")
+    if made.audio:  # their whole paths are wrong where the set has moved
+        write_indexes(out, {split: made.recipes(split) for split in SPLITS}, made.layout, made.about)
     return made
 
 
@@ -94,7 +97,7 @@ def write_set(
     report: dict[str, Any],
     jobs: int | None = None,
 ) -> MixtureSet:
-    """Write recipes, audio and at last ``set.json``; waves that an interrupted run left are kept.
+    """Write recipes, audio and its lists, at last ``set.json``; waves that an interrupted run left are kept.
 
     ``render`` makes the mixture and sources of a recipe; None leaves the audio out. ``settings`` tell whether a later
     run makes the same set; ``report`` goes into ``set.json`` as it is.
@@ -135,6 +138,8 @@ def write_set(
         "settings": settings,
         **report,
     }
+    if render:
+        write_indexes(out, recipes, layout, about)
     write_text(out / SET_FILE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     (out / UNFINISHED_FILE).unlink(missing_ok=True)
     return MixtureSet.open(out, root)

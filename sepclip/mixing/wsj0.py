@@ -22,7 +22,7 @@ from sepclip.mixing import writing
 from sepclip.mixing.drawing import PEAK
 from sepclip.mixing.made import GROUPS
 from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
-from sepclip.mixing.preflight import Plan, Preflight
+from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_folder, require_one_of
 from sepclip.mixing.preparation import Prepared
 from sepclip.mixing.survey import in_threads
 from sepclip.mixing.wsj0_lists import (
@@ -54,10 +54,8 @@ class Wsj0Settings:
 
     def __post_init__(self) -> None:
         """Raise UserError for what is not allowed."""
-        if self.rate_hz not in (8000, 16000):
-            raise UserError(f"--rate {self.rate_hz}: choose 8000 or 16000")
-        if self.mode not in ("min", "max"):
-            raise UserError(f"--mode {self.mode}: choose min or max")
+        require_one_of("--rate", self.rate_hz, RATES_HZ)
+        require_one_of("--mode", self.mode, MODES)
 
 
 def speech(path: Path, rate_hz: int) -> NDArray[np.float64]:
@@ -135,8 +133,7 @@ def plan_wsj0(
 
     Raises UserError where there is no root or no list at all, or ``out`` holds anything else.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not the folder of WSJ0")
+    require_folder(root, "the folder of WSJ0")
     preflight = Preflight(out)
     found = read_lists(lists or root, settings.sources, preflight)
     table, table_digest = read_table(active_levels)

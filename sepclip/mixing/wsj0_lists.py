@@ -3,9 +3,11 @@
 None of them is trusted: a path in a list is only looked up among the files below the root.
 """
 
+import csv
 import hashlib
 import math
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +22,10 @@ from sepclip.mixing.preflight import Preflight
 RATE_HZ = 16000  # of WSJ0
 MIXTURES = {"tr": 20000, "cv": 5000, "tt": 3000}  # of the official lists
 UTTERANCES = {"tr": 8769, "cv": 3557, "tt": 1770}  # different ones in those of two speakers
-LISTS_FROM = "the text lists are in www.merl.com/demos/deep-clustering/create-speaker-mixtures.zip"
+LISTS_FROM = (
+    "the text lists are in www.merl.com/demos/deep-clustering/create-speaker-mixtures.zip, the CSV lists in the folder "
+    "data of WHAM!'s scripts"
+)
 _TAKE = f"take the official list; {LISTS_FROM}"
 _LONGEST_SECONDS = 600  # no sentence of WSJ0 comes near; a header that says more lies
 _PREFERRED = (".wav", ".flac", ".sph", ".wv1")  # far microphones (.wv2) are never taken
@@ -51,30 +56,60 @@ class Lists:
 
 
 def read_lists(folder: Path, sources: int, preflight: Preflight) -> Lists:
-    """Read ``mix_{sources}_spk_{tr,cv,tt}.txt`` of a folder; what is wrong goes into ``preflight``."""
+    """Read ``mix_{sources}_spk_{tr,cv,tt}.txt`` of a folder; what is wrong goes into ``preflight``.
+
+    Where one is not there, WHAM!'s ``mix_{sources}_spk_filenames_{tr,cv,tt}.csv`` is read.
+    """
     lists, digest = Lists(), hashlib.sha256()
     for split in SPLITS:
-        file = folder / f"mix_{sources}_spk_{split}.txt"
-        try:
-            text = file.read_bytes()
-        except OSError:
+        files = [folder / f"mix_{sources}_spk_{split}.txt", folder / f"mix_{sources}_spk_filenames_{split}.csv"]
+        file = next((file for file in files if file.is_file()), None)
+        if file is None:
             todo = f"say with --lists where they are; {LISTS_FROM}"
-            if (folder / f"mix_2_spk_filenames_{split}.csv").is_file():
-                todo = f"the CSV lists of WHAM! are not read; {LISTS_FROM}"
-            preflight.wrong("list missing", todo, str(folder), file.name)
+            preflight.wrong("list missing", todo, str(folder), f"{files[0].name} or {files[1].name}")
             continue
+        text = file.read_bytes()
         digest.update(text)
-        lists.lines[split] = _parse(text.decode(errors="replace"), file, sources, lists.places, preflight)
+        rows = (_of_csv if file.suffix == ".csv" else _of_text)(text.decode(errors="replace"), sources)
+        lists.lines[split] = _parse(rows, file, sources, lists.places, preflight)
     lists.digest = digest.hexdigest()
     return lists
 
 
-def _parse(text: str, file: Path, sources: int, places: dict[str, str], preflight: Preflight) -> list[Line]:
+def _of_text(text: str, sources: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each line and its fields: file, level, file, level, ..."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if fields := line.split():
+            yield number, fields
+
+
+def _of_csv(text: str, sources: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the same of a CSV list of WHAM!, in which the levels stand in the names of the mixtures alone.
+
+    No fields are yielded for a line that is none.
+    """
+    lines = csv.reader(text.splitlines())
+    columns = ["output_filename", *(f"s{index + 1}_path" for index in range(sources))]
+    try:
+        header = next(lines, [])
+        if not set(columns) <= set(header):
+            yield 1, []
+        for fields in lines:
+            row = dict(zip(header, fields, strict=False))
+            parts = row.get(columns[0], "").removesuffix(".wav").split("_")
+            paths = [row.get(column, "") for column in columns[1:]]
+            fits = [path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for path in paths] == parts[::2]
+            together = [part for pair in zip(paths, parts[1::2], strict=False) for part in pair]
+            yield lines.line_num, together if fits else []
+    except csv.Error:
+        yield lines.line_num, []
+
+
+def _parse(
+    rows: Iterable[tuple[int, Sequence[str]]], file: Path, sources: int, places: dict[str, str], preflight: Preflight
+) -> list[Line]:
     lines: dict[str, Line] = {}
-    for number, row in enumerate(text.splitlines(), 1):
-        fields = row.split()
-        if not fields:
-            continue
+    for number, fields in rows:
         reason = None
         try:
             levels = tuple(map(float, fields[1::2]))
@@ -124,8 +159,8 @@ def find_utterances(root: Path) -> dict[str, Path]:
     return found
 
 
-def samples_of(path: Path) -> int | str:
-    """Return the samples of an utterance, by its header, or what is wrong with it."""
+def samples_of(path: Path, allowed_channels: tuple[int, ...] = (1,)) -> int | str:
+    """Return the samples of a sound of 16 kHz, by its header, or what is wrong with it."""
     try:
         header = shortened(path)
         if header is None:
@@ -137,7 +172,7 @@ def samples_of(path: Path) -> int | str:
         return error.reason
     except soundfile.SoundFileError:
         return "not readable as sound"
-    if (rate_hz, channels) != (RATE_HZ, 1):
+    if rate_hz != RATE_HZ or channels not in allowed_channels:
         return f"{counted(channels, 'channel')} at {rate_hz} Hz, not 1 at {RATE_HZ} Hz"
     if not 0 < samples <= _LONGEST_SECONDS * RATE_HZ:
         return f"a length of {samples / RATE_HZ:.1f} s, not 0 to {_LONGEST_SECONDS} s"

@@ -35,24 +35,40 @@ class KMeans:
 def cluster_masks(
     embeddings: Tensor, magnitude: Tensor, sources: int, *, settings: KMeans = KMeans(), seed: int = 0
 ) -> Tensor:
-    """Return masks (B, S, N, F) from embeddings (B, N, F, E) of a mixture of ``magnitude`` (B, N, F); they add up to 1.
+    """Return masks (B, S, N, F), which add up to 1, from embeddings (B, N, F, E) of mixtures (B, N, F)."""
+    masks = []
+    for vectors, loudness in zip(embeddings, magnitude, strict=True):
+        centroids = fit_centroids(vectors.flatten(0, 1), loudness.flatten(), sources, settings=settings, seed=seed)
+        masks.append(assign(vectors, centroids, settings.masks).to(magnitude.dtype))  # (S, N, F)
+    return torch.stack(masks)
+
+
+@torch.no_grad()
+def fit_centroids(
+    points: Tensor, loudness: Tensor, sources: int, *, settings: KMeans = KMeans(), seed: int = 0
+) -> Tensor:
+    """Return the centroids (S, E) of the embeddings ``points`` (P, E) of bins of magnitude ``loudness`` (P,)."""
+    points = points.float()
+    active = points[_active(loudness, settings.fit)]
+    return kmeans(active if len(active) > sources else points, sources, seed, settings.restarts)
+
+
+@torch.no_grad()
+def assign(vectors: Tensor, centroids: Tensor, masks: Masks) -> Tensor:
+    """Return the masks (S, N, F) of embeddings (N, F, E) by their distances to ``centroids`` (S, E).
 
     Soft masks are r_c / sum r, with r_c = exp(-5 d_c) + 1e-8 for the Euclidean distance d_c to centroid c.
     """
-    masks = []
-    for vectors, loudness in zip(embeddings, magnitude, strict=True):
-        points = vectors.flatten(0, 1).float()  # (N F, E)
-        active = points[_active(loudness.flatten(), settings.fit)]
-        centroids = kmeans(active if len(active) > sources else points, sources, seed, settings.restarts)  # (S, E)
-        distance = _distances(points, centroids)  # (S, N F)
-        if settings.masks == "soft":
-            shares = torch.exp(-HARDNESS * distance) + FLOOR
-            mask = shares / shares.sum(0)
-        else:
-            nearest = distance.argmin(0)
-            mask = torch.stack([nearest == index for index in range(sources)])
-        masks.append(mask.reshape(sources, *loudness.shape).to(magnitude.dtype))  # (S, N, F)
-    return torch.stack(masks)
+    points = vectors.flatten(0, 1).float()  # (N F, E)
+    if masks == "soft":
+        shares = torch.exp(-HARDNESS * _distances(points, centroids)) + FLOOR  # (S, N F)
+        mask = shares / shares.sum(0)
+    else:
+        middle = centroids.mean(0)  # so that products round away nothing between clusters far from 0
+        nearness = _nearness((points - middle).T, (centroids - middle).unsqueeze(0))[0]  # (S, N F)
+        nearest = nearness.argmax(0)
+        mask = torch.stack([nearest == index for index in range(len(centroids))]).float()
+    return mask.reshape(len(centroids), *vectors.shape[:2])
 
 
 def _active(level: Tensor, fit: Fit) -> Tensor:

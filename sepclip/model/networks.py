@@ -91,6 +91,10 @@ class Blstm(nn.Module):
 
     def forward(self, magnitude: Tensor) -> dict[str, Tensor]:
         """Map the magnitude (B, N, F) of a mixture to the outputs of the heads."""
+        return self.decode(self.encode(magnitude))
+
+    def encode(self, magnitude: Tensor) -> Tensor:
+        """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H)."""
         batch, frames, bins = magnitude.shape
         features = 20 * magnitude.clamp_min(LOG_FLOOR).log10()
         if self.norm is not None:
@@ -101,6 +105,11 @@ class Blstm(nn.Module):
             if index:
                 hidden = F.dropout(hidden, self.dropout, self.training)
             hidden, _ = layer(hidden)  # (B, N, 2H)
+        return hidden
+
+    def decode(self, hidden: Tensor) -> dict[str, Tensor]:
+        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to the outputs of the heads."""
+        batch, frames, bins = *hidden.shape[:2], self.bins
         outputs = {}
         if "mask" in self.heads:
             masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources)

@@ -1,18 +1,38 @@
 """A network with its transform: from mixture waves to masks and separated waves."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sepclip.audio.layout import Layout
 from sepclip.audio.metrics import pairwise_si_sdr
+from sepclip.audio.misi import refine_phases
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import STFT
 from sepclip.errors import UserError
-from sepclip.model.clustering import KMeans, cluster_masks
+from sepclip.model.clustering import KMeans, assign, cluster_masks, fit_centroids
 from sepclip.model.losses import LOSSES, Signals
 from sepclip.model.networks import NETWORKS, build_network
+
+Channels = Literal["mid", "each"]
+MaskSource = Literal["binary", "soft", "network"]  # k-means with masks of either kind, or the network itself
+
+
+@dataclass(frozen=True)
+class View:
+    """How a network looks at a sound: the same for all blocks of it, so that all are separated alike.
+
+    ``gains`` (1 + C,): of the mean of the channels (of all together, where the network takes them so) and of each of
+    them. ``by_first``: the masks come from the first channel, for the channels cancel. ``centroids`` (S, E): what
+    embeddings are assigned to; None where none are.
+    """
+
+    gains: Tensor
+    by_first: bool
+    centroids: Tensor | None = None
 
 
 def losses_of(network: str) -> list[str]:
@@ -43,7 +63,13 @@ class Separator(nn.Module):
     ``input_level_dbfs``: every mixture is brought to this RMS before the network sees it, so that masks do not depend
     on how loud a recording is; the masks then multiply the mixture as it came. None leaves the level alone.
     ``kmeans``: how embeddings become masks; ``seed`` is that of the first weights and of the starts of k-means.
+
+    What only separating takes is set afterwards, by :meth:`set_inference` and :meth:`take_masks`.
     """
+
+    misi = 0
+    channels: Channels = "mid"
+    bf16 = False
 
     def __init__(
         self,
@@ -63,10 +89,11 @@ class Separator(nn.Module):
         self.rate_hz, self.sources = layout.rate_hz, layout.sources
         self.input_level_dbfs = input_level_dbfs
         self.kmeans, self.seed = kmeans, seed
+        self.clusters = LOSSES[loss].separates_by == "embedding"  # whether masks come from embeddings by k-means
         self.takes_waves = NETWORKS[network].takes_waves
         heads = ["mask" if head == "wave" and not self.takes_waves else head for head in LOSSES[loss].heads]
         bins = stft.bins * layout.channels
-        self.network = build_network(network, seed, bins=bins, sources=layout.sources, heads=heads, **settings)
+        self.network: Any = build_network(network, seed, bins=bins, sources=layout.sources, heads=heads, **settings)
 
     def spectrum(self, wave: Tensor) -> Tensor:
         """Transform waves (..., T) into spectra (..., N, F)."""
@@ -109,14 +136,13 @@ class Separator(nn.Module):
 
     def masks(self, outputs: dict[str, Tensor], spectrum: Tensor) -> Tensor:
         """Return the masks (B, S, N, F) that separate a mixture, from the outputs of the network."""
-        if LOSSES[self.loss].separates_by != "embedding":
+        if not self.clusters:
             return outputs["mask"]
         return cluster_masks(outputs["embedding"], spectrum.abs(), self.sources, settings=self.kmeans, seed=self.seed)
 
     def clusters_by(self) -> dict[str, object] | None:
         """Return the settings of k-means, to be kept with scores; None where nothing is clustered."""
-        clusters = LOSSES[self.loss].separates_by == "embedding"
-        return asdict(self.kmeans) if clusters else None
+        return asdict(self.kmeans) if self.clusters else None
 
     def apply_masks(self, masks: Tensor, spectrum: Tensor, samples: int) -> Tensor:
         """Multiply the mixture's spectrogram (B, N, F) by ``masks`` and return the waves (B, S, T)."""
@@ -128,9 +154,125 @@ class Separator(nn.Module):
             return outputs["wave"]
         return self.apply_masks(self.masks(outputs, spectrum), spectrum, samples)
 
+    def set_inference(self, *, misi: int = 0, channels: Channels = "mid", bf16: bool = False) -> None:
+        """Choose how to separate.
+
+        ``misi``: iterations of phase refinement. ``channels``: masks from the ``mid``, the mean of the channels, or
+        from ``each`` by itself. ``bf16``: the network computes in bfloat16. Raises UserError for phase refinement of a
+        network that has no magnitudes.
+        """
+        if misi and self.takes_waves:
+            raise UserError("--misi: the network gives waves and no magnitudes whose phases could be refined")
+        self.misi, self.channels, self.bf16 = misi, channels, bf16
+
+    def take_masks(self, source: MaskSource) -> None:
+        """Take masks from k-means, ``binary`` or ``soft``, or from the ``network``; UserError where it has no such."""
+        heads = LOSSES[self.loss].heads
+        head = "mask" if source == "network" else "embedding"
+        if head not in heads and not (head == "mask" and "wave" in heads):
+            has = "masks, no embeddings" if head == "embedding" else "embeddings, no masks"
+            raise UserError(f"--masks {source}: a network trained with --loss {self.loss} has {has} of its own")
+        if head == "embedding" and self.layout.fixed_order:
+            raise UserError(f"--masks {source}: clusters have no order, and the sources of this run have one")
+        self.clusters = source != "network"
+        if source != "network":
+            self.kmeans = replace(self.kmeans, masks=source)
+
+    @property
+    def scale_free(self) -> bool:
+        """Whether the loss left the scale of the waves open, so that they are scaled to add up to the mixture."""
+        return LOSSES[self.loss].scale_free
+
+    def view(self, powers: Tensor) -> View:
+        """Return how to look at a sound whose mean of channels and channels have the mean squares ``powers`` (1 + C,).
+
+        Where the mean of the channels is silent and they are not (they cancel), the first channel takes its place.
+        """
+        each, together = powers[1:], self._together(len(powers) - 1)
+        by_first = not together and not powers[0] > 0
+        first = each.mean() if together else each[0] if by_first else powers[0]
+        gains = self.level_gain(torch.cat([first.reshape(1), each]).sqrt().unsqueeze(-1)).squeeze(-1)
+        return View(gains, by_first)
+
+    def _together(self, channels: int) -> bool:
+        """Tell whether the network takes all channels of a sound at once."""
+        return channels == self.layout.channels > 1 and self.channels == "mid"
+
+    def looked_at(self, block: Tensor, view: View) -> Tensor:
+        """Return what the network sees of a ``block`` (C, T) of a sound, levelled: waves (I, T).
+
+        All channels together where it knows as many; else the mean of the channels, and each of them too where there
+        are several and they are separated by themselves.
+        """
+        if self._together(len(block)):
+            return (block * view.gains[0].to(block)).reshape(1, -1)
+        mid = block[:1] if view.by_first else block.mean(0, keepdim=True)  # (1, T)
+        by_each = (self.takes_waves or self.channels == "each") and len(block) > 1
+        seen = torch.cat([mid, block]) if by_each else mid  # (I, T)
+        levelled = seen * view.gains[: len(seen)].unsqueeze(-1).to(seen)
+        return levelled.repeat(1, self.layout.channels)
+
+    @torch.no_grad()
+    def encode(self, blocks: Sequence[Tensor], views: Sequence[View]) -> list[Tensor]:
+        """Run the part of the network that is worth a batch on ``blocks`` (C, T) of equal shape.
+
+        Returns for each what the network sees, (I, N, 2H), or its waves (I, S, T) where it gives these.
+        """
+        seen = torch.stack(
+            [self.looked_at(block, view) for block, view in zip(blocks, views, strict=True)]
+        )  # (B, I, T)
+        items = seen.flatten(0, 1)  # (B I, T)
+        with torch.autocast(items.device.type, torch.bfloat16, enabled=self.bf16):
+            if self.takes_waves:
+                outputs = self.network(items)["wave"]
+            else:
+                outputs = self.network.encode(self.spectrum(items).abs())
+        return list(outputs.reshape(*seen.shape[:2], *outputs.shape[1:]))
+
+    def decode(self, encoded: Tensor) -> dict[str, Tensor]:
+        """Return the outputs of the heads, from what :meth:`encode` gave (I, N, 2H) or any frames of it."""
+        with torch.autocast(encoded.device.type, torch.bfloat16, enabled=self.bf16):
+            outputs: dict[str, Tensor] = self.network.decode(encoded)
+        return outputs
+
+    @torch.no_grad()
+    def finish(self, block: Tensor, view: View, encoded: Tensor) -> Tensor:
+        """Return the waves (S, C, T) of a ``block`` (C, T), from what :meth:`encode` gave for it."""
+        if self.takes_waves:
+            waves = encoded / view.gains[: len(encoded), None, None].to(encoded)  # (I, S, T)
+            return (waves if len(waves) == 1 else _like_the_first(waves, waves)).transpose(0, 1)
+        masks = torch.stack([self._block_masks(item, view) for item in encoded])  # (I, S, N, F)
+        by_channel = self._unfold(masks)  # (I, S, N, C, F')
+        together = self._together(len(block))
+        masks = by_channel[0].movedim(-2, 0) if together else by_channel.mean(-2)  # (C, S, N, F') or (I, S, N, F')
+        spectrum, samples = self.stft.forward(block), block.shape[-1]  # (C, N, F')
+        if len(encoded) > 1:
+            masks = masks[1:] if view.centroids is not None else self._in_one_order(masks, spectrum, view, samples)
+        masked = (masks * spectrum.unsqueeze(1)).transpose(0, 1)  # (S, C, N, F')
+        waves = self.stft.inverse(masked, samples)
+        return refine_phases(waves, masked.abs(), block, self.stft, self.misi) if self.misi else waves
+
+    def _block_masks(self, encoded: Tensor, view: View) -> Tensor:
+        outputs = self.decode(encoded.unsqueeze(0))
+        if view.centroids is None:
+            return outputs["mask"][0]
+        return assign(outputs["embedding"][0], view.centroids, self.kmeans.masks)  # (S, N, F)
+
+    def _in_one_order(self, masks: Tensor, spectrum: Tensor, view: View, samples: int) -> Tensor:
+        """Return the masks (C, S, N, F) of the channels in the order of their mean's, the first of ``masks``."""
+        if self.layout.fixed_order:
+            return masks[1:]
+        mid = spectrum[:1] if view.by_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
+        waves = self.stft.inverse(masks * torch.cat([mid, spectrum]).unsqueeze(1), samples)  # (I, S, T)
+        return _like_the_first(waves, masks)
+
+    def fit(self, vectors: Tensor, loudness: Tensor) -> Tensor:
+        """Return the centroids (S, E) from embeddings (P, E) of the bins of a sound, of magnitude ``loudness`` (P,)."""
+        return fit_centroids(vectors, loudness, self.sources, settings=self.kmeans, seed=self.seed)
+
     @torch.no_grad()
     def separate(self, mixture: Tensor) -> Tensor:
-        """Separate one mixture (C, T) of any level, length and channel count into waves (S, C, T).
+        """Separate one mixture (C, T) of any level, length and channel count in one piece into waves (S, C, T).
 
         Channels as in the layout are separated together. Otherwise the masks come from the mean of the channels and
         multiply each of them (masks of several channels by their mean); where the mean of the channels is silent and
@@ -141,59 +283,48 @@ class Separator(nn.Module):
         channels, samples = mixture.shape
         if samples == 0:
             return mixture.new_zeros(self.sources, channels, 0)
-        if channels == self.layout.channels > 1:
-            return self._separate_together(mixture)
-        mid = mixture.mean(0, keepdim=True)  # (1, T)
-        if not mid.any():
-            mid = mixture[:1]
-        if self.takes_waves:
-            return self._separate_channels(mixture, mid).transpose(0, 1)
-        masks = self._masks_of(mid.expand(self.layout.channels, -1).reshape(1, -1))  # (1, S, N, F)
-        masks = self._unfold(masks).mean(-2)  # (1, S, N, F')
-        masked = masks * self.stft.forward(mixture).unsqueeze(1)  # (C, S, N, F')
-        return self._scaled(self.stft.inverse(masked, samples).transpose(0, 1), mixture)
+        view = self.view(torch.cat([mixture.mean(0, keepdim=True), mixture]).square().mean(-1))
+        (encoded,) = self.encode([mixture], [view])
+        if self.clusters:
+            spectrum = self.spectrum(self.looked_at(mixture, view)[0])  # (N, F)
+            vectors = self.decode(encoded[:1])["embedding"]  # (1, N, F, E)
+            view = replace(view, centroids=self.fit(vectors.flatten(0, 2), spectrum.abs().flatten()))
+        waves = self.finish(mixture, view, encoded)  # (S, C, T)
+        if self.scale_free:
+            waves = waves * factors(*self.products(waves, mixture)).T.unsqueeze(-1).to(waves)  # (S, G, 1)
+        return waves
 
-    def _separate_together(self, mixture: Tensor) -> Tensor:
-        """Separate a mixture (C, T) of the channels that the network knows; waves (S, C, T)."""
-        folded = mixture.reshape(1, -1)  # (1, C T)
-        waves = self.apply_masks(self._masks_of(folded), self.spectrum(folded), folded.shape[1])  # (1, S, C T)
-        return self._scaled(waves.reshape(-1, *mixture.shape), mixture)
+    def products(self, waves: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
+        """Return all products of waves (S, C, T) with one another (G, S, S) and with the mixture (C, T), (G, S).
 
-    def _masks_of(self, mixture: Tensor) -> Tensor:
-        """Return the masks (1, S, N, F) of one mixture (1, T) of any level."""
-        levelled = mixture * self.level_gain(mixture)
-        spectrum = self.spectrum(levelled)  # (1, N, F)
-        return self.masks(self(levelled, spectrum), spectrum)
-
-    def _scaled(self, waves: Tensor, mixture: Tensor) -> Tensor:
-        """Scale ``waves`` (S, C, T) to add up to ``mixture`` (C, T), where the loss left their scale open."""
-        if not LOSSES[self.loss].scale_free:
-            return waves
-        # by one factor for all channels of a source
-        return add_up(waves.flatten(1).unsqueeze(0), mixture.flatten().unsqueeze(0)).reshape(waves.shape)
-
-    def _separate_channels(self, mixture: Tensor, mid: Tensor) -> Tensor:
-        """Separate each channel of ``mixture`` (C, T), in the order of sources of ``mid`` (1, T); waves (C, S, T)."""
-        waves = self._separate_waves(mixture)  # (C, S, T)
-        if len(mixture) == 1:
-            return waves
-        reference = self._separate_waves(mid).expand_as(waves)  # (C, S, T)
-        alike = pairwise_si_sdr(est=waves, ref=reference).nan_to_num(-300, 300, -300)  # (C, est, ref)
-        _, order = best_permutation(alike, maximise=True)  # (C, S)
-        return waves.take_along_dim(order.unsqueeze(-1), 1)
-
-    def _separate_waves(self, mixture: Tensor) -> Tensor:
-        """Separate mixtures (B, T) each by itself by a network of waves; (B, S, T)."""
-        gain = self.level_gain(mixture)  # (B, 1)
-        waves: Tensor = self.network(mixture * gain)["wave"] / gain.unsqueeze(-1)
-        return add_up(waves, mixture) if LOSSES[self.loss].scale_free else waves
+        G: the factors that follow are the same for all channels of a source, or the image would move; a network of
+        waves has one for each channel. What several stretches of a sound give is summed.
+        """
+        apart = waves.transpose(0, 1) if self.takes_waves else waves.flatten(1).unsqueeze(0)  # (G, S, T)
+        whole = mixture.reshape(len(apart), -1, 1).double()  # (G, T, 1)
+        return apart.double() @ apart.double().mT, (apart.double() @ whole).squeeze(-1)
 
 
-def add_up(waves: Tensor, mixture: Tensor) -> Tensor:
-    """Scale each of the ``waves`` (B, S, T) so that their sum comes nearest to ``mixture`` (B, T), by least squares."""
-    norm = waves.double().norm(dim=-1, keepdim=True)  # (B, S, 1)
-    unit = waves.double() / torch.where(norm > 0, norm, torch.ones_like(norm))  # (B, S, T)
+def _like_the_first(waves: Tensor, chosen: Tensor) -> Tensor:
+    """Return ``chosen`` (I, S, ...) without the first item, with sources in that item's order.
+
+    It is the order that makes the ``waves`` (I, S, T) most like those of the first item.
+    """
+    reference = waves[:1].expand(len(waves) - 1, -1, -1)  # (C, S, T)
+    alike = pairwise_si_sdr(est=waves[1:], ref=reference).nan_to_num(-300, 300, -300)  # (C, est, ref)
+    _, order = best_permutation(alike, maximise=True)  # (C, S)
+    return torch.stack([item[places] for item, places in zip(chosen[1:], order, strict=True)])
+
+
+def factors(gram: Tensor, dots: Tensor) -> Tensor:
+    """Return what to multiply each of some waves by, (G, S), so that their sum comes nearest to a mixture.
+
+    By least squares, from the products of the waves with one another (G, S, S) and with the mixture (G, S).
+    """
+    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()  # (G, S)
+    inverse = torch.where(norms > 0, 1 / norms, torch.ones_like(norms))
     # estimates that are all alike share the mixture; a silent one stays silent
-    gram = unit @ unit.mT + 1e-6 * torch.eye(waves.shape[1], dtype=unit.dtype, device=unit.device)  # (B, S, S)
-    amounts = torch.cholesky_solve(unit @ mixture.double().unsqueeze(-1), torch.linalg.cholesky(gram))  # (B, S, 1)
-    return (amounts * unit).to(waves.dtype)
+    ridge = 1e-6 * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    unit = gram * inverse.unsqueeze(-1) * inverse.unsqueeze(-2) + ridge
+    amounts = torch.cholesky_solve((dots * inverse).unsqueeze(-1), torch.linalg.cholesky(unit))  # (G, S, 1)
+    return amounts.squeeze(-1) * inverse

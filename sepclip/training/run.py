@@ -19,7 +19,7 @@ from sepclip.audio.layout import Layout
 from sepclip.config import differences, load_run_config, with_kmeans
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
-from sepclip.model.separator import Separator, require_trainable
+from sepclip.model.separator import MaskSource, Separator, require_trainable
 from sepclip.settings import DEVICE, Config
 from sepclip.training import checkpoint
 from sepclip.training.state import build_separator
@@ -148,13 +148,17 @@ class Run:
         """Return where the checkpoint ``last`` or ``best`` is saved."""
         return self.path / "checkpoints" / which
 
-    def separator(self, device: torch.device, kmeans: str | None = None) -> Separator:
+    def separator(self, device: torch.device, kmeans: str | None = None, masks: MaskSource | None = None) -> Separator:
         """Return the separator with its best weights, ready for use; the last ones where none were best yet.
 
-        ``kmeans`` changes settings of that section, such as ``"masks=soft"``; UserError where that cannot be.
+        ``kmeans`` changes settings of that section, such as ``"masks=soft"``; ``masks`` whether they come from k-means
+        or the network. UserError where that cannot be.
         """
-        config = self.config if kmeans is None else with_kmeans(self.config, kmeans)
+        clusters = masks in ("binary", "soft")
+        config = self.config if kmeans is None else with_kmeans(self.config, kmeans, clusters=clusters)
         separator = build_separator(config, self.layout)
+        if masks is not None:
+            separator.take_masks(masks)
         checkpoint.load_weights(self._trained(), separator)
         return separator.to(device).eval()
 

@@ -45,8 +45,10 @@ def prepare(root, out, tr=6, cv=3, tt=2, **options):
 
 
 def tree(folder):
-    """Return every file below ``folder`` with its bytes."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Return every file below ``folder`` with its bytes; the folder itself is OUT in them."""
+    here = str(folder.resolve()).encode()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes().replace(here, b"OUT") for path in files}
 
 
 def every_recipe(mixtures):

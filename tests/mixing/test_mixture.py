@@ -56,7 +56,8 @@ def test_layout_is_that_of_wsj0_2mix(mixtures):
     for split, count in zip(SPLITS, (20, 6, 4), strict=True):
         names = sorted(f"{recipe.name}.wav" for recipe in mixtures.recipes(split))
         assert len(set(names)) == count
-        found = {part.name: sorted(path.name for path in part.iterdir()) for part in (mixtures.path / split).iterdir()}
+        folders = [part for part in (mixtures.path / split).iterdir() if part.is_dir()]
+        found = {part.name: sorted(path.name for path in part.iterdir()) for part in folders}
         assert found == dict.fromkeys(("mix", "s1", "s2"), names)
 
 

@@ -7,7 +7,7 @@ from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import STFT
 from sepclip.model.losses import LOSSES, LossSettings
 from sepclip.model.networks import NETWORKS
-from sepclip.model.separator import Separator, add_up, losses_of
+from sepclip.model.separator import Separator, factors, losses_of
 
 PAIRS = [(network, loss) for network in NETWORKS for loss in losses_of(network)]
 every_pair = pytest.mark.parametrize(("network", "loss"), PAIRS)
@@ -229,6 +229,10 @@ def test_a_network_of_waves_keeps_the_sources_of_all_channels_in_one_order():
     either = true.unsqueeze(1) * gains
     _, order = best_permutation(pairwise_si_sdr(est=estimates[:, 0].unsqueeze(0), ref=true.unsqueeze(0)), maximise=True)
     torch.testing.assert_close(estimates, either[order[0]], rtol=0, atol=1e-5)
+
+
+def add_up(waves, mixture):
+    return waves * factors(waves @ waves.mT, (waves @ mixture.unsqueeze(-1)).squeeze(-1)).unsqueeze(-1)
 
 
 def test_waves_are_scaled_to_add_up_to_the_mixture():

@@ -23,6 +23,14 @@ Jobs = Annotated[
     int | None,
     typer.Option(help="Files worked on at once; the result is the same for any number [cores].", min=1),
 ]
+TASKS = ("sep_clean", "sep_noisy", "enh_single", "enh_both")  # of WHAM! and LibriMix
+Task = Annotated[
+    str,
+    typer.Option(
+        help="sep_clean: mix_clean into s1, s2, ... sep_noisy: mix_both into s1, s2, ... enh_single: mix_single into "
+        "s1. enh_both: mix_both into mix_clean."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 
 

@@ -5,14 +5,8 @@ from typing import Annotated
 
 import typer
 
-from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out
+from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out, Task
 
-TASKS = {  # mixture and targets
-    "sep_clean": ("mix_clean", ("s1", "s2")),
-    "sep_noisy": ("mix_both", ("s1", "s2")),
-    "enh_single": ("mix_single", ("s1",)),
-    "enh_both": ("mix_both", ("mix_clean",)),
-}
 ROOMS = ("anechoic", "reverb")
 CARD = Card(
     name="wham",
@@ -29,13 +23,7 @@ CARD = Card(
 def prepare(
     root: Annotated[Path, typer.Argument(help="Folder of the made tree.", show_default=False)],
     out: Out,
-    task: Annotated[
-        str,
-        typer.Option(
-            help="sep_clean: mix_clean into s1, s2. sep_noisy: mix_both into s1, s2. enh_single: mix_single into s1. "
-            "enh_both: mix_both into mix_clean."
-        ),
-    ] = "sep_clean",
+    task: Task = "sep_clean",
     room: Annotated[
         str | None,
         typer.Option(help="Mixtures of WHAMR!: anechoic or reverb [none: WHAM!].", show_default=False),
@@ -51,21 +39,16 @@ def prepare(
 ) -> None:
     """Write the recipes; the help of the command line tells the arguments."""
     from sepclip.errors import UserError
-    from sepclip.mixing.made import MadeSettings, find_tree, mixture_folders, plan_made
-    from sepclip.mixing.preflight import carry_out
+    from sepclip.mixing.made import MadeSettings, find_tree, folders_of, mixture_folders, plan_made, require_mixtures
+    from sepclip.mixing.preflight import carry_out, require_folder, require_one_of
 
-    if task not in TASKS:
-        raise UserError(f"--task {task}: choose one of {', '.join(TASKS)}")
     if target and not room:
         raise UserError("--target goes with --room, for WHAMR! alone")
     for option, given in (("--room", room), ("--target", target)):
-        if given and given not in ROOMS:
-            raise UserError(f"{option} {given}: choose one of {', '.join(ROOMS)}")
-    if not root.is_dir():
-        raise UserError(
-            f"{root}: no such folder" if not root.exists() else f"{root} is a file, not the folder of WHAM!"
-        )
-    mixture, targets = TASKS[task]
+        if given:
+            require_one_of(option, given, ROOMS)
+    require_folder(root, "the folder of WHAM!")
+    mixture, targets = folders_of(task, 2)
     echo = target or ROOMS[0]
     if room:
         mixture, targets = f"{mixture}_{room}", tuple(f"{folder}_{echo}" for folder in targets)
@@ -73,10 +56,8 @@ def prepare(
     tree = find_tree(root, rate, mode)
     if tree is None:
         raise UserError(f"{root} holds no mixtures of {rate} Hz, {mode}. Expected: {CARD.layout}")
-    there = mixture_folders(tree)
-    if mixture not in there:
-        hint = "; --room says which of WHAMR!" if any(name.endswith(ROOMS) for name in there) else ""
-        raise UserError(f"{tree} has no {mixture}, only {', '.join(there)}: choose another --task{hint}")
+    hint = "; --room says which of WHAMR!" if any(name.endswith(ROOMS) for name in mixture_folders(tree)) else ""
+    require_mixtures(tree, mixture, hint=hint)
     carry_out(plan_made(tree, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
 
 

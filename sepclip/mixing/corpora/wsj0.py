@@ -15,7 +15,8 @@ def _card(speakers: int, size: str) -> Card:
         what=f"The official mixtures of {speakers} speakers reading the Wall Street Journal, made from WSJ0 and the "
         "lists as by the scripts of Hershey et al. (2016).",
         layout="ROOT/**/{si_tr_s,si_dt_05,si_et_05}/SPEAKER/UTTERANCE.{wv1,wav,flac}, as on the discs or converted, in "
-        f"small letters or capitals; --lists DIR with mix_{speakers}_spk_{{tr,cv,tt}}.txt. "
+        f"small letters or capitals; --lists DIR with mix_{speakers}_spk_{{tr,cv,tt}}.txt "
+        f"(or WHAM!'s mix_{speakers}_spk_filenames_{{tr,cv,tt}}.csv). "
         f"Or a made tree, read in place: [{speakers}speakers/wav8k/min/]{{tr,cv,tt}}/{{mix,s1,s2,...}}",
         size=f"20000, 5000 and 3000 mixtures; {size}; --check says the disk space needed",
         licence="LDC user agreement, for a fee or to members",
@@ -25,7 +26,10 @@ def _card(speakers: int, size: str) -> Card:
 
 
 Root = Annotated[Path, typer.Argument(help="Folder that holds WSJ0, or a made tree of mixtures.", show_default=False)]
-Lists = Annotated[Path | None, typer.Option(help="Folder of the official text lists [ROOT].", show_default=False)]
+Lists = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the official text lists, or of WHAM!'s CSV ones [ROOT].", show_default=False),
+]
 Rate = Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz: 8000 or 16000.")]
 Mode = Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")]
 Levels = Annotated[

@@ -7,7 +7,8 @@ import soundfile
 import torch
 
 from sepclip.errors import UserError
-from sepclip.separation import separate_files, wav_subtype
+from sepclip.separation.files import Options, separate_files
+from sepclip.separation.output import choose_encoding
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, assert_told, sepclip
 
@@ -17,6 +18,12 @@ RATE = 8000
 @pytest.fixture(scope="module")
 def separator(tiny_run: Path) -> torch.nn.Module:
     return Run.open(tiny_run).separator(torch.device("cpu"))
+
+
+def constant_masks(separator: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    network = type(separator.network)
+    real = network.decode
+    monkeypatch.setattr(network, "decode", lambda self, h: {"mask": torch.full_like(real(self, h)["mask"], value)})
 
 
 def speech(seconds: float = 2.0) -> np.ndarray:
@@ -47,7 +54,7 @@ def test_the_level_of_the_input_is_the_level_of_the_output(separator: torch.nn.M
 
 
 def test_masks_of_one_give_the_file_back(separator: torch.nn.Module, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(type(separator), "masks", lambda self, outputs, _: torch.ones_like(outputs["mask"]))
+    constant_masks(separator, monkeypatch, 1.0)
     soundfile.write(tmp_path / "in.wav", speech(), RATE)
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
     expected, _ = soundfile.read(tmp_path / "in.wav", dtype="int16")
@@ -83,14 +90,18 @@ def test_channels_that_cancel_are_separated_all_the_same(separator: torch.nn.Mod
     np.testing.assert_allclose(left, -right, atol=1e-6)
 
 
-def test_the_sample_format_is_kept_where_wav_has_it() -> None:
-    assert [wav_subtype(name) for name in ("PCM_16", "PCM_24", "FLOAT", "DOUBLE", "PCM_S8", "VORBIS")] == [
+def test_the_sample_format_is_kept_where_the_container_has_it() -> None:
+    stored = ("PCM_16", "PCM_24", "FLOAT", "DOUBLE", "PCM_S8", "VORBIS")
+    assert [choose_encoding(name).subtype for name in stored] == [
         "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "PCM_U8", "PCM_16",
+    ]  # fmt: skip
+    assert [choose_encoding(name, "flac").subtype for name in stored] == [
+        "PCM_16", "PCM_24", "PCM_16", "PCM_16", "PCM_S8", "PCM_16",
     ]  # fmt: skip
 
 
 def test_a_loud_estimate_is_told_and_not_cut(separator, tmp_path: Path, monkeypatch, capfd) -> None:
-    monkeypatch.setattr(type(separator), "masks", lambda self, outputs, _: 1.5 * torch.ones_like(outputs["mask"]))
+    constant_masks(separator, monkeypatch, 1.5)
     soundfile.write(tmp_path / "in.wav", speech() / np.abs(speech()).max() * 0.9, RATE)
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
     assert "exceeds full scale" in capfd.readouterr().err
@@ -129,14 +140,20 @@ def test_bad_files_are_named_and_the_others_go_on(tiny_run: Path, tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_s1.wav", "good_s2.wav"]
 
 
-def test_results_of_older_weights_or_another_file_are_made_anew(separator, tmp_path: Path) -> None:
+def test_results_of_older_weights_or_another_file_are_replaced_on_demand_alone(separator, tmp_path: Path) -> None:
     path, out, device = tmp_path / "in.wav", tmp_path / "out", torch.device("cpu")
     soundfile.write(path, speech(), RATE)
     assert separate_files(separator, [path], out, device=device).written
     assert separate_files(separator, [path], out, device=device).kept
-    later = (out / "in_s2.wav").stat().st_mtime + 10
-    assert separate_files(separator, [path], out, device=device, made_after=later).written
-    os.utime(path, (later, later))
+    before = (out / "in_s2.wav").stat().st_mtime
+    for made_after in (before + 10, 0.0):
+        result = separate_files(separator, [path], out, device=device, made_after=made_after)
+        assert "--overwrite makes it anew" in result.failed[path]
+        assert (out / "in_s2.wav").stat().st_mtime == before
+        os.utime(path, (before + 10, before + 10))
+    assert separate_files(separator, [path], out, device=device, options=Options(overwrite=True)).written
+    os.utime(path, (0, 0))
+    (out / "in_s1.wav").unlink()  # as an interruption leaves it
     assert separate_files(separator, [path], out, device=device).written
 
 
@@ -154,9 +171,11 @@ def test_formats_that_are_not_read_are_named(tiny_run: Path, tmp_path: Path) -> 
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "phone.m4a").touch()
     soundfile.write(tmp_path / "in" / "good.wav", speech(0.5), RATE)
-    result = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out")
+    result = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out", PATH="")  # without ffmpeg
     assert result.returncode == 0
     assert "phone.m4a: libsndfile does not read .m4a" in result.stderr
+    alone = sepclip("separate", tiny_run, tmp_path / "in" / "phone.m4a", "--out", tmp_path / "out", PATH="")
+    assert_told(alone, "phone.m4a: libsndfile does not read it: install ffmpeg")
 
 
 def test_a_rate_that_has_no_small_ratio_is_named(separator, tmp_path: Path) -> None:
@@ -178,5 +197,4 @@ def test_what_cannot_work_is_told(tiny_run: Path, tmp_path: Path) -> None:
     assert_told(sepclip("separate", tiny_run, tmp_path / "a", "--out", tmp_path / "file"), "is a file")
     both = sepclip("separate", tiny_run, tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav", "--out", out)
     assert_told(both, "would both be written")
-    assert_told(sepclip("separate", tiny_run, tmp_path / "a"), "--out", code=2)
     assert not out.exists()

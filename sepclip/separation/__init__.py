@@ -1,0 +1,1 @@
+"""Separating sounds of any format, rate, length and channel count in bounded memory."""

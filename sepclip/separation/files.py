@@ -1,0 +1,215 @@
+"""Separating sound files: any format, rate, length and channel count in, the same rate, length and level out."""
+
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from sepclip.audio.decoding import decode
+from sepclip.audio.files import UNREAD, BadSound, read_header
+from sepclip.errors import UserError, counted
+from sepclip.model.separator import Separator
+from sepclip.separation.output import Format, Overload, choose_encoding, write_results
+from sepclip.separation.plan import NAME, STDIN, Job, make_plan
+from sepclip.separation.recording import FileRecording
+from sepclip.separation.spool import Spool
+from sepclip.separation.stream import SeparatedStream
+from sepclip.terminal import AudioProgress, warn
+
+MOST_JOBS = 4  # files at once by default; each takes some hundred MB
+_SHOWN_JOINS = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """How results are written; see ``sepclip separate --help``. ``jobs``: files at once, None for what suits."""
+
+    format: Format = "wav"
+    subtype: str | None = None
+    overload: Overload | None = None
+    residual: bool = False
+    name: str = NAME
+    overwrite: bool = False
+    jobs: int | None = None
+
+
+@dataclass
+class Separation:
+    """What became of every file: written, already there, or failed with a reason."""
+
+    written: dict[Path, list[Path]] = field(default_factory=dict)
+    kept: dict[Path, list[Path]] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)
+    seconds: float = 0.0  # of sound separated
+
+
+def separate_files(
+    separator: Separator,
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    device: torch.device,
+    made_after: float = 0.0,
+    options: Options = Options(),
+) -> Separation:
+    """Separate files, and the sound files of folders, into ``out`` as ``NAME_s1.wav``, ``NAME_s2.wav``, ...
+
+    Sources with names have these instead: ``NAME_vocals.wav``. ``-`` is a file on stdin. Folders keep their tree.
+    Files whose results are all there, and newer than both the file and ``made_after`` (when the weights were saved),
+    are left as they are; older results are replaced with ``options.overwrite`` alone. A file that cannot be used is
+    reported, and the others go on. Raises UserError where two inputs would be written to the same name, or a result
+    over an input.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: choose a folder")
+    encoding = choose_encoding("PCM_16", options.format, options.subtype, options.overload)
+    if options.residual and encoding.format == "ogg":
+        raise UserError("--residual: ogg is lossy, so that no parts add up to the mixture: choose --format wav or flac")
+    plan = make_plan(
+        inputs, out, separator.layout.names, extension=options.format, name=options.name, residual=options.residual
+    )
+    result = Separation(failed=plan.failed)
+    todo = [job for job in plan.jobs if _is_due(job, made_after, options.overwrite, result)]
+    work = _Work(separator, out, device, options)
+    with AudioProgress("separating", len(todo)) as progress:
+        for job, outcome in work.all(todo, progress):
+            if isinstance(outcome, str):
+                result.failed[job.path] = outcome
+            else:
+                result.written[job.path] = job.results
+                result.seconds += outcome
+    return result
+
+
+def _is_due(job: Job, made_after: float, overwrite: bool, result: Separation) -> bool:
+    if overwrite or job.path == STDIN:
+        there = [target for target in job.results if target.exists()]
+        if there and not overwrite:
+            result.failed[job.path] = f"{there[0]} is there already: --overwrite replaces it"
+        return overwrite or not there
+    state = job.state(made_after)
+    if state == "done":
+        result.kept[job.path] = job.results
+    elif state == "old":
+        result.failed[job.path] = (
+            f"{job.targets[0]} is there, but of another version of the file or of the run: --overwrite makes it anew"
+        )
+    return state == "new"
+
+
+@dataclass
+class _Work:
+    """Separates files one by one, several of them at once."""
+
+    separator: Separator
+    out: Path
+    device: torch.device
+    options: Options
+    stopped: threading.Event = field(default_factory=threading.Event)
+
+    def all(self, jobs: list[Job], progress: AudioProgress) -> Iterator[tuple[Job, float | str]]:
+        """Yield every job as it ends, with the seconds of sound separated, or why there are none."""
+        cores = os.cpu_count() or 1
+        at_once = min(self.options.jobs or min(cores, MOST_JOBS), max(len(jobs), 1))
+        threads = max(1, torch.get_num_threads() // at_once)
+        with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+            waiting = {pool.submit(self.one, job, progress): job for job in jobs}
+            try:
+                for done in as_completed(waiting):
+                    yield waiting[done], done.result()
+                    progress.file_done()
+            finally:  # an interrupt, or a bug: the others end at their next block
+                self.stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+    def one(self, job: Job, progress: AudioProgress) -> float | str:
+        """Separate one file."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with open_recording(job.path, self.out) as recording:
+                return self._separate(job, recording, progress)
+        except BadSound as error:
+            return error.reason
+        except UserError as error:
+            return str(error)
+        except OSError as error:
+            return f"{error.filename or self.out} cannot be written: {error.strerror or error}"
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch's own are no MemoryError
+                raise
+            return f"too much for the memory of {self.device}: try a smaller --jobs, or --device cpu"
+
+    def _separate(self, job: Job, recording: FileRecording, progress: AudioProgress) -> float:
+        separator, options = self.separator, self.options
+        encoding = choose_encoding(recording.header.subtype, options.format, options.subtype, options.overload)
+        stream = SeparatedStream(separator, recording, self.device)
+        seconds = stream.survey.samples / recording.rate_hz
+        progress.expect(seconds)
+        spool = Spool(self.out, separator.sources, recording.channels)
+        try:
+            for waves in stream.chunks():
+                if self.stopped.is_set():
+                    raise UserError("interrupted")
+                spool.add(waves)
+                progress.advance(waves.shape[-1] / recording.rate_hz)
+            if stream.factors is not None:
+                spool.factors = stream.factors
+            told = write_results(spool, recording, job.targets, encoding, job.residual)
+        finally:
+            spool.close()
+        if told:
+            warn(f"{job.path}: {told}")
+        if stream.undecided_seconds:
+            warn(f"{job.path}: {_told_joins(stream)}")
+        return seconds
+
+
+def _told_joins(stream: SeparatedStream) -> str:
+    places = stream.undecided_seconds
+    shown = ", ".join(f"{int(second) // 60}:{int(second) % 60:02d}" for second in places[:_SHOWN_JOINS])
+    more = f" and {len(places) - _SHOWN_JOINS} more" if len(places) > _SHOWN_JOINS else ""
+    return (
+        f"at {len(places)} of {counted(stream.joins, 'join')} of blocks it could not be told which source is which, "
+        f"so that they may change places there: {shown}{more}"
+    )
+
+
+@contextmanager
+def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
+    """Open a sound file of any kind, or stdin for ``-``; what must be decoded or kept for that lies in ``folder``.
+
+    Raises BadSound for what neither libsndfile nor ffmpeg reads.
+    """
+    with ExitStack() as stack:
+        if path == STDIN:
+            kept = _aside(stack, folder) / "stdin"
+            with kept.open("wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+            if not kept.stat().st_size:
+                raise BadSound(path, "nothing came on stdin")
+            path = kept
+        try:
+            recording = FileRecording(path, read_header(path))
+        except BadSound as told:
+            if not path.is_file() or not os.access(path, os.R_OK):
+                raise
+            decoded = _aside(stack, folder) / "decoded.wav"
+            try:
+                decode(path, decoded)
+            except BadSound as error:
+                raise (error if path.suffix.lower() in UNREAD else told) from error
+            # it was stored compressed: its float samples say nothing of how
+            recording = FileRecording(decoded, replace(read_header(decoded), subtype="PCM_16"))
+        yield recording
+
+
+def _aside(stack: ExitStack, folder: Path) -> Path:
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".sepclip-", dir=folder)))

@@ -1,0 +1,61 @@
+import itertools
+
+import pytest
+import torch
+
+from sepclip.audio.resample import resample
+from sepclip.separation.blocks import block_starts, cut_blocks, resample_stream
+
+
+def pieces(wave, *lengths):
+    """Cut a wave into pieces of the lengths, over and over."""
+    begin, turn = 0, 0
+    while begin < wave.shape[-1]:
+        yield wave[..., begin : begin + lengths[turn % len(lengths)]]
+        begin, turn = begin + lengths[turn % len(lengths)], turn + 1
+
+
+def noise(channels, samples):
+    return torch.randn(channels, samples, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("samples", [0, 1, 999, 1000, 1001, 1007, 1600, 1801, 2000, 12345])
+def test_blocks_cover_a_sound_and_overlap(samples):
+    starts = block_starts(samples, 1000, 200, 8)
+    assert starts[0] == 0
+    assert all(start % 8 == 0 for start in starts)
+    assert max(samples, 1000) <= starts[-1] + 1000 < max(samples, 1000) + 8
+    assert all(before + 1000 - start >= 200 - 8 for before, start in itertools.pairwise(starts))
+    # no part of a block is faded twice: the middles of its overlaps are further apart than the fades are long
+    middles = [(before + 1000 + start) / 2 for before, start in itertools.pairwise(starts)]
+    assert all(later - earlier > 200 // 2 for earlier, later in itertools.pairwise(middles))
+
+
+@pytest.mark.parametrize("lengths", [(1,), (7, 300), (1000,), (100000,)])
+@pytest.mark.parametrize("samples", [1, 50, 100, 101, 160, 777])
+def test_a_stream_is_cut_where_the_blocks_lie(lengths, samples):
+    wave = noise(2, samples)
+    starts = block_starts(samples, 100, 20, 4)
+    blocks = list(cut_blocks(pieces(wave, *lengths), starts, 100))
+    padded = torch.cat([wave, torch.zeros(2, 100)], -1)
+    assert len(blocks) == len(starts)
+    for start, block in zip(starts, blocks, strict=True):
+        assert torch.equal(block, wave if samples <= 100 else padded[:, start : start + 100])
+
+
+@pytest.mark.parametrize(
+    ("from_hz", "to_hz"), [(8000, 8000), (16000, 8000), (8000, 16000), (44100, 8000), (8000, 44100), (11025, 8000)]
+)
+@pytest.mark.parametrize("lengths", [(1,), (313, 5000), (100000,)])
+def test_a_stream_is_resampled_like_the_whole(from_hz, to_hz, lengths):
+    wave = noise(2, 3000 if lengths == (1,) else 20011)
+    whole = resample(wave, from_hz, to_hz)
+    streamed = torch.cat(list(resample_stream(pieces(wave, *lengths), from_hz, to_hz)), -1)
+    assert streamed.shape == whole.shape
+    torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
+
+
+def test_a_stream_is_resampled_without_being_held():
+    long = (torch.zeros(1, 44100) for _ in range(100))
+    most = max(piece.shape[-1] for piece in resample_stream(long, 44100, 8000))
+    assert most < 3 * 8000

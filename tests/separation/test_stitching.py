@@ -1,0 +1,124 @@
+import pytest
+import torch
+
+from sepclip.separation.blocks import block_starts
+from sepclip.separation.stitching import Stitcher, match
+
+HOP, LENGTH, OVERLAP, RATE = 8, 1600, 320, 400  # four seconds a block
+
+
+def voices(sources, samples, seed=0):
+    return torch.randn(sources, 1, samples, generator=torch.Generator().manual_seed(seed))  # (S, C, T)
+
+
+def joined(true, *, permute=True, again=None, seed=0):
+    """Cut true sources (S, C, T) into blocks, permute each at random, and join them."""
+    samples = true.shape[-1]
+    starts = block_starts(samples, LENGTH, OVERLAP, HOP)
+    padded = torch.nn.functional.pad(true, (0, HOP))
+    chance = torch.Generator().manual_seed(seed)
+
+    def blocks():
+        for start in starts:
+            waves = padded[..., start : start + LENGTH]
+            order = torch.randperm(len(true), generator=chance) if permute else torch.arange(len(true))
+            yield waves.sum(0), waves[order]
+
+    stitcher = Stitcher(
+        starts=starts,
+        length=LENGTH,
+        samples=samples,
+        rate_hz=RATE,
+        hop=HOP,
+        fade=OVERLAP // 2,
+        power=float(true.sum(0).square().mean()),
+        permuted=True,
+        again=again or (lambda block: pytest.fail("separated once more without need")),
+    )
+    mixture, waves = (torch.cat(parts, -1) for parts in zip(*stitcher.join(blocks()), strict=True))
+    assert torch.equal(mixture, true.sum(0))
+    return waves, stitcher
+
+
+def assert_put_back(waves, true):
+    """Assert that ``waves`` are ``true`` in one order for all of their length."""
+    places = [next(i for i, one in enumerate(waves) if torch.allclose(one, each, atol=1e-6)) for each in true]
+    assert sorted(places) == list(range(len(true)))
+
+
+@pytest.mark.parametrize("sources", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_blocks_permuted_at_random_are_all_put_back(sources, seed):
+    true = voices(sources, 20 * LENGTH + 13, seed)
+    waves, stitcher = joined(true, seed=seed)
+    assert_put_back(waves, true)
+    assert stitcher.undecided == []
+    assert len(stitcher.starts) > 20
+
+
+def test_one_voice_in_the_overlaps_is_enough_for_two():
+    true = voices(2, 10 * LENGTH)
+    for start in block_starts(true.shape[-1], LENGTH, OVERLAP, HOP)[1:]:
+        true[1, :, start - 2 : start + LENGTH // 2] = 0  # silent in every overlap
+    waves, stitcher = joined(true)
+    assert_put_back(waves, true)
+    assert stitcher.undecided == []
+
+
+def by_sign(block):
+    """Separate what is made of a positive and a negative voice, and give the positive one as the second."""
+    return torch.stack([block.clamp_max(0), block.clamp_min(0)])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pauses_are_bridged_by_the_last_stretch_in_which_all_spoke(seed):
+    sign = torch.randint(0, 2, (1, 12 * LENGTH), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    mixture = sign * (0.5 + voices(1, 12 * LENGTH, seed)[0].abs())
+    starts = block_starts(12 * LENGTH, LENGTH, OVERLAP, HOP)
+    for start in starts[2::2]:
+        mixture[:, start - 1 : start + 2 * OVERLAP] = 0  # nobody speaks in the overlap
+    true = torch.stack([mixture.clamp_min(0), mixture.clamp_max(0)])
+    again = []
+    waves, stitcher = joined(true, again=lambda block: again.append(block) or by_sign(block), seed=seed)
+    assert_put_back(waves, true)
+    assert stitcher.undecided == []
+    assert len(again) == len(starts[2::2])
+
+
+def test_what_cannot_be_told_is_counted():
+    true = voices(2, 5 * LENGTH)
+    starts = block_starts(true.shape[-1], LENGTH, OVERLAP, HOP)
+    true[..., starts[2] - 1 : starts[2] + OVERLAP + 1] = 0
+    _, stitcher = joined(true, again=lambda block: torch.stack([block, block]) / 2)  # a separator that tells nothing
+    assert stitcher.undecided == [starts[2]]
+
+
+def test_silence_needs_no_decision():
+    true = voices(2, 8 * LENGTH)
+    true[..., 2 * LENGTH :] = 0
+    waves, stitcher = joined(true, again=lambda block: torch.stack([block, 0 * block]))
+    assert stitcher.undecided == []
+    assert_put_back(waves, true)
+
+
+@pytest.mark.parametrize("sources", [2, 3])
+def test_the_match_is_over_all_sources_jointly(sources):
+    true = voices(sources, 1000)
+    noisy = true + 0.5 * voices(sources, 1000, seed=1)
+    order = torch.arange(sources).roll(1)
+    found, decided = match(true, noisy[order], 1e-6)
+    assert torch.equal(noisy[order][found], noisy)
+    assert decided
+
+
+def test_of_three_sources_one_alone_decides_nothing():
+    true = voices(3, 1000)
+    true[1:] = 0
+    assert not match(true, true, 1e-3)[1]
+    true[1] = voices(1, 1000, seed=1)[0]
+    assert match(true, true, 1e-3)[1]
+
+
+def test_sources_that_are_all_alike_are_not_told_apart():
+    same = voices(1, 1000).expand(2, -1, -1)
+    assert not match(same, same, 1e-3)[1]

@@ -1,0 +1,143 @@
+"""A recording in blocks is the recording in one piece."""
+
+import pytest
+import soundfile
+import torch
+
+from sepclip.audio.layout import Layout
+from sepclip.audio.resample import resample
+from sepclip.audio.stft import STFT
+from sepclip.model.separator import Separator
+from sepclip.separation.recording import WaveRecording
+from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, separate_wave
+from tests.conftest import SPEECH
+
+RATE = 8000
+CPU = torch.device("cpu")
+
+
+def separator(loss="mi", network="blstm", sources=2, **options):
+    settings = {
+        "blstm": {"layers": 1, "hidden": 8, "dropout": 0.0, "embedding_size": 5},
+        "conv-tasnet": {
+            "filters": 16,
+            "filter_length": 8,
+            "bottleneck": 6,
+            "hidden": 8,
+            "blocks": 2,
+            "repeats": 1,
+            "mask_activation": "sigmoid",
+        },
+    }[network]
+    options = {"layout": Layout(RATE, sources), "input_level_dbfs": -25.0, **options}
+    return Separator(stft=STFT(), loss=loss, network=network, seed=0, **options, **settings).eval()
+
+
+def voice(name, seconds):
+    wave = torch.from_numpy(soundfile.read(SPEECH / name / "0000.flac", dtype="float32")[0])
+    return wave.repeat(-(-int(seconds * RATE) // len(wave)))[: int(seconds * RATE)]
+
+
+class Bands(torch.nn.Module):
+    """Ideal masks for voices of which one lies below bin 40 and one above, in an order that changes at random."""
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.chance = torch.Generator().manual_seed(seed)
+
+    def encode(self, magnitude):
+        return magnitude
+
+    def decode(self, hidden):
+        low = (torch.arange(129) < 40).float().expand(hidden.shape[1], -1)  # (N, F)
+        order = torch.randperm(2, generator=self.chance)
+        return {"mask": torch.stack([low, 1 - low])[order].unsqueeze(0)}
+
+
+@pytest.fixture
+def speech():
+    return (0.3 * voice("en-f", 47.3) + 0.2 * voice("ca-m", 47.3)).unsqueeze(0)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("rate_hz", [8000, 11025])
+def test_ideal_masks_give_what_they_give_in_one_piece_however_blocks_are_permuted(seed, rate_hz, speech):
+    made = separator()
+    made.network = Bands(seed)
+    mixture = resample(torch.cat([speech, 0.5 * speech]), RATE, rate_hz)
+    stream = SeparatedStream(made, WaveRecording(mixture, rate_hz), CPU)
+    waves = torch.cat(list(stream.chunks()), -1)
+    whole = resample(made.separate(resample(mixture, rate_hz, RATE)), RATE, rate_hz)[..., : mixture.shape[-1]]
+    if (waves[0] - whole[0]).abs().max() > (waves[0] - whole[1]).abs().max():
+        whole = whole.flip(0)
+    torch.testing.assert_close(waves, whole, rtol=0, atol=1e-4)
+    assert (stream.joins, stream.undecided_seconds) == (5, [])
+
+
+@pytest.mark.parametrize("network", ["blstm", "conv-tasnet"])
+@pytest.mark.parametrize("loss", ["snr", "si-sdr"])
+def test_levels_and_scales_are_those_of_the_whole_file(network, loss, speech):
+    made = separator(loss, network)
+    mixture = speech.clone()
+    mixture[:, : 20 * RATE] *= 0.01  # blocks of very different levels
+    if network == "blstm":
+        made.network.encode = lambda magnitude: magnitude  # frames by themselves: nothing depends on a block's context
+        made.network.decode = lambda level: {"mask": torch.stack([level, 1 / (1 + level)], 1).clamp_max(3)}
+        tolerance = 1e-4
+    else:
+        made.network = Thirds()
+        tolerance = 1e-4
+    torch.testing.assert_close(separate_wave(made, mixture, RATE, CPU), made.separate(mixture), rtol=0, atol=tolerance)
+
+
+class Thirds(torch.nn.Module):
+    """A network of waves that gives a third of the mixture and something that depends on its level."""
+
+    def forward(self, mixture):
+        return {"wave": torch.stack([mixture / 3, mixture.abs().clamp_max(0.1)], 1)}
+
+
+def test_a_block_is_what_it_is_in_one_piece(speech):
+    for loss in ("mi", "dc", "chimera", "snr", "si-sdr"):
+        made = separator(loss)
+        short = speech[:, : 7 * RATE]
+        torch.testing.assert_close(separate_wave(made, short, RATE, CPU), made.separate(short), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [0, 1, 50, 255, 10 * RATE, 10 * RATE + 1, 20 * RATE])
+@pytest.mark.parametrize(("channels", "rate_hz"), [(1, 8000), (2, 16000), (3, 11025)])
+@pytest.mark.parametrize("how", ["mid", "each"])
+def test_any_length_rate_and_channel_count_is_kept(samples, channels, rate_hz, how):
+    made = separator()
+    made.set_inference(channels=how)
+    waves = separate_wave(made, 0.1 * torch.randn(channels, samples), rate_hz, CPU)
+    assert waves.shape == (2, channels, samples)
+    assert waves.isfinite().all()
+
+
+def test_one_set_of_centroids_serves_the_whole_recording(monkeypatch):
+    made, fits = separator("dc"), []
+    fit = type(made).fit
+    monkeypatch.setattr(type(made), "fit", lambda self, *bins: fits.append(len(bins[1])) or fit(self, *bins))
+    stream = SeparatedStream(made, WaveRecording(0.1 * torch.randn(1, 70 * RATE), RATE), CPU)
+    assert sum(chunk.shape[-1] for chunk in stream.chunks()) == 70 * RATE
+    assert len(fits) == 1
+    assert fits[0] <= (FITTED_FRAMES + 10) * 129  # a sample of all frames
+
+
+def test_each_channel_by_itself_is_the_channel_alone(speech):
+    for loss in ("mi", "snr"):
+        made = separator(loss)
+        made.set_inference(channels="each")
+        other = voice("fr-m", 47.3).unsqueeze(0) * 0.1
+        both = separate_wave(made, torch.cat([speech, other]), RATE, CPU)
+        made.set_inference()
+        for channel, wave in enumerate((speech, other)):
+            alone = separate_wave(made, wave, RATE, CPU)[:, 0]
+            either = both[:, channel] if (both[0, channel] - alone[0]).abs().max() < 1e-3 else both[:, channel].flip(0)
+            torch.testing.assert_close(either, alone, rtol=0, atol=1e-4)
+
+
+def test_batches_are_of_nearly_one_size():
+    assert [len(batch) for batch in batches(range(17), 8, 17)] == [5, 6, 6]
+    assert list(batches([], 8, 0)) == []
