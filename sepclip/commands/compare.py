@@ -32,8 +32,8 @@ def compare(
     """Compare scored systems on the same files: what one gains over the other, and how sure that is.
 
     For every pair of systems: the mean difference over files with its 95 % interval (bootstrap), the median, the share
-    of files in which the second is better, and Wilcoxon's signed-rank test, corrected for the number of pairs (Holm). A
-    file counts once, with the mean over its sources. Scores of different definitions or different references are refused.
+    of files in which the second is better, and Wilcoxon's signed-rank test, corrected for the number of pairs (Holm).
+    A file counts once, with the mean over its sources. Scores of different definitions or references are refused.
     """
     import json
 
@@ -61,10 +61,11 @@ def compare(
     from rich.table import Table
 
     shown = Table(box=box.SIMPLE_HEAD)
-    for head in heads:
-        shown.add_column(head, justify="left" if head in ("score", "systems") else "right")
+    narrow = [place for place, head in enumerate(heads) if head != "median"]  # a terminal has no room for it
+    for place in narrow:
+        shown.add_column(heads[place], justify="left" if place < 2 else "right")
     for line in lines:
-        shown.add_row(*line)
+        shown.add_row(*(line[place] for place in narrow))
     out.print(shown)
     left_out = comparison.told_left_out(result)
     if left_out:

@@ -77,6 +77,9 @@ def evaluate(
         str | None,
         typer.Option(help=f"Ideal masks for scale: {', '.join(ORACLES)}, or none [all].", show_default=False),
     ] = None,
+    improvements: Annotated[
+        bool, typer.Option("--improvements/--no-improvements", help="Score the mixture too, for what each score gains.")
+    ] = True,
     engine: Annotated[
         Literal["museval", "fast"],
         typer.Option(help="What computes BSSEval: museval, or our own, equal to 1e-6 dB in a third of the time."),
@@ -108,7 +111,7 @@ def evaluate(
     from sepclip.scoring.items import Plan
 
     wanted = chosen(metrics, tuple(METRICS), DEFAULT, "metrics")
-    plan = Plan(wanted, chosen(oracles, tuple(ORACLES), tuple(ORACLES), "oracles"), engine)
+    plan = Plan(wanted, chosen(oracles, tuple(ORACLES), tuple(ORACLES), "oracles"), engine, improvements=improvements)
     how: dict[str, Any] = {"jobs": jobs, "memory_gib": memory, "museval_json": museval_json}
     if run is not None and data is not None and not (estimates or references or pairs):
         if mixtures or estimate_pattern or reference_pattern or fixed_order:

@@ -27,7 +27,7 @@ _MUSEVAL_NAMES = {"SDR": "sdr", "SIR": "sir", "SAR": "sar", "ISR": "isr"}
 
 def document(rows: Sequence[Row], about: dict[str, Any], plan: Plan, *, fixed_order: bool = False) -> dict[str, Any]:
     """Return the whole result as what ``scores.json`` holds."""
-    shown = columns(plan.metrics, plan.oracles)
+    shown = columns(plan.metrics, plan.oracles, plan.improvements)
     return {
         "schema_version": SCHEMA_VERSION,
         "metrics": {name: definition for name, (_, definition, _) in shown.items()},

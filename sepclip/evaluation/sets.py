@@ -1,7 +1,7 @@
 """A run on the mixtures of a set: separated one by one while others are scored."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def evaluate_set(
     ``how`` goes to :func:`evaluate`. Raises UserError where the data is not what the separator learned to separate.
     """
     items = set_items(separator, data, split, device=device, limit=limit)
-    plan = Plan(plan.metrics, plan.oracles, plan.engine, separator.stft)
+    plan = replace(plan, stft=separator.stft)
     return evaluate(items, folder, {**about, "data": str(data.path), "split": split}, plan, **how)
 
 

@@ -95,7 +95,7 @@ def _museval(ref: Array, est: Array, rate_hz: int, wanted: dict[str, bool]) -> B
 def _of_mixture(ref: Array, mixture: Array, rate_hz: int, plan: Plan) -> BSSEval:
     """Score the mixture as the estimate of every source, by the fast engine, which is equal and takes it once."""
     wanted = _wanted(plan, improvements=True)
-    if not any(wanted.values()) or not mixture.any():
+    if not plan.improvements or not any(wanted.values()) or not mixture.any():
         return BSSEval({}, {})
     try:
         return decompose(est=mixture, ref=ref, rate_hz=rate_hz, **wanted)

@@ -24,7 +24,7 @@ def score_file(rows: list[Row], waves: Waves | str, plan: Plan, *, fixed_order: 
     Sources are paired by the best mean SI-SDR over all of them, once, for all scores; not in ``fixed_order``.
     """
     for row in rows:
-        row.scores = dict.fromkeys(columns(plan.metrics, plan.oracles))
+        row.scores = dict.fromkeys(columns(plan.metrics, plan.oracles, plan.improvements))
     frames: Frames = {}
     if isinstance(waves, str):
         _explain(rows, waves)
@@ -79,7 +79,7 @@ def _enter_ratios(rows: list[Row], waves: Waves, mixture: Array, plan: Plan) -> 
 
 def _mixture_sdr(waves: Waves, mixture: Array, plan: Plan) -> np.ndarray:
     """Return v4's SDR of the mixture for each source (S,), which takes no filters; NaN where there is none."""
-    if "sdr" not in plan.metrics or waves.ref.shape[1] < waves.rate_hz:
+    if "sdr" not in plan.metrics or not plan.oracles or waves.ref.shape[1] < waves.rate_hz:
         return np.full(len(waves.ref), np.nan)
     sounding = waves.ref.any((1, 2))
     found = np.full(len(waves.ref), np.nan)
@@ -151,10 +151,10 @@ def _enter_perceptual(rows: list[Row], waves: Waves, mixture: Array, plan: Plan)
             if row.reason in ("silent reference", "silent estimate"):
                 continue
             try:
-                ours, before = (
-                    perceptual.score(name, est=wave, ref=waves.ref[index], rate_hz=waves.rate_hz)
-                    for wave in (waves.est[index], mixture)
-                )
+                ours = perceptual.score(name, est=waves.est[index], ref=waves.ref[index], rate_hz=waves.rate_hz)
+                before = math.nan
+                if plan.improvements:
+                    before = perceptual.score(name, est=mixture, ref=waves.ref[index], rate_hz=waves.rate_hz)
             except ValueError as error:
                 _explain([row], f"{METRICS[name].title}: {error}")
                 continue
@@ -166,7 +166,7 @@ def _enter_with_improvement(row: Row, name: str, ours: float, before: float) -> 
     if metric.distortion and ours > metric.infinite:
         row.status = "perfect"
     _enter(row, name, ours, metric.infinite)
-    if metric.improves and max(ours, before) <= metric.infinite:
+    if f"{name}_improvement" in row.scores and max(ours, before) <= metric.infinite:
         _enter(row, f"{name}_improvement", ours - before)
 
 

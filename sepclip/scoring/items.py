@@ -80,4 +80,5 @@ class Plan:
     oracles: tuple[str, ...] = tuple(ORACLES)
     engine: str = "museval"
     stft: STFT | None = None
+    improvements: bool = True  # score the mixture too
     in_blocks: bool = False  # by the fast engine whatever comes, for museval would not fit into the memory

@@ -109,13 +109,15 @@ def chosen(words: str | None, table: Sequence[str], default: Sequence[str], what
     return tuple(name for name in table if name in names)
 
 
-def columns(metrics: Sequence[str], oracles: Sequence[str]) -> dict[str, tuple[str, str, str]]:
+def columns(
+    metrics: Sequence[str], oracles: Sequence[str], improvements: bool = True
+) -> dict[str, tuple[str, str, str]]:
     """Return the title, definition and unit of every column of scores, in their order."""
     found = {"input_snr": ("input SNR", "SNR of the unprocessed mixture", "dB")} if "snr" in metrics else {}
     for name in metrics:
         metric = METRICS[name]
         found[name] = (metric.title, metric.definition, metric.unit)
-        if metric.improves:
+        if metric.improves and improvements:
             title = f"{metric.title}i"
             found[f"{name}_improvement"] = (title, f"{metric.title} minus that of the mixture", metric.unit)
     for oracle in oracles:
