@@ -21,7 +21,7 @@ LAYERS = {
     "settings": {"clip", "model", "audio"},
     "config": {"settings", "model", "errors"},
     "training": {"audio", "mixing", "model", "clip", "config", "settings", "errors", "terminal"},
-    "separation": {"audio", "model", "errors", "terminal"},
+    "separation": {"training", "audio", "model", "errors", "terminal"},
     "scoring": {"audio", "errors", "terminal"},
     "evaluation": {"scoring", "audio", "mixing", "model", "errors", "terminal"},
     "sweep": {

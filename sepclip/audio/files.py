@@ -94,17 +94,18 @@ def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
     return Sound(np.ascontiguousarray(samples), rate_hz, subtype)
 
 
-def stream_sound(path: Path, block: int) -> Iterator[NDArray[np.float32]]:
+def stream_sound(path: Path, block: int, *, whole: bool = True) -> Iterator[NDArray[np.float32]]:
     """Read a sound file in pieces (C, T) of ``block`` samples, so that memory does not grow with its length.
 
-    Raises BadSound as :func:`read_sound`, once the piece is reached that is wrong.
+    Raises BadSound as :func:`read_sound`, once the piece is reached that is wrong. With ``whole`` False what is there
+    is taken for all: a program that wrote to a pipe could not go back to put the length right.
     """
     with _open(path) as file:
-        yield from _read_blocks(path, file, 0, -1, block)
+        yield from _read_blocks(path, file, 0, -1, block, whole)
 
 
 def _read_blocks(
-    path: Path, file: soundfile.SoundFile, start: int, frames: int, block: int
+    path: Path, file: soundfile.SoundFile, start: int, frames: int, block: int, whole: bool = True
 ) -> Iterator[NDArray[np.float32]]:
     """Yield ``frames`` samples from ``start`` on, all for -1, so that memory follows what is there, not a header."""
     wanted = file.frames - start if frames < 0 else min(frames, file.frames - start)
@@ -118,7 +119,7 @@ def _read_blocks(
         last = samples.shape[1] < most or found == frames
         if not np.isfinite(samples).all():
             raise BadSound(path, "holds NaN or infinite samples")
-        if last and (found < wanted or is_truncated(file.extra_info)):
+        if last and whole and (found < wanted or is_truncated(file.extra_info)):
             raise BadSound(path, "truncated: it ends before its header says")
         yield samples
 

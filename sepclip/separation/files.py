@@ -165,8 +165,8 @@ class _Work:
             told = write_results(spool, recording, job.targets, encoding, job.residual)
         finally:
             spool.close()
-        if told:
-            warn(f"{job.path}: {told}")
+        for sentence in told:
+            warn(f"{job.path}: {sentence}")
         if stream.undecided_seconds:
             warn(f"{job.path}: {_told_joins(stream)}")
         return seconds
@@ -189,7 +189,8 @@ def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
     Raises BadSound for what neither libsndfile nor ffmpeg reads.
     """
     with ExitStack() as stack:
-        if path == STDIN:
+        streamed = path == STDIN
+        if streamed:
             kept = _aside(stack, folder) / "stdin"
             with kept.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
@@ -197,7 +198,7 @@ def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
                 raise BadSound(path, "nothing came on stdin")
             path = kept
         try:
-            recording = FileRecording(path, read_header(path))
+            recording = FileRecording(path, read_header(path), whole=not streamed)
         except BadSound as told:
             if not path.is_file() or not os.access(path, os.R_OK):
                 raise

@@ -78,14 +78,17 @@ def choose_encoding(
 
 def write_results(
     spool: Spool, recording: Recording, targets: list[Path], encoding: Encoding, residual: Path | None = None
-) -> str | None:
+) -> list[str]:
     """Write the sources of ``spool`` to ``targets``, and what they lack of the mixture to ``residual``.
 
     The written samples of all sources and the residual add up to the mixture within one step of the sample format,
     where the residual itself is within full scale. Every file is put in place whole. Returns what was done to samples
-    beyond full scale, in words; None where there were none.
+    beyond full scale, in words.
     """
-    encoding, gain, told = _settle(spool.peak, encoding)
+    if encoding.format == "flac" and not spool.samples:
+        raise UserError("0 samples, which flac cannot hold: write wav")
+    encoding, gain, louder = _settle(spool.peak, encoding)
+    told = dict.fromkeys([louder] if louder else [], True)  # each once
     rate_hz, shape = recording.rate_hz, (recording.channels, spool.samples)
 
     def source(index: int) -> Iterator[NDArray[np.generic]]:
@@ -96,14 +99,18 @@ def write_results(
         parts = [_Reader(source(index)) for index in range(len(targets))]
         for chunk in recording.chunks():
             mixture = encoding.value(encoding.quantised(chunk.numpy().astype(np.float64) * gain))
-            length = mixture.shape[1]
-            yield encoding.quantised(mixture - sum(encoding.value(part.take(length)) for part in parts))
+            lacking = mixture - sum(encoding.value(part.take(mixture.shape[1])) for part in parts)
+            if encoding.bits is not None and np.abs(lacking).max(initial=0) > 1:
+                told["the residual exceeds full scale and is clamped: there the parts do not add up to the mixture"] = (
+                    True
+                )
+            yield encoding.quantised(lacking)
 
     for index, target in enumerate(targets):
         write_stream(target, source(index), shape, rate_hz, encoding)
     if residual is not None:
         write_stream(residual, remainder(), shape, rate_hz, encoding)
-    return told
+    return list(told)
 
 
 def _settle(peak: float, encoding: Encoding) -> tuple[Encoding, float, str | None]:

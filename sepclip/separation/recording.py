@@ -30,10 +30,11 @@ class Recording(Protocol):
 
 @dataclass(frozen=True)
 class FileRecording:
-    """A sound file, of which a piece at a time is in memory."""
+    """A sound file, of which a piece at a time is in memory; ``whole`` False where its header may promise more."""
 
     path: Path
     header: Header
+    whole: bool = True
 
     @property
     def rate_hz(self) -> int:
@@ -47,7 +48,7 @@ class FileRecording:
 
     def chunks(self) -> Iterator[Tensor]:
         """Read it in pieces (C, n); BadSound once a piece is reached that cannot be used."""
-        for samples in stream_sound(self.path, max(1, _CHUNK_VALUES // self.channels)):
+        for samples in stream_sound(self.path, max(1, _CHUNK_VALUES // self.channels), whole=self.whole):
             yield torch.from_numpy(samples)
 
 

@@ -1,0 +1,293 @@
+"""What `sepclip separate` writes, by its options, through the real command."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sepclip.cli import main
+from tests.conftest import SPEECH, assert_told, sepclip
+
+RATE = 8000
+
+
+@pytest.fixture
+def separate(tiny_run: Path, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Return the command, run in this process: its exit code and what it said on stderr."""
+
+    def run(*arguments: object) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as exit_code:
+            main(["separate", str(tiny_run), *map(str, arguments)])
+        return int(exit_code.value.code or 0), capfd.readouterr().err
+
+    return run
+
+
+def speech(seconds: float = 1.5, peak: float = 0.5) -> np.ndarray:
+    wave = soundfile.read(SPEECH / "en-f" / "0000.flac")[0][: int(seconds * RATE)]
+    return wave * peak / np.abs(wave).max()
+
+
+def written(folder: Path) -> dict[str, np.ndarray]:
+    return {path.name: soundfile.read(path, always_2d=True)[0] for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize(
+    ("stored", "format_name", "subtype", "step"),
+    [
+        ("PCM_16", "wav", None, 2**-15),
+        ("PCM_24", "wav", None, 2**-23),
+        ("PCM_U8", "wav", None, 2**-7),
+        ("PCM_16", "flac", "PCM_24", 2**-23),
+        ("FLOAT", "wav", None, 2**-23),
+        ("DOUBLE", "wav", "PCM_16", 2**-15),
+        ("PCM_32", "flac", None, 2**-15),
+    ],
+)
+def test_parts_and_residual_add_up_to_the_mixture(stored, format_name, subtype, step, separate, tmp_path: Path) -> None:
+    mixture = np.stack([speech(), speech()[::-1]], 1)
+    soundfile.write(tmp_path / "in.wav", mixture, RATE, subtype=stored)
+    options = ["--residual", "--format", format_name, *(["--subtype", subtype] if subtype else [])]
+    assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", *options)[0] == 0
+    parts = written(tmp_path / "out")
+    assert list(parts) == [f"in_{name}.{format_name}" for name in ("residual", "s1", "s2")]
+    assert soundfile.info(tmp_path / "out" / f"in_s1.{format_name}").subtype == (
+        subtype or ("PCM_16" if format_name == "flac" else stored)
+    )
+    assert np.abs(parts[f"in_residual.{format_name}"]).max() > 0  # or the test tells nothing
+    original = soundfile.read(tmp_path / "in.wav")[0]
+    assert np.abs(sum(parts.values()) - original).max() <= step
+
+
+def test_what_lies_above_the_rate_of_the_network_is_in_the_residual(separate, tmp_path: Path) -> None:
+    tone = 0.1 * np.sin(2 * np.pi * 10000 * np.arange(44100) / 44100)
+    soundfile.write(tmp_path / "in.wav", tone, 44100, subtype="FLOAT")
+    assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--residual")[0] == 0
+    parts = written(tmp_path / "out")
+    inner = slice(4410, -4410)  # the tone's ends are no tone
+    np.testing.assert_allclose(parts["in_residual.wav"][inner, 0], tone[inner], atol=1e-5)
+    assert np.abs(parts["in_s1.wav"][inner]).max() < 1e-5
+
+
+@pytest.fixture
+def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a file whose first estimate, by a mask of 1.5, reaches 1.35."""
+    import torch
+
+    from sepclip.model.networks import Blstm
+
+    values = torch.tensor([1.5, 0.1]).reshape(1, 2, 1, 1)
+    monkeypatch.setattr(Blstm, "decode", lambda self, h: {"mask": values.expand(1, 2, h.shape[1], self.bins)})
+    soundfile.write(tmp_path / "in.wav", speech(peak=0.9), RATE)
+    return tmp_path / "in.wav"
+
+
+@pytest.mark.parametrize(
+    ("options", "subtype", "peak", "said"),
+    [
+        (["--overload", "float"], "FLOAT", 1.35, "written as 32-bit float"),
+        (["--overload", "rescale"], "PCM_16", 1.0, "0.741 times as loud"),
+        (["--overload", "clamp"], "PCM_16", 1.0, "is clamped"),
+        (["--format", "flac"], "PCM_16", 1.0, "0.741 times as loud"),
+        (["--subtype", "FLOAT", "--overload", "clamp"], "FLOAT", 1.35, None),
+    ],
+)
+def test_too_loud_estimates_are_treated_as_asked_and_told(options, subtype, peak, said, loud, separate) -> None:
+    code, told = separate(loud, "--out", loud.parent / "out", *options)
+    assert code == 0
+    assert (said in told) if said else (told == "")
+    path = next((loud.parent / "out").glob("in_s1.*"))
+    assert soundfile.info(path).subtype == subtype
+    wave = soundfile.read(path)[0]
+    assert np.abs(wave).max() == pytest.approx(peak, abs=1e-3)
+    true = 1.5 * speech(peak=0.9)
+    expected = np.clip(true, -1, 1) if "clamped" in (said or "") else true * (peak / 1.35)
+    np.testing.assert_allclose(wave, expected, atol=1e-3)
+
+
+def test_rescaled_parts_and_residual_add_up_to_the_rescaled_mixture(loud, separate) -> None:
+    out = loud.parent / "out"
+    assert separate(loud, "--out", out, "--residual", "--overload", "rescale")[0] == 0
+    parts = written(out)
+    np.testing.assert_allclose(sum(parts.values())[:, 0], soundfile.read(loud)[0] / 1.35, atol=2**-15 * 1.5)
+
+
+def test_a_residual_beyond_full_scale_is_told(loud, separate, monkeypatch) -> None:
+    import torch
+
+    from sepclip.model.networks import Blstm
+
+    monkeypatch.setattr(Blstm, "decode", lambda self, h: {"mask": torch.full((1, 2, h.shape[1], self.bins), 1.5)})
+    code, told = separate(loud, "--out", loud.parent / "out", "--residual", "--overload", "clamp")
+    assert code == 0
+    assert "the residual exceeds full scale" in told
+
+
+def test_clipping_comes_through_as_it_is(separate, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", np.clip(speech(peak=3), -1, 1), RATE)
+    assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--residual", "--overload", "clamp")[0] == 0
+    assert (
+        np.abs(sum(written(tmp_path / "out").values())[:, 0] - soundfile.read(tmp_path / "in.wav")[0]).max() <= 2**-15
+    )
+
+
+def test_flac_cannot_hold_nothing(separate, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", np.zeros(0), RATE)
+    code, told = separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--format", "flac")
+    assert code == 1
+    assert "0 samples" in told
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("samples", "format_name"), [(0, "wav"), (0, "ogg"), (1, "wav"), (1, "flac"), (1, "ogg"), (100, "ogg")]
+)
+def test_next_to_nothing_is_written_in_every_format(samples, format_name, separate, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", np.full(samples, 0.1), RATE)
+    assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--format", format_name)[0] == 0
+    for name in ("s1", "s2"):
+        assert soundfile.info(tmp_path / "out" / f"in_{name}.{format_name}").frames == samples
+
+
+def test_names_follow_the_template_and_trees_stay(separate, tmp_path: Path) -> None:
+    for name in ("a/x.wav", "b/x.wav"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True)
+        soundfile.write(tmp_path / "in" / name, speech(0.5), RATE)
+    assert separate(tmp_path / "in", "--out", tmp_path / "out", "--name", "{source}/{name}-voice")[0] == 0
+    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.wav"))
+    assert made == ["a/s1/x-voice.wav", "a/s2/x-voice.wav", "b/s1/x-voice.wav", "b/s2/x-voice.wav"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--name", "{name}"], "{source}"),
+        (["--name", "{nme}_{source}"], "{name}"),
+        (["--name", "../{name}_{source}"], "stay in --out"),
+        (["--name", "/{name}_{source}"], "stay in --out"),
+        (["--name", "{name}_{source"], "such as {name}_{source}"),
+        (["--subtype", "PCM_12"], "wav has PCM_16"),
+        (["--subtype", "FLOAT", "--format", "flac"], "flac has PCM_16"),
+        (["--format", "ogg", "--residual"], "lossy"),
+        (["--format", "flac", "--overload", "float"], "no float samples"),
+        (["--masks", "soft"], "masks, no embeddings"),
+        (["--precision", "fp16"], "'auto', 'fp32', 'bf16'"),
+    ],
+)
+def test_options_that_cannot_be_are_told(options, said, separate, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", speech(0.5), RATE)
+    code, told = separate(tmp_path / "in.wav", "--out", tmp_path / "out", *options)
+    assert code in (1, 2)
+    assert said in told.replace("\n", " ")
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_nothing_is_overwritten_unasked(separate, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", speech(0.5), RATE)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "in_s2.wav").write_text("mine")
+    os.utime(tmp_path / "out" / "in_s2.wav", (0, 0))
+    code, told = separate(tmp_path / "in.wav", "--out", tmp_path / "out")
+    assert code == 1
+    assert "--overwrite" in told
+    assert (tmp_path / "out" / "in_s2.wav").read_text() == "mine"
+    assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--overwrite")[0] == 0
+    assert soundfile.info(tmp_path / "out" / "in_s2.wav").frames == 4000
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_many_files_are_the_same_files_whatever_the_jobs(jobs, separate, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(5):
+        soundfile.write(tmp_path / "in" / f"{index}.wav", speech(0.5 + index / 4), RATE)
+    (tmp_path / "in" / "bad.wav").write_text("no sound")
+    code, told = separate(tmp_path / "in", "--out", tmp_path / "out", "--jobs", jobs)
+    assert code == 1
+    assert "1 input could not be separated" in told
+    assert "bad.wav" in told
+    assert separate(tmp_path / "in" / "3.wav", "--out", tmp_path / "alone")[0] == 0
+    assert len(list((tmp_path / "out").iterdir())) == 10
+    for name, wave in written(tmp_path / "alone").items():
+        np.testing.assert_allclose(written(tmp_path / "out")[name], wave, atol=2**-15)
+
+
+def as_wav(wave: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, RATE, format="WAV")
+    return file.getvalue()
+
+
+def test_stdin_is_separated_even_where_its_header_promises_too_much(tiny_run: Path, tmp_path: Path) -> None:
+    whole = as_wav(speech(1.0))
+    promising = whole[:40] + (len(whole) + 1000).to_bytes(4, "little") + whole[44:]  # as sox writes to a pipe
+    for content in (whole, promising):
+        done = subprocess.run(
+            [sys.executable, "-m", "sepclip", "separate", tiny_run, "-", "--out", tmp_path / "out", "--overwrite"],
+            input=content,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["stdin_s1.wav", "stdin_s2.wav"]
+        assert soundfile.info(tmp_path / "out" / "stdin_s1.wav").frames == RATE
+
+
+def test_an_empty_stdin_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sepclip", "separate", tiny_run, "-", "--out", tmp_path / "out"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_told(done, "nothing came on stdin")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("extension", ["m4a", "mkv"])
+def test_what_ffmpeg_reads_is_separated(extension, separate, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    soundfile.write(tmp_path / "a.wav", np.stack([speech(1.0)] * 2, 1), RATE)
+    path = tmp_path / "in" / f"a.{extension}"
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", path], check=True)
+    given = tmp_path / "in" if extension == "m4a" else path  # in a folder its name tells what it is
+    assert separate(given, "--out", tmp_path / "out")[0] == 0
+    info = soundfile.info(tmp_path / "out" / "a_s1.wav")
+    assert (info.samplerate, info.channels, info.subtype) == (RATE, 2, "PCM_16")
+    assert RATE <= info.frames < 1.5 * RATE  # a lossy codec fills its last frame
+    path.write_bytes(path.read_bytes()[:500])
+    code, told = separate(path, "--out", tmp_path / "out2")
+    assert code == 1
+    assert "a." in told
+
+
+def test_an_interrupted_command_leaves_whole_files_and_goes_on(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for index in range(40):
+        soundfile.write(tmp_path / "in" / f"{index}.wav", np.resize(speech(5), 15 * RATE), RATE)
+    command = [sys.executable, "-m", "sepclip", "separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out"]
+    with subprocess.Popen([*command, "--jobs", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
+        while not list((tmp_path / "out").glob("*_s2.wav")) and running.poll() is None:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=60)[1].decode()
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    left = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert 2 <= len(left) < 80
+    assert all(name[0] != "." and soundfile.info(tmp_path / "out" / name).frames == 15 * RATE for name in left)
+    stamps = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in left}
+    again = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out")
+    assert again.returncode == 0, again.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 80
+    pairs = [name for name in left if {name.replace("_s1", "_s2"), name.replace("_s2", "_s1")} <= set(left)]
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == stamps[name] for name in pairs)

@@ -1,0 +1,54 @@
+"""Separating from Python."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import sepclip
+from sepclip.errors import UserError
+from tests.conftest import SPEECH
+from tests.conftest import sepclip as command
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_run: Path) -> "sepclip.Separator":
+    return sepclip.Separator.load(tiny_run, device="cpu", precision="fp32")
+
+
+def test_it_gives_what_the_command_writes(loaded, tiny_run: Path, tmp_path: Path) -> None:
+    wave, rate_hz = soundfile.read(SPEECH / "en-f" / "0000.flac", dtype="float32")
+    soundfile.write(tmp_path / "in.wav", np.stack([wave, wave[::-1]], 1), rate_hz, subtype="FLOAT")
+    done = command("separate", tiny_run, tmp_path / "in.wav", "--out", tmp_path, "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    waves = loaded.separate(np.stack([wave, wave[::-1]]), rate_hz)
+    assert loaded.names == ("s1", "s2")
+    for name, estimate in zip(loaded.names, waves, strict=True):
+        np.testing.assert_allclose(soundfile.read(tmp_path / f"in_{name}.wav")[0].T, estimate, rtol=0, atol=1e-6)
+
+
+def test_shape_and_kind_of_the_wave_are_kept(loaded) -> None:
+    wave = 0.1 * np.random.default_rng(0).normal(size=3000)
+    mono, stereo = loaded.separate(wave, 11025), loaded.separate(torch.from_numpy(np.stack([wave, wave])), 11025)
+    assert isinstance(mono, np.ndarray)
+    assert (mono.dtype, mono.shape) == (np.float32, (2, 3000))
+    assert (stereo.dtype, stereo.shape) == (torch.float32, (2, 2, 3000))
+    np.testing.assert_allclose(stereo[:, 0].numpy(), mono, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wave", [np.zeros((1, 1, 5)), np.zeros((0, 5)), np.full(5, np.nan), np.array([np.inf])])
+def test_what_is_no_wave_is_told(loaded, wave: np.ndarray) -> None:
+    with pytest.raises(UserError, match="wave"):
+        loaded.separate(wave, 8000)
+
+
+def test_what_cannot_be_loaded_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    for problem, options in (("--masks soft", {"masks": "soft"}), ("device", {"device": "cuda:99"})):
+        with pytest.raises(UserError, match=problem):
+            sepclip.Separator.load(tiny_run, **options)
+    with pytest.raises(UserError, match="no such run"):
+        sepclip.Separator.load(tmp_path / "none")
+    with pytest.raises(AttributeError, match="Separators"):
+        sepclip.Separators  # noqa: B018
