@@ -1,11 +1,11 @@
 """BSSEval v4 by museval, imported here alone.
 
-``import museval`` reaches musdb and stempeg, which raise without ffmpeg, although only the MUSDB reader needs it.
-``museval/metrics.py`` needs neither, so where the plain import fails that one file is loaded by its location.
+``import museval`` reaches pandas, musdb and stempeg, which take more than a second in every process and raise without
+ffmpeg, although only the MUSDB reader needs it. ``museval/metrics.py`` needs none of them, so that one file is loaded
+by its location.
 """
 
 import importlib.util
-import sys
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +17,11 @@ from sepclip.errors import UserError
 
 Floats = NDArray[np.float64]
 Waves = NDArray[np.float32 | np.float64]
+SCORES = ("sdr", "isr", "sir", "sar")
 
 
 class Unscorable(ValueError):
     """Why BSSEval has no scores for a file."""
-
-
-SCORES = ("sdr", "isr", "sir", "sar")
 
 
 @lru_cache(maxsize=1)
@@ -32,19 +30,12 @@ def load_museval_metrics() -> ModuleType:
 
     Raises UserError when museval is not installed at all.
     """
-    try:
-        from museval import metrics
-
-        return metrics  # type: ignore[no-any-return]
-    except (ImportError, RuntimeError, OSError):
-        for name in [name for name in sys.modules if name.split(".")[0] == "museval"]:
-            del sys.modules[name]  # half-imported: a later import must not find it
     package = importlib.util.find_spec("museval")
     if package is None or not package.submodule_search_locations:
         raise UserError("museval is not installed: pip install museval")
     path = Path(package.submodule_search_locations[0]) / "metrics.py"
     spec = importlib.util.spec_from_file_location("sepclip_museval_metrics", path)
-    if spec is None or spec.loader is None:
+    if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"museval has no {path}: pip install --force-reinstall museval")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -13,6 +13,7 @@ from sepclip.evaluation.evaluating import evaluate
 from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe
 from sepclip.model.separator import Separator
 from sepclip.scoring.items import Item, Plan, Row, Waves
+from sepclip.separation.stream import separate_wave
 
 
 def evaluate_set(
@@ -49,7 +50,8 @@ class _Separated:
     def __call__(self) -> Waves:
         read = self.data.waves(self.split, self.recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T) or (1 + S, C, T)
         waves = read.reshape(len(read), -1, read.shape[-1])  # (1 + S, C, T)
-        estimates = self.separator.separate(torch.from_numpy(waves[0]).to(self.device)).cpu().numpy()  # (S, C, T)
+        mixture = torch.from_numpy(waves[0])
+        estimates = separate_wave(self.separator, mixture, self.data.rate_hz, self.device).cpu().numpy()  # (S, C, T)
         est, true = estimates.transpose(0, 2, 1), waves.transpose(0, 2, 1)  # (S, T, C), (1 + S, T, C)
         return Waves(self.data.rate_hz, est=est, ref=true[1:], mixture=true[0])
 

@@ -287,7 +287,7 @@ def test_what_cannot_be_scored_at_all_is_told(tiny_run: Path, small_set: Path, t
 def test_a_run_refuses_what_it_did_not_learn(tiny_run: Path, tmp_path: Path) -> None:
     arguments = ("--tr", 2, "--cv", 2, "--tt", 2, "--sources", 3)
     assert sepclip("prepare", "speakers", SPEECH, tmp_path / "three", *arguments).returncode == 0
-    assert_told(sepclip("eval", tiny_run, tmp_path / "three"), "separates 2 sources at 8000 Hz", "has 3 at 8000 Hz")
+    assert_told(sepclip("eval", tiny_run, tmp_path / "three"), "separates 2 sources in any order", "has 3 sources")
 
 
 def test_nothing_but_reasons_is_an_error(tmp_path: Path) -> None:
