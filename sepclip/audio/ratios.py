@@ -21,7 +21,7 @@ class Ratios:
     Where a signal has one value only, scores that remove its mean are NaN.
     """
 
-    def __init__(self, *, est: Waves, ref: Waves):
+    def __init__(self, *, est: Waves | Sequence[Waves], ref: Waves):
         self._signals = [*ref, *est]  # each (T, C)
         self._refs, self._count = len(ref), ref[0].size
         self._means = np.zeros(len(self._signals))

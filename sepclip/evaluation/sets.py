@@ -95,5 +95,5 @@ def _weights_digest(separator: Separator) -> str:
     digest = hashlib.sha256(repr((separator.stft, separator.kmeans, separator.seed)).encode())
     for name, weights in separator.state_dict().items():
         digest.update(name.encode())
-        digest.update(weights.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -64,7 +64,7 @@ def _score_waves(rows: list[Row], waves: Waves, plan: Plan, fixed_order: bool) -
 def _enter_ratios(rows: list[Row], waves: Waves, mixture: Array, plan: Plan) -> Sequence[float]:
     """Enter the scores without filters; returns the SI-SDR of the mixture for each source."""
     count = len(rows)
-    ratios = Ratios(est=np.concatenate([waves.est, mixture[None].astype(waves.est.dtype)]), ref=waves.ref)
+    ratios = Ratios(est=[*waves.est, mixture], ref=waves.ref)
     names = [name for name in plan.metrics if METRICS[name].family == "ratios"]
     wanted = list(dict.fromkeys([*names, *(("si_sdr",) if plan.oracles else ())]))
     ours = ratios.score([(index, index) for index in range(count)], names)
@@ -117,6 +117,7 @@ def _enter_bsseval(rows: list[Row], waves: Waves, plan: Plan) -> Frames:
     for name, values in found.frames.items():
         frames[name] = np.full((len(rows), values.shape[1]), np.nan)
         frames[name][sounding] = values
+        frames[name][[not one.any() for one in waves.est]] = np.nan  # something stood in their place
     return frames
 
 

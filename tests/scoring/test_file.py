@@ -125,7 +125,8 @@ def test_a_silent_reference_changes_nothing_for_the_others(usual):
 def test_a_silent_estimate_changes_nothing_for_the_others(engine, usual):
     est = good(voices())
     est[1] = 0
-    rows, _ = scored(est, voices(), replace(FAST, engine=engine))
+    rows, frames = scored(est, voices(), replace(FAST, engine=engine))
+    assert np.isnan(frames["sdr"]).tolist() == [[False] * 2, [True] * 2]
     assert (rows[1].status, rows[1].reason) == ("excluded", "silent estimate")
     assert rows[1].scores["sdr"] is None
     assert rows[0].status == "ok"
