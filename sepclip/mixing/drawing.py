@@ -8,9 +8,10 @@ from itertools import groupby
 
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import Recipe, Source
-from sepclip.mixing.survey import NO_VOICE, Survey, Utterance, sex_of
+from sepclip.mixing.survey import Survey, Utterance
+from sepclip.mixing.voices import NO_VOICE
 
-LEVEL_DBFS = -25.0  # RMS of a source before its share of the relative level
+LEVEL_DBFS = -25.0  # of a source, by the level law of the set, before its share of the relative level
 PEAK = 0.9  # no mixture's samples exceed it (as in wsj0-2mix)
 RELATIVE_LEVEL_DB = 5.0  # the two voices of wsj0-2mix differ by 0 to 5 dB
 _TRIES = 50  # at a pair of utterances not drawn before
@@ -81,10 +82,10 @@ def _advice(survey: Survey, unseen: Sequence[str]) -> str:
     if len(survey.voices) == 1:
         return (
             "Each sub-folder of ROOT is taken as one voice: if the voices lie deeper, give the folder right above "
-            "them; if their names stand in the file names, use --speaker-from REGEX"
+            "them; if their names stand in the file names, use --speaker-from REGEX or --preset NAME"
         )
     if NO_VOICE in survey.left_out.values():
-        return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX"
+        return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX or --preset NAME"
     if not survey.voices:
         return "Every file was left out, for the reason beside it"
     if unseen:
@@ -184,12 +185,12 @@ def relative_levels(chance: random.Random, sources: int) -> list[float]:
 def _recipe(
     chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, mode: str, rate_hz: int
 ) -> Recipe:
-    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.rms for u, level in zip(chosen, levels, strict=True)]
+    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=True)]
     room = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
     common = min(1.0, PEAK / room)  # one gain for all, so that relative levels stay
     lengths = [utterance.samples for utterance in chosen]
     sources = tuple(
-        Source(u.path, u.voice, sex_of(u.voice), u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
+        Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
         for u, level, gain in zip(chosen, levels, gains, strict=True)
     )
     name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])

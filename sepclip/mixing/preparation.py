@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.audio.layout import Layout
+from sepclip.audio.loudness import LAWS
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
 from sepclip.mixing.drawing import draw, split_groups
 from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet, Recipe, render, with_mixture
 from sepclip.mixing.preflight import Plan, Preflight
+from sepclip.mixing.statistics import describe, told
 from sepclip.mixing.survey import Survey, files_of, survey_voices
+from sepclip.mixing.voices import check_preset
 from sepclip.terminal import say, say_some
 
 VOICES_A_SOURCE = 6  # from so many on, `auto` splits by voices
@@ -27,6 +30,8 @@ class VoiceSettings:
     sources: int = 2
     split: str = "auto"
     speaker_from: str | None = None
+    preset: str | None = None
+    level: str = "rms"
     rate_hz: int = 8000
     mode: str = "min"
     min_seconds: float = 1.0
@@ -44,11 +49,14 @@ class VoiceSettings:
             raise UserError(
                 "--unseen keeps voices out of a split within voices; --split voices tests on unseen ones anyway"
             )
-        if not self.min_seconds <= self.max_seconds < float("inf"):
+        if not 2 * self.min_seconds <= self.max_seconds < float("inf"):
             raise UserError(
-                f"--max-seconds {self.max_seconds:g}: give a number of seconds from "
-                f"--min-seconds {self.min_seconds:g} on"
+                f"--max-seconds {self.max_seconds:g}: give a number of seconds from {2 * self.min_seconds:g} on, twice "
+                f"--min-seconds, so that any recording can be cut"
             )
+        if self.level not in LAWS:
+            raise UserError(f"--level {self.level}: choose one of {', '.join(LAWS)}")
+        check_preset(self.preset, self.speaker_from)
 
 
 @dataclass(frozen=True)
@@ -61,10 +69,15 @@ class Prepared:
     def document(self) -> dict[str, Any]:
         """Return what was made as plain data."""
         counts = {split: writing.count_by_group(self.mixtures.recipes(split)) for split in SPLITS}
-        return {"path": str(self.mixtures.path), "already": self.already, "mixtures": counts}
+        return {
+            "path": str(self.mixtures.path),
+            "already": self.already,
+            "mixtures": counts,
+            "statistics": self.mixtures.about.get("statistics"),
+        }
 
     def told(self) -> str:
-        """Return what was made in a line."""
+        """Return what was made in a line, and a line of statistics for each split where there are some."""
         mixtures = self.mixtures
         if self.already:
             return f"{mixtures.path} is already prepared with these settings"
@@ -77,7 +90,9 @@ class Prepared:
         what = "mixtures" if mixtures.audio else "recipes (no audio: mixed when read)"
         if mixtures.about.get("in_place"):
             what = f"recipes (the audio stays in {mixtures.root})"
-        return f"wrote {what} to {mixtures.path}: {', '.join(parts)}"
+        statistics = mixtures.about.get("statistics", {})
+        lines = [told(split, found) for split, found in statistics.items() if found["mixtures"]]
+        return "\n".join([f"wrote {what} to {mixtures.path}: {', '.join(parts)}", *lines])
 
 
 def parse_fractions(text: str) -> dict[str, float]:
@@ -120,6 +135,8 @@ def plan_voices(
         root,
         rate_hz=settings.rate_hz,
         speaker_from=settings.speaker_from,
+        preset=settings.preset,
+        law=settings.level,
         min_seconds=settings.min_seconds,
         max_seconds=settings.max_seconds,
         jobs=jobs,
@@ -137,7 +154,11 @@ def plan_voices(
             layout=Layout(settings.rate_hz, settings.sources),
             render=(lambda recipe: with_mixture(render(recipe, root, settings.rate_hz))) if settings.audio else None,
             settings=recorded,
-            report={"corpus_digest": survey.digest, "left_out": dict(sorted(survey.left_out.items()))},
+            report={
+                "corpus_digest": survey.digest,
+                "left_out": dict(sorted(survey.left_out.items())),
+                "statistics": {split: describe(recipes[split], survey.activity, settings.rate_hz) for split in SPLITS},
+            },
             jobs=jobs,
         )
         return Prepared(made, already=False)

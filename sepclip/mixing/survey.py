@@ -14,16 +14,17 @@ from typing import TypeVar
 import numpy as np
 
 from sepclip.audio.files import BadSound, find_sounds, name_below, read_sound
+from sepclip.audio.loudness import LAWS, rms
 from sepclip.errors import UserError, counted
+from sepclip.mixing.cutting import cut_at_pauses, hop_levels, hop_samples, is_active
 from sepclip.mixing.mixture import mono_at_rate
+from sepclip.mixing.voices import Voice, VoiceFinder
 from sepclip.terminal import say, track
 
 A = TypeVar("A")
 B = TypeVar("B")
 
-NO_VOICE = "not in a voice's folder"
 SILENT_DBFS = -60.0  # an utterance whose RMS is below has no speech that could be brought to level
-_SEX = re.compile(r"(?:^|[^a-z])(?:(f)|(m)|(female|woman)|(male|man))(?:[^a-z]|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class Utterance:
     length: int
     rate_hz: int
     samples: int  # at the rate of the set
-    rms: float
+    level: float  # amplitude, by the level law of the set
     peak: float
+    sex: str | None = None
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Survey:
     voices: dict[str, list[Utterance]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)  # relative path: reason
     digest: str = ""  # of the samples of every file that is used
+    activity: dict[tuple[str, int], bytes] = field(default_factory=dict)  # path and offset: see Measured
 
     @property
     def seconds(self) -> float:
@@ -59,68 +62,65 @@ class Survey:
         return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
-def sex_of(voice: str) -> str | None:
-    """Return "f" or "m" where the voice's name tells it (``en-f``, ``f10``, ``speaker_male_3``), else None."""
-    match = _SEX.search(voice)
-    if match is None:
-        return None
-    return "f" if match[1] or match[3] else "m"
-
-
 def survey_voices(
     root: Path,
     *,
     rate_hz: int,
-    speaker_from: str | None,
     min_seconds: float,
     max_seconds: float,
+    speaker_from: str | None = None,
+    preset: str | None = None,
+    law: str = "rms",
     jobs: int | None = None,
 ) -> Survey:
     """Read every sound file below ``root``, in parallel, and sort out what can be used.
 
-    The voice of a file is the first folder below ``root``, or what the regular expression ``speaker_from`` finds in
-    its path (the group named ``speaker``, else the first group, else all it matches). Files longer than
-    ``max_seconds`` are cut into equal pieces. Left out, each with its reason: hidden files, unreadable, truncated,
-    short, silent, non-finite or doubled ones, and those of a rate below ``rate_hz`` or a name that is not UTF-8.
+    How the voice of a file is found: :class:`VoiceFinder`. Files longer than ``max_seconds`` are cut at pauses into
+    pieces of at least ``min_seconds``. Levels are measured by ``law``, one of :data:`LAWS`. Left out, each with its
+    reason: hidden files, unreadable, truncated, short, silent, non-finite or doubled ones, and those of a rate below
+    ``rate_hz`` or a name that is not UTF-8.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not a folder of voices")
-    pattern = _compile(speaker_from)
+    finder = VoiceFinder(root, speaker_from=speaker_from, preset=preset)
     paths, left_out = find_sounds(root)
     survey = Survey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
     if not paths:
         why = f"; left out: {survey.why()}" if left_out else ""
         raise UserError(f"{root} holds no sound files (looked below it for .wav, .flac, .ogg, .mp3 and the like){why}")
 
-    named: list[tuple[Path, str]] = []
+    named: list[tuple[Path, Voice]] = []
     for path in paths:
-        voice = _voice(path.relative_to(root), pattern)
+        voice = finder.find(path.relative_to(root))
         relative = name_below(path, root)
         if relative != path.relative_to(root).as_posix():
             survey.left_out[relative] = "its name is not UTF-8, so no recipe can hold it"
-        elif voice is None:
-            survey.left_out[relative] = NO_VOICE if pattern is None else f"--speaker-from {speaker_from} does not match"
+        elif isinstance(voice, str):
+            survey.left_out[relative] = voice
         else:
             named.append((path, voice))
 
-    def measure(item: tuple[Path, str]) -> tuple[list[Utterance], str] | str:
+    def look(item: tuple[Path, Voice]) -> Measured | str:
         path, voice = item
-        return _measure(path, name_below(path, root), voice, rate_hz, min_seconds, max_seconds)
+        relative = name_below(path, root)
+        return measure(
+            path, relative, voice, rate_hz=rate_hz, min_seconds=min_seconds, max_seconds=max_seconds, law=law
+        )
 
     if named:
         say(f"reading {counted(len(named), 'file')} in {root}")
     seen: dict[str, str] = {}
-    for (path, voice), result in zip(named, in_threads(measure, named, "reading voices", jobs), strict=True):
+    for (path, voice), found in zip(named, in_threads(look, named, "reading voices", jobs), strict=True):
         relative = name_below(path, root)
-        if isinstance(result, str):
-            survey.left_out[relative] = result
-            continue
-        utterances, digest = result
-        if digest in seen:
-            survey.left_out[relative] = f"duplicate of {seen[digest]}"
-            continue
-        seen[digest] = relative
-        survey.voices.setdefault(voice, []).extend(utterances)
+        if isinstance(found, str):
+            survey.left_out[relative] = found
+        elif found.digest in seen:
+            survey.left_out[relative] = f"duplicate of {seen[found.digest]}"
+        else:
+            seen[found.digest] = relative
+            survey.voices.setdefault(voice.name, []).extend(found.utterances)
+            for utterance, active in zip(found.utterances, found.activity, strict=True):
+                survey.activity[utterance.path, utterance.offset] = active
     survey.digest = hashlib.sha256("\n".join(f"{v} {k}" for k, v in sorted(seen.items())).encode()).hexdigest()
     return survey
 
@@ -139,28 +139,19 @@ def in_threads(
         pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for the rest
 
 
-def _compile(speaker_from: str | None) -> re.Pattern[str] | None:
-    try:
-        return re.compile(speaker_from) if speaker_from is not None else None
-    except re.error as error:
-        raise UserError(f"--speaker-from {speaker_from!r} is no regular expression: {error}") from error
+@dataclass(frozen=True)
+class Measured:
+    """The utterances of a file, where in each somebody speaks, and the digest of the file's samples."""
+
+    utterances: list[Utterance]
+    activity: list[bytes]  # packed bits, one a hop of 10 ms
+    digest: str
 
 
-def _voice(relative: Path, pattern: re.Pattern[str] | None) -> str | None:
-    if pattern is None:
-        return relative.parts[0] if len(relative.parts) > 1 else None
-    match = pattern.search(relative.as_posix())
-    if match is None:
-        return None
-    if "speaker" in pattern.groupindex:
-        return match["speaker"] or None
-    return (match[1] if pattern.groups else match[0]) or None
-
-
-def _measure(
-    path: Path, relative: str, voice: str, rate_hz: int, min_seconds: float, max_seconds: float
-) -> tuple[list[Utterance], str] | str:
-    """Return the utterances of a file and the digest of its samples, or the reason to leave it out."""
+def measure(
+    path: Path, relative: str, voice: Voice, *, rate_hz: int, min_seconds: float, max_seconds: float, law: str
+) -> Measured | str:
+    """Return what a file holds, at the rate of the set, or the reason to leave it out."""
     try:
         sound = read_sound(path)
     except BadSound as error:
@@ -174,18 +165,22 @@ def _measure(
         wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # (T,)
     except UserError as error:
         return str(error)
-    pieces = -(-length // int(max_seconds * sound.rate_hz))
-    edges = [length * index // pieces for index in range(pieces + 1)]
-    utterances = []
-    for start, stop in pairwise(edges):
-        piece = wave[start * rate_hz // sound.rate_hz : stop * rate_hz // sound.rate_hz].astype(np.float64)
-        rms = float(np.sqrt(np.square(piece).mean()))
-        if rms > 10 ** (SILENT_DBFS / 20):
+    hop, levels = hop_samples(rate_hz), hop_levels(wave, rate_hz)
+    cuts = cut_at_pauses(levels, min_seconds * rate_hz / hop, max_seconds * rate_hz / hop)
+    edges = [*(cut * hop * sound.rate_hz // rate_hz for cut in cuts[:-1]), length]
+    utterances, activity = [], []
+    for (start, stop), (first, last) in zip(pairwise(edges), pairwise(cuts), strict=True):
+        piece = wave[first * hop : last * hop]
+        level = LAWS[law](piece, rate_hz)
+        if rms(piece, rate_hz) > 10 ** (SILENT_DBFS / 20) and level > 0:
             peak = float(np.abs(piece).max())
-            utterances.append(Utterance(relative, voice, start, stop - start, sound.rate_hz, len(piece), rms, peak))
+            utterances.append(
+                Utterance(relative, voice.name, start, stop - start, sound.rate_hz, len(piece), level, peak, voice.sex)
+            )
+            activity.append(np.packbits(is_active(levels[first:last])).tobytes())
     if not utterances:
         return f"silent: below {SILENT_DBFS:g} dBFS"
-    return utterances, hashlib.sha256(sound.samples.tobytes()).hexdigest()
+    return Measured(utterances, activity, hashlib.sha256(sound.samples.tobytes()).hexdigest())
 
 
 def files_of(utterances: Iterable[Utterance]) -> list[str]:

@@ -4,9 +4,11 @@ import shutil
 import numpy as np
 import pytest
 
+from sepclip.audio.levels import active_level
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import Recipe, Source, render
-from sepclip.mixing.survey import in_threads, sex_of, survey_voices
+from sepclip.mixing.survey import in_threads, survey_voices
+from sepclip.mixing.voices import sex_of
 from tests.mixing.conftest import VOICES, make_corpus, samples, sentence, write_wave
 
 
@@ -69,7 +71,7 @@ def test_formats(tmp_path, name):
     write_wave(tmp_path / "a" / f"1.{name}", wave, **options)
     (utterance,) = survey(tmp_path).voices["a"]
     assert utterance.samples == len(wave)
-    assert utterance.rms == pytest.approx(np.sqrt(np.square(wave / 32768).mean()), rel=0.03)
+    assert utterance.level == pytest.approx(np.sqrt(np.square(wave / 32768).mean()), rel=0.03)
     assert utterance.peak == pytest.approx(np.abs(wave).max() / 32768, rel=0.2)
     least = 0.95 if name in ("ogg", "opus", "mp3") else 0.999999
     assert np.corrcoef(rendered(utterance, tmp_path), wave)[0, 1] > least
@@ -125,25 +127,37 @@ def test_a_name_that_no_recipe_can_hold_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(("rate_hz", "channels"), [(8000, 1), (16000, 1), (44100, 2)])
-def test_long_files_are_cut_into_equal_pieces(tmp_path, rate_hz, channels):
-    def scale(rate_hz):  # each second has its own pitch and level, which tell the place
-        return np.concatenate([tone(1, 0.05 * (i + 1), rate_hz, 300 + 100 * i) for i in range(10)])
+def test_long_files_are_cut_in_their_pauses(tmp_path, rate_hz, channels):
+    def talk(rate_hz):  # every second another pitch and level, which tell the place; pauses around 2.3, 4.6 and 6.9 s
+        wave = np.concatenate([tone(1, 0.05 * (i + 1), rate_hz, 300 + 100 * i) for i in range(8)])
+        for pause in (2.3, 4.6, 6.9):
+            wave[int((pause - 0.15) * rate_hz) : int((pause + 0.15) * rate_hz)] *= 0.01
+        return wave
 
-    write_wave(tmp_path / "a" / "1.wav", np.stack([scale(rate_hz)] * channels, 1), rate_hz)
-    pieces = survey(tmp_path, max_seconds=2.6).voices["a"]
-    assert [(p.offset, p.length) for p in pieces] == [(i * 5 * rate_hz // 2, 5 * rate_hz // 2) for i in range(4)]
-    for index, piece in enumerate(pieces):
-        truth = scale(8000)[index * 20000 :][:20000]
+    write_wave(tmp_path / "a" / "1.wav", np.stack([talk(rate_hz)] * channels, 1), rate_hz)
+    pieces = survey(tmp_path, max_seconds=3).voices["a"]
+    assert [p.offset / rate_hz for p in pieces] == pytest.approx([0, 2.3, 4.6, 6.9], abs=0.06)
+    assert [p.offset + p.length for p in pieces] == [*(p.offset for p in pieces[1:]), 8 * rate_hz]
+    for piece in pieces:
+        truth = talk(8000)[round(piece.offset * 8000 / rate_hz) :][: piece.samples]
         wave = rendered(piece, tmp_path) / 32768
         assert np.abs(wave - truth)[100:-100].mean() < 0.002
-        assert piece.rms == pytest.approx(np.sqrt(np.square(truth).mean()), rel=0.01)
+        assert piece.level == pytest.approx(np.sqrt(np.square(truth).mean()), rel=0.01)
         assert piece.peak == pytest.approx(np.abs(truth).max(), rel=0.05)
 
 
 def test_silent_pieces_are_not_used(tmp_path):
     write_wave(tmp_path / "a" / "1.wav", np.concatenate([tone(2), np.zeros(16000), tone(2)]))
-    assert [u.offset for u in survey(tmp_path, max_seconds=2).voices["a"]] == [0, 32000]
+    pieces = survey(tmp_path, max_seconds=2).voices["a"]
+    heard = {second for u in pieces for second in range(u.offset // 8000, -(-(u.offset + u.length) // 8000))}
+    assert {0, 1, 4, 5} <= heard < {0, 1, 2, 3, 4, 5}
     assert [u.offset for u in survey(tmp_path, max_seconds=6).voices["a"]] == [0]
+
+
+def test_utterances_are_measured_by_the_law_asked_for(corpus):
+    found = survey_voices(corpus, rate_hz=8000, min_seconds=1, max_seconds=15, law="p56").voices["en-f"]
+    levels = [active_level(samples(corpus / utterance.path) / 32768, 8000) for utterance in found]
+    assert [utterance.level**2 for utterance in found] == pytest.approx(levels, rel=1e-5)
 
 
 def test_digest_is_of_the_samples_and_the_paths_below_the_root(corpus, tmp_path):

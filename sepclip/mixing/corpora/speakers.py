@@ -9,12 +9,14 @@ from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out
 
 CARD = Card(
     name="speakers",
-    what="Mixtures from any folder of recordings with one sub-folder a voice.",
+    what="Mixtures from any folder of recordings with one sub-folder a voice; VCTK, LibriSpeech, DAPS and TIMIT by "
+    "--preset.",
     layout="ROOT/VOICE/**/*.{wav,flac,ogg,opus,mp3,aiff,...}; with --speaker-from REGEX the voice may stand anywhere "
     "in the path",
     size="from two voices with a few sentences each; a useful separator of strangers needs dozens of voices",
     licence="that of your recordings",
-    source="your own recordings; LibriSpeech, VCTK or any corpus with a folder a speaker",
+    source="your own recordings; LibriSpeech (openslr.org/12, CC BY 4.0), VCTK (datashare.ed.ac.uk, CC BY 4.0), DAPS "
+    "(zenodo.org, CC BY-NC 4.0), TIMIT (catalog.ldc.upenn.edu/LDC93S1, LDC)",
 )
 
 
@@ -47,10 +49,25 @@ def prepare(
             show_default=False,
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="A known corpus: vctk (of two microphones the first), librispeech, daps (the clean recordings) or "
+            "timit. Finds voices and their sexes; all other files are passed over.",
+            show_default=False,
+        ),
+    ] = None,
+    level: Annotated[
+        str,
+        typer.Option(
+            help="What the levels of the voices are measured by: rms, p56 (active speech, ITU-T P.56) or lufs "
+            "(ITU-R BS.1770)."
+        ),
+    ] = "rms",
     rate: Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz.", min=1000)] = 8000,
     mode: Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")] = "min",
     min_seconds: Annotated[float, typer.Option(help="Leave out shorter recordings.", min=0.1)] = 1.0,
-    max_seconds: Annotated[float, typer.Option(help="Cut longer recordings into pieces.", min=1.0)] = 15.0,
+    max_seconds: Annotated[float, typer.Option(help="Cut longer recordings at pauses into pieces.", min=1.0)] = 15.0,
     seed: Annotated[int, typer.Option(help="Seed of every choice: same seed, same bytes.")] = 0,
     audio: Annotated[bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")] = True,
     check: Check = False,
@@ -68,6 +85,8 @@ def prepare(
         unseen=tuple(sorted({voice.strip() for voice in unseen.split(",") if voice.strip()})),
         fractions=parse_fractions(fractions),
         speaker_from=speaker_from,
+        preset=preset,
+        level=level,
         rate_hz=rate,
         mode=mode,
         min_seconds=min_seconds,

@@ -1,0 +1,135 @@
+"""Whose voice a file holds: told by its folder, by a regular expression, or by the preset of a known corpus."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from sepclip.errors import UserError
+from sepclip.terminal import say
+
+NO_VOICE = "not in a voice's folder"
+_SEX = re.compile(r"(?:^|[^a-z])(?:(f)|(m)|(female|woman)|(male|man))(?:[^a-z]|$)", re.IGNORECASE)
+
+
+class Voice(NamedTuple):
+    """A speaker, and "f" or "m" where the corpus tells it."""
+
+    name: str
+    sex: str | None
+
+
+@dataclass(frozen=True)
+class SexTable:
+    """A text file of the corpus that tells the sexes: ``line`` finds the voice and F or M in each of its lines."""
+
+    file: str
+    line: re.Pattern[str]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A known corpus: which of its files are taken, and how their paths below the root tell voice and sex."""
+
+    takes: str
+    pattern: re.Pattern[str]
+    sexes: SexTable | None = None
+
+
+PRESETS = {
+    "vctk": Preset(
+        "SPEAKER/SPEAKER_NUMBER[_mic1].{flac,wav}: of two microphones the first",
+        re.compile(r"(?:^|/)(?P<speaker>[ps]\d+)/(?P=speaker)_\d+(?:_mic1)?\.(?:flac|wav)$"),
+        SexTable("speaker-info.txt", re.compile(r"^\s*p?(\w+)\s+\d+\s+([FM])\b")),
+    ),
+    "librispeech": Preset(
+        "SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.{flac,wav}",
+        re.compile(r"(?:^|/)(?P<speaker>\d+)/(\d+)/(?P=speaker)-\2-\d+\.(?:flac|wav)$"),
+        SexTable("SPEAKERS.TXT", re.compile(r"^\s*(\d+)\s*\|\s*([FM])\s*\|")),
+    ),
+    "daps": Preset(
+        "{f,m}NUMBER_scriptNUMBER_clean.wav: of its rooms and devices the studio alone",
+        re.compile(r"(?:^|/)(?P<speaker>(?P<sex>[fm])\d+)_script\d+_clean\.wav$"),
+    ),
+    "timit": Preset(
+        "DR1 to DR8/SPEAKER/{SA,SI,SX}NUMBER.WAV",
+        re.compile(r"(?:^|/)dr[1-8]/(?P<speaker>(?P<sex>[fm])[a-z]{3}\d)/s[aix]\d+(?:\.wav){1,2}$", re.IGNORECASE),
+    ),
+}
+
+
+class VoiceFinder:
+    """Finds the voice of a file in its path below ``root``.
+
+    It is the first folder, or what the regular expression ``speaker_from`` finds (its group named ``speaker``, else
+    the first group, else all it matches), or what the ``preset`` knows. Raises UserError for an expression that is
+    none, and a preset that is not there.
+    """
+
+    def __init__(self, root: Path, *, speaker_from: str | None = None, preset: str | None = None):
+        check_preset(preset, speaker_from)
+        self._preset = PRESETS[preset] if preset else None
+        self._name, self._pattern = preset, _compile(speaker_from)
+        self._sexes = read_sexes(root, self._preset.sexes) if self._preset and self._preset.sexes else {}
+
+    def find(self, relative: Path) -> Voice | str:
+        """Return the voice of the file at ``relative`` below the root, or why it has none."""
+        if self._preset:
+            match = self._preset.pattern.search(relative.as_posix())
+            if match is None:
+                return f"passed over by --preset {self._name}: it takes {self._preset.takes}"
+            name = match["speaker"]
+            told = match.groupdict().get("sex") or self._sexes.get(name.removeprefix("p"))
+            return Voice(name, told.lower() if told else None)
+        if self._pattern is None:
+            found = relative.parts[0] if len(relative.parts) > 1 else None
+        else:
+            found = _matched(self._pattern, relative.as_posix())
+        if found is None:
+            return NO_VOICE if self._pattern is None else f"--speaker-from {self._pattern.pattern} does not match"
+        return Voice(found, sex_of(found))
+
+
+def check_preset(preset: str | None, speaker_from: str | None) -> None:
+    """Raise UserError for a preset that is not there, or beside an expression of one's own."""
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}, or --speaker-from REGEX for others")
+    if preset is not None and speaker_from is not None:
+        raise UserError("--preset knows where the voices stand: leave --speaker-from out, or the preset")
+
+
+def read_sexes(root: Path, table: SexTable) -> dict[str, str]:
+    """Return the sexes in the table of a corpus, which lies at ``root`` or up to two folders above it."""
+    for folder in (root, *root.resolve().parents[:2]):
+        try:
+            lines = (folder / table.file).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            continue
+        matches = [match for line in lines if (match := table.line.match(line))]
+        return {match[1]: match[2] for match in matches}
+    say(f"{table.file} is neither in {root} nor above it: the sexes of the voices stay unknown")
+    return {}
+
+
+def sex_of(voice: str) -> str | None:
+    """Return "f" or "m" where the voice's name tells it (``en-f``, ``f10``, ``speaker_male_3``), else None."""
+    match = _SEX.search(voice)
+    if match is None:
+        return None
+    return "f" if match[1] or match[3] else "m"
+
+
+def _compile(speaker_from: str | None) -> re.Pattern[str] | None:
+    try:
+        return re.compile(speaker_from) if speaker_from is not None else None
+    except re.error as error:
+        raise UserError(f"--speaker-from {speaker_from!r} is no regular expression: {error}") from error
+
+
+def _matched(pattern: re.Pattern[str], path: str) -> str | None:
+    match = pattern.search(path)
+    if match is None:
+        return None
+    if "speaker" in pattern.groupindex:
+        return match["speaker"] or None
+    return (match[1] if pattern.groups else match[0]) or None
