@@ -142,6 +142,8 @@ class Data(_Section):
 
     segment_frames: int = Field(ge=2)
     batch_size: int = Field(ge=1)
+    excerpts: int = Field(ge=1)
+    valid_excerpts: int = Field(ge=1)
     dynamic: bool
     memory_gib: float = Field(ge=0)
 

@@ -12,8 +12,10 @@ def ffmpeg() -> str | None:
     return shutil.which("ffmpeg")
 
 
-def decode(path: Path, target: Path) -> None:
-    """Decode the first sound of ``path``, also of a film, into ``target`` as WAV of 32-bit float samples.
+def decode(path: Path, target: Path, stream: int = 0) -> None:
+    """Decode a sound of ``path``, also of a film, into ``target`` as WAV of 32-bit float samples.
+
+    ``stream`` is the number of the sound, where there are several.
 
     Raises BadSound where ffmpeg is missing or makes nothing of it.
     """
@@ -22,7 +24,7 @@ def decode(path: Path, target: Path) -> None:
         raise BadSound(path, "libsndfile does not read it: install ffmpeg, or convert it to wav or flac")
     # "file:" keeps ffmpeg from taking a name for another protocol
     reading = [program, "-v", "error", "-xerror", "-nostdin", "-protocol_whitelist", "file", "-i", f"file:{path}"]
-    writing = ["-map", "0:a:0", "-f", "wav", "-rf64", "auto", "-c:a", "pcm_f32le", "-y", f"file:{target}"]
+    writing = ["-map", f"0:a:{stream}", "-f", "wav", "-rf64", "auto", "-c:a", "pcm_f32le", "-y", f"file:{target}"]
     done = subprocess.run([*reading, *writing], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines()

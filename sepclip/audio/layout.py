@@ -1,5 +1,6 @@
 """What is separated: how many sources of which names, at which rate, in how many channels."""
 
+import re
 from dataclasses import dataclass
 
 from sepclip.errors import counted
@@ -30,6 +31,8 @@ class Layout:
             object.__setattr__(self, "names", tuple(part_names(self.sources)))
         if len(self.names) != self.sources:
             raise ValueError(f"{self.sources} sources cannot have the names {', '.join(self.names)}")
+        if any(re.search(r"^\.|[/\\\0]", name) for name in self.names):  # they become names of files and folders
+            raise ValueError(f"sources cannot have the names {', '.join(self.names)}")
 
     def __str__(self) -> str:
         """Return it in words, such as ``2 sources in any order (s1, s2), 1 channel at 8000 Hz``."""

@@ -93,7 +93,7 @@ def _advice(survey: Survey, unseen: Sequence[str]) -> str:
     return "Add recordings, or lower --min-seconds"
 
 
-def _share(total: int, fractions: Mapping[str, float], least: int) -> dict[str, int]:
+def shares_of(total: int, fractions: Mapping[str, float], least: int) -> dict[str, int]:
     """Divide ``total`` things by ``fractions``, at least ``least`` to each, the rest to the first."""
     rest = dict(list(fractions.items())[1:])
     shares = {name: max(least, round(total * fraction)) for name, fraction in rest.items()}
@@ -114,7 +114,7 @@ def _divide_voices(
     order = sorted(voices)
     generator(seed, "split voices").shuffle(order)
     divided, start = {}, 0
-    for split, share in _share(len(order), fractions, sources).items():
+    for split, share in shares_of(len(order), fractions, sources).items():
         divided[split] = {voice: voices[voice] for voice in sorted(order[start : start + share])}
         start += share
     return divided
@@ -134,7 +134,7 @@ def _divide_utterances(
             continue
         generator(seed, f"split {voice}").shuffle(units)
         start = 0
-        for split, share in _share(len(units), fractions, 1).items():
+        for split, share in shares_of(len(units), fractions, 1).items():
             divided[split][voice] = [u for unit in units[start : start + share] for u in unit]
             start += share
     return divided

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import read_speech
-from sepclip.errors import UserError
+from sepclip.errors import UserError, counted
 
 FORMAT = 1
 SPLITS = ("tr", "cv", "tt")
@@ -112,7 +112,7 @@ class MixtureSet:
             about = json.loads(file.read_text(encoding="utf-8"))
             if about["format"] > FORMAT:
                 raise UserError(f"{file} has format {about['format']}, newer than this sepclip reads ({FORMAT})")
-            return cls(
+            made = cls(
                 path,
                 root or Path(about["root"]),
                 about["rate_hz"],
@@ -121,6 +121,8 @@ class MixtureSet:
                 about["digest"],
                 about,
             )
+            _ = made.layout
+            return made
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is damaged ({error!r}): prepare the set again in another folder") from error
 
@@ -165,25 +167,65 @@ class MixtureSet:
         """Whether mixtures are the sum of their sources, or hold noise or an echo beside them."""
         return bool(self.about.get("additive", True))
 
-    def waves(self, split: str, recipe: Recipe) -> Waves:
-        """Return the mixture and its sources (1 + S, T), full scale 32768: read where rendered, else rendered now."""
-        if self.audio:
-            parts = ("mix", *self.layout.names)
-            paths = [self.wave_path(split, part, recipe.name) for part in parts]
-        else:
+    @property
+    def in_place(self) -> bool:
+        """Whether the files of the corpus are the mixtures and sources as they are."""
+        return bool(self.about.get("in_place", False))
+
+    def waves(self, split: str, recipe: Recipe, *, start: int = 0, samples: int | None = None) -> Waves:
+        """Return the mixture and its sources (1 + S, T), full scale 32768: read where rendered, else rendered now.
+
+        Of several channels (1 + S, C, T). With ``samples``, so many of them from ``start`` on, or fewer at the end;
+        only these are read, unless the mixture has to be rendered.
+        """
+        stop = recipe.length if samples is None else min(start + samples, recipe.length)
+        if not self.audio and not self.in_place and recipe.mix is None:
             self.require_root()
-            if recipe.mix is None:
-                return with_mixture(render(recipe, self.root, self.rate_hz))
-            paths = [self.root / path for path in (recipe.mix, *(source.path for source in recipe.sources))]
-        sounds = [read_sound(path) for path in paths]
-        if any(sound.samples.shape != (1, recipe.length) or sound.rate_hz != self.rate_hz for sound in sounds):
+            return with_mixture(render(recipe, self.root, self.rate_hz))[:, start:stop]
+        files = [self._source_file(split, recipe, index) for index in range(len(recipe.sources))]
+        if self.audio:
+            files.insert(0, (self.wave_path(split, "mix", recipe.name), recipe.length))
+        elif recipe.mix is not None:
+            files.insert(0, (self.root / recipe.mix, recipe.length))
+        parts = [self._read(path, length, start, stop) for path, length in files]
+        if any(part.dtype != np.int16 for part in parts):
+            parts = [part if part.dtype != np.int16 else part.astype(np.float32) for part in parts]
+        if len(parts) == len(recipe.sources):  # mixed when read, in float32 for it may exceed full scale
+            parts.insert(0, np.sum(parts, axis=0, dtype=np.float32))
+            return np.stack(parts).astype(np.float32)
+        return np.stack(parts)
+
+    def source_waves(self, split: str, recipe: Recipe, index: int, *, start: int, samples: int) -> Waves:
+        """Return so many samples (T,), or (C, T), of one source, from ``start`` on; fewer at the end of the mixture.
+
+        Of a set whose sources lie in files as they are.
+        """
+        return self._read(*self._source_file(split, recipe, index), start, min(start + samples, recipe.length))
+
+    def _source_file(self, split: str, recipe: Recipe, index: int) -> tuple[Path, int]:
+        """Return the file of a source and its length in samples."""
+        if self.audio:
+            return self.wave_path(split, self.layout.names[index], recipe.name), recipe.length
+        self.require_root()
+        return self.root / recipe.sources[index].path, recipe.sources[index].length
+
+    def _read(self, path: Path, length: int, start: int, stop: int) -> Waves:
+        """Return the samples of a file of ``length`` from ``start`` to ``stop``, (T,) or (C, T); silence at its end."""
+        whole = start == 0 and stop == length
+        wanted = max(0, min(stop, length) - start)
+        sound = read_sound(path, start=start, frames=-1 if whole else wanted)
+        channels = self.layout.channels
+        if sound.samples.shape != (channels, wanted) or sound.rate_hz != self.rate_hz:
             raise UserError(
-                f"{paths[0]} or one of its sources is not {recipe.length} samples long at {self.rate_hz} Hz, "
+                f"{path} is not {length} samples of {counted(channels, 'channel')} at {self.rate_hz} Hz, "
                 f"as its recipe says: prepare the set again"
             )
-        if all(sound.subtype in _IN_16_BITS for sound in sounds):
-            return np.concatenate([to_int16(sound.samples) for sound in sounds])
-        return np.concatenate([sound.samples for sound in sounds]) * np.float32(FULL_SCALE)
+        samples = sound.samples[0] if channels == 1 else sound.samples
+        in_16_bits = sound.subtype in _IN_16_BITS
+        wave: Waves = to_int16(samples) if in_16_bits else samples * np.float32(FULL_SCALE)
+        return (
+            np.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(0, stop - start - wanted)]) if wanted < stop - start else wave
+        )
 
 
 UNFINISHED_FILE = "unfinished.json"

@@ -30,7 +30,7 @@ from sepclip.mixing.mixture import (
 )
 from sepclip.mixing.survey import in_threads
 
-Render = Callable[[Recipe], NDArray[np.int16]]  # to (1 + S, T), the mixture first
+Render = Callable[[Recipe], NDArray[np.int16]]  # to (1 + S, T) or (1 + S, C, T), the mixture first
 
 _WAV_HEADER = 44  # bytes
 _TEMPORARY = ".*.tmp"  # as replace_file names them
@@ -114,7 +114,7 @@ def write_set(
         def write(job: tuple[str, Recipe]) -> None:
             split, recipe = job
             targets = [out / split / part / f"{recipe.name}.wav" for part in parts]
-            if all(_is_whole(target, recipe.length) for target in targets):
+            if all(_is_whole(target, recipe.length * layout.channels) for target in targets):
                 return
             for target, wave in zip(targets, render(recipe), strict=True):
                 write_sound(target, wave, layout.rate_hz, flush=False)
@@ -157,9 +157,10 @@ def _is_whole(wave: Path, samples: int) -> bool:
     return wave.is_file() and wave.stat().st_size == _WAV_HEADER + 2 * samples
 
 
-def bytes_to_write(out: Path, recipes: Mapping[str, Sequence[Recipe]], parts: int) -> int:
+def bytes_to_write(out: Path, recipes: Mapping[str, Sequence[Recipe]], parts: int, channels: int = 1) -> int:
     """Return how many bytes of audio are still to be written."""
-    needed = sum(parts * (_WAV_HEADER + 2 * recipe.length) for split in recipes for recipe in recipes[split])
+    lengths = [recipe.length for split in recipes for recipe in recipes[split]]
+    needed = sum(parts * (_WAV_HEADER + 2 * channels * length) for length in lengths)
     written = sum(file.stat().st_size for split in SPLITS for file in (out / split).glob("*/*.wav"))
     return max(0, needed - written)
 

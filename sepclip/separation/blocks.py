@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from sepclip.audio.resample import FILTER_SAMPLES, resample
 
 BLOCK_SECONDS = 10.0  # batches of such blocks take half the time of one long sequence (docs/RESULTS.md)
-OVERLAP_SECONDS = 2.0  # a quarter of it on either side is context alone, the middle half is faded
+OVERLAP_SECONDS = 2.0
 
 
 def block_starts(samples: int, length: int, overlap: int, hop: int) -> list[int]:

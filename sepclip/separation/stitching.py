@@ -11,6 +11,7 @@ from sepclip.audio.permutation import best_permutation
 LEAST_MARGIN = 0.05  # by which an exchange of two sources must be worse, 1 being that of sources without anything alike
 SILENT = 1e-5  # of the power of the mixture: below, nothing is to be told from the stretch
 ANCHOR_SECONDS = 2.0
+LEAST_SECONDS = 0.5  # of an overlap in which all sources are active, for it to decide
 _CELLS = 8  # of an anchor; it may begin at any of them
 _AS_GOOD = 0.1  # of the best stretch so far: how active all sources are in one that takes the anchor's place
 
@@ -49,10 +50,11 @@ def match(old: Tensor, new: Tensor, floor: float) -> tuple[Tensor, bool]:
 class Stitcher:
     """Joins blocks of ``length`` samples that begin at ``starts`` into a sound of ``samples``.
 
-    Each block's sources are put into the order of those before it, by the overlap. Where that tells nothing (silence,
-    or of three sources one active), the last stretch in which all sources were active is put before the block and
-    both are separated once more by ``again``: what it gives there is compared with what is known. ``undecided`` holds
-    the starts of blocks of which even that told nothing. ``permuted`` False: the blocks' sources are in order as they
+    Each block's sources are put into the order of those before it, by where all of them are active in the overlap: a
+    network that hears one voice alone may put it into any output. Where they hardly are, the last stretch in which all
+    were is put before the block and both are separated once more by ``again``: what it gives there is compared with
+    what is known. Where that tells nothing, the whole overlap decides. ``undecided`` holds the starts of blocks of
+    which even that told nothing. ``permuted`` False: the blocks' sources are in order as they
     are. ``power`` is the mean square of the mixture, ``hop`` that of the transform, on whose frames an anchor begins.
     """
 
@@ -94,31 +96,56 @@ class Stitcher:
             yield mixture[:, done - begun : self.samples - begun], waves[..., done - begun : self.samples - begun]
 
     def _order(self, start: int, old: Tensor, mixture: Tensor, waves: Tensor) -> Tensor:
-        def floor(stretch: Tensor) -> float:
-            return SILENT * self.power * stretch[0].numel()
-
-        order, decided = match(old, waves[..., : old.shape[-1]], floor(old))
-        if decided or float(mixture.double().square().sum()) <= floor(waves):
+        overlap = waves[..., : old.shape[-1]]
+        both = self._all_active(old) & self._all_active(overlap)
+        order, decided = match(old[..., both], overlap[..., both], self._floor(both.sum()))
+        if decided and int(both.sum()) >= LEAST_SECONDS * self.rate_hz:
             return order
+        if float(mixture.double().square().sum()) <= self._floor(waves.shape[-1]) * len(mixture):
+            return torch.arange(len(waves), device=waves.device)  # nothing is to be heard in the whole block
         if self._anchor is not None:
-            known = self._anchor.waves
-            glued = self.again(torch.cat([self._anchor.mixture, mixture], -1))  # (S, C, A + L)
-            first, sure = match(known, glued[..., : known.shape[-1]], floor(known))
-            second, same = match(glued[first][..., known.shape[-1] :], waves, floor(waves))
-            if sure and same:
-                return second
-        self.undecided.append(start)
+            order, decided = self._by_anchor(self._anchor, mixture, waves)
+            if decided:
+                return order
+        order, decided = match(old, overlap, self._floor(old.shape[-1]))
+        if not decided:
+            self.undecided.append(start)
         return order
+
+    def _by_anchor(self, anchor: Anchor, mixture: Tensor, waves: Tensor) -> tuple[Tensor, bool]:
+        """Find the order of a block by separating it once more behind the anchor."""
+        length = anchor.waves.shape[-1]
+        glued = self.again(torch.cat([anchor.mixture, mixture], -1))  # (S, C, A + L)
+        first, sure = match(anchor.waves, glued[..., :length], self._floor(length))
+        second, same = match(glued[first][..., length:], waves, self._floor(waves.shape[-1]))
+        return second, sure and same
+
+    def _floor(self, samples: int | Tensor) -> float:
+        return SILENT * self.power * float(samples)
+
+    def _cell(self) -> int:
+        return max(1, round(ANCHOR_SECONDS * self.rate_hz / _CELLS / self.hop)) * self.hop
+
+    def _activity(self, waves: Tensor) -> Tensor:
+        """Return the energy of the least active source in each whole cell of ``waves`` (S, C, T)."""
+        cells = waves.shape[-1] // self._cell()
+        parts = waves[..., : cells * self._cell()].reshape(*waves.shape[:2], cells, self._cell())
+        return parts.square().sum((1, 3)).amin(0)  # (cells,)
+
+    def _all_active(self, waves: Tensor) -> Tensor:
+        """Tell which samples of ``waves`` (S, C, T) lie in cells in which all sources are as active as in an anchor."""
+        active = self._activity(waves) >= max(_AS_GOOD * self._most_active / _CELLS, 1e-30)
+        samples = torch.zeros(waves.shape[-1], dtype=torch.bool, device=waves.device)
+        samples[: len(active) * self._cell()] = active.repeat_interleave(self._cell())
+        return samples
 
     def _remember(self, mixture: Tensor, waves: Tensor) -> None:
         """Keep the stretch in which the least active source is most active, if it is not far below the best so far."""
-        cell = max(1, round(ANCHOR_SECONDS * self.rate_hz / _CELLS / self.hop)) * self.hop
-        cells = waves.shape[-1] // cell
-        if cells < _CELLS:
+        activity = self._activity(waves)
+        if len(activity) < _CELLS:
             return
-        energy = waves[..., : cells * cell].reshape(*waves.shape[:2], cells, cell).square().sum((1, 3))  # (S, cells)
-        activity, place = energy.unfold(1, _CELLS, 1).sum(-1).amin(0).max(0)
-        if float(activity) > 0 and float(activity) >= _AS_GOOD * self._most_active:
-            stretch = slice(int(place) * cell, (int(place) + _CELLS) * cell)
+        most, place = activity.unfold(0, _CELLS, 1).sum(-1).max(0)
+        if float(most) > 0 and float(most) >= _AS_GOOD * self._most_active:
+            stretch = slice(int(place) * self._cell(), (int(place) + _CELLS) * self._cell())
             self._anchor = Anchor(mixture[:, stretch], waves[..., stretch])
-            self._most_active = max(self._most_active, float(activity))
+            self._most_active = max(self._most_active, float(most))

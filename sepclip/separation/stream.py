@@ -15,6 +15,7 @@ from sepclip.separation.stitching import Stitcher
 
 BATCH = {"cpu": 8, "cuda": 32}  # blocks at once; more are no faster
 WAVE_BATCH = {"cpu": 2, "cuda": 16}  # of a network of waves, whose learned transform takes far more memory
+FADES = 4  # a quarter of the overlap is faded; beyond lies context
 FITTED_BLOCKS = 32  # evenly spread, from which the centroids come; what the network gave for them is kept
 FITTED_FRAMES = 4096  # of them, drawn at random
 
@@ -105,7 +106,7 @@ class SeparatedStream:
             samples=survey.samples_of_network,
             rate_hz=separator.rate_hz,
             hop=hop,
-            fade=overlap // 2,
+            fade=overlap // FADES,
             power=float(survey.powers.amax()),
             permuted=not separator.clusters and not separator.layout.fixed_order,
             again=again,

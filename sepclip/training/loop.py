@@ -122,8 +122,9 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
         dynamic=settings.dynamic,
         seed=config.seed,
         memory_gib=settings.memory_gib,
+        excerpts=settings.excerpts,
     )
-    crops = ValidationCrops(data, segment, settings.batch_size)
+    crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts)
     steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
     valid_every = config.train.valid_every or batches.steps_per_epoch
     state = TrainingState.start(config, separator, device, steps)

@@ -13,9 +13,9 @@ from tests.mixing.conftest import make_corpus, prepare
 SEGMENT = 8000
 
 
-def data(mixtures, segment=SEGMENT, batch_size=5, dynamic=False, seed=0, memory_gib=1.0):
+def data(mixtures, segment=SEGMENT, batch_size=5, dynamic=False, seed=0, memory_gib=1.0, **more):
     return training_data(
-        mixtures, segment=segment, batch_size=batch_size, dynamic=dynamic, seed=seed, memory_gib=memory_gib
+        mixtures, segment=segment, batch_size=batch_size, dynamic=dynamic, seed=seed, memory_gib=memory_gib, **more
     )
 
 

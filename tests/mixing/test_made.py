@@ -236,5 +236,5 @@ def test_a_file_that_changed_is_told(tmp_path):
     made = prepare(root, tmp_path / "out")
     recipe = made.recipes("tr")[0]
     write_wave(root / recipe.sources[0].path, np.zeros(3000, np.float32))
-    with pytest.raises(UserError, match="is not 4000 samples long at 8000 Hz"):
+    with pytest.raises(UserError, match="is not 4000 samples of 1 channel at 8000 Hz"):
         made.waves("tr", recipe)

@@ -134,7 +134,7 @@ def test_damaged_sets_are_told(mixtures, tmp_path):
     own = MixtureSet.open(shutil.copytree(mixtures.path, tmp_path / "own"))
     recipe = own.recipes("tr")[0]
     write_wave(own.wave_path("tr", "s2", recipe.name), np.zeros(recipe.length - 1, np.int16))
-    with pytest.raises(UserError, match="samples long at 8000 Hz, as its recipe says"):
+    with pytest.raises(UserError, match="samples of 1 channel at 8000 Hz, as its recipe says"):
         own.waves("tr", recipe)
     (own.path / "tr.jsonl").write_text('{"name": ')
     (own.path / "cv.jsonl").unlink()

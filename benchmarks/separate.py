@@ -1,0 +1,206 @@
+"""Separating long sounds: time and memory of sepclip, of asteroid and nussl, and of the network alone.
+
+    pip install asteroid, and nussl, into environments of their own, where they are to take part
+    OMP_NUM_THREADS=2 python benchmarks/separate.py [--seconds 4,60,600] [--rounds 3] [--json FILE]
+        [--peer-python PYTHON] [--speech data/speech]
+
+A network of 2 x 300 units, masks or embeddings of 20 dimensions, with the weights of its start, since the time does not
+depend on them. Every figure is a process of its own, and they take turns; a process imports, loads, separates 2 s to
+warm up, and then is timed from the wave in memory to the waves in memory. Peak memory is that of the process. `floor`:
+the forward pass of the same network on the magnitude of the whole sound as one sequence in float32, with nothing before
+or after it; `floor-blocks`: the same in blocks of 10 s without overlap, in batches, in the precision of sepclip.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+
+RATE = 8000
+SIZES = {"layers": 2, "hidden": 300, "dropout": 0.3, "embedding_size": 20}
+OWN = ("mi", "dc", "mi-fp32", "dc-fp32", "floor-mi", "floor-dc", "floor-blocks-mi", "floor-blocks-dc")
+PEERS = ("asteroid", "nussl")
+
+
+def mixture(speech: Path, seconds: float):
+    """Return two voices speaking at once, (T,), as often as it takes."""
+    import numpy as np
+    import soundfile
+
+    waves = []
+    for voice in ("en-f", "ca-m"):
+        files = sorted((speech / voice).glob("*.flac"))[:12]
+        wave = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in files])
+        waves.append(np.resize(wave, int(seconds * RATE)))
+    return waves[0] + waves[1]
+
+
+def own(arm: str):
+    """Return what separates a wave (T,) by sepclip, or the network alone."""
+    import torch
+
+    from sepclip.audio.layout import Layout
+    from sepclip.audio.stft import STFT
+    from sepclip.model.separator import Separator
+    from sepclip.separation.stream import BATCH, separate_wave
+    from sepclip.training.run import resolve_precision
+
+    loss, cpu = ("dc" if "dc" in arm else "mi"), torch.device("cpu")
+    made = Separator(
+        layout=Layout(RATE, 2), stft=STFT(), loss=loss, network="blstm", seed=0, input_level_dbfs=-25.0, **SIZES
+    ).eval()
+    bf16 = "fp32" not in arm and arm not in ("floor-mi", "floor-dc") and resolve_precision("auto", cpu) == "bf16"
+    made.set_inference(bf16=bf16)
+    if not arm.startswith("floor"):
+        return lambda wave: separate_wave(made, torch.from_numpy(wave).unsqueeze(0), RATE, cpu)
+
+    @torch.inference_mode()
+    def forward(wave):
+        magnitude = made.stft.forward(torch.from_numpy(wave).unsqueeze(0)).abs()
+        if arm.startswith("floor-blocks"):
+            blocks = magnitude[:, : magnitude.shape[1] // 1250 * 1250].reshape(-1, 1250, 129)
+            magnitude = blocks if len(blocks) else magnitude
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            for batch in magnitude.split(BATCH["cpu"]):
+                made.network(batch)
+        return time.perf_counter() - began
+
+    return forward
+
+
+def asteroid():
+    """Return asteroid's deep clustering separation, as its recipe egs/wsj0-mix/DeepClustering does it."""
+    import torch
+
+    without_compiled_torchaudio()
+    from asteroid.dsp.vad import ebased_vad
+    from asteroid.masknn.recurrent import SingleRNN
+    from asteroid_filterbanks import make_enc_dec
+    from asteroid_filterbanks.transforms import apply_mag_mask, mag
+    from sklearn.cluster import KMeans
+
+    encoder, decoder = make_enc_dec("stft", n_filters=256, kernel_size=256, stride=64, sample_rate=RATE)
+    rnn = SingleRNN("lstm", 129, 300, n_layers=2, dropout=0.3, bidirectional=True).eval()
+    layer = torch.nn.Linear(600, 129 * 20)
+
+    @torch.no_grad()
+    def separate(wave):
+        spectrum = encoder(torch.from_numpy(wave)[None, None])  # (1, 258, N)
+        magnitude = mag(spectrum)  # (1, 129, N)
+        hidden = rnn((magnitude + 1e-8).log().transpose(1, 2))
+        projection = torch.sigmoid(layer(hidden)).reshape(1, -1, 129, 20).transpose(1, 2).reshape(1, -1, 20)
+        norm = projection.norm(p=2, dim=-1, keepdim=True)
+        points = projection / (norm + 1e-8)  # (1, F N, E)
+        heard = ebased_vad(magnitude).reshape(-1)
+        kept = points[0][heard.bool()].numpy()
+        clusters = KMeans(n_clusters=2, random_state=0, n_init=10).fit(kept)
+        assigned = torch.zeros(heard.shape, dtype=torch.float32)
+        assigned[heard.bool()] = torch.from_numpy(clusters.labels_).float()
+        mask = assigned.reshape(magnitude.shape)
+        masks = torch.stack([mask, 1 - mask], 1)  # (1, 2, F, N)
+        return decoder(apply_mag_mask(spectrum.unsqueeze(1), masks))
+
+    return separate
+
+
+def without_compiled_torchaudio() -> None:
+    """Let torchaudio be imported beside a torch for which its compiled part was not made."""
+    stand_in = ModuleType("torchaudio._extension")
+    stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = stand_in._IS_ALIGN_AVAILABLE = False
+    stand_in.fail_if_no_align = lambda function: function
+    sys.modules["torchaudio._extension"] = stand_in
+
+
+def nussl():
+    """Return nussl's DeepClustering, given the network that its recipes build."""
+    import tempfile
+
+    import scipy.signal
+    import torch
+
+    torch.load = partial(torch.load, weights_only=False)  # its models hold objects
+    without_compiled_torchaudio()
+    for name in ("hamming", "hann", "blackman"):  # which newer scipy has elsewhere
+        setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
+    import nussl as library
+    from nussl.ml.networks import builders
+
+    config = builders.build_recurrent_dpcl(129, 300, 2, True, 0.3, 20, ["sigmoid", "unit_norm"], num_audio_channels=1)
+    model = library.ml.SeparationModel(config)
+    path = Path(tempfile.mkdtemp()) / "model.pth"
+    stft = library.STFTParams(window_length=256, hop_length=64, window_type="sqrt_hann")
+    model.save(path)
+    saved = torch.load(path)
+    steps = library.datasets.transforms
+    transform = steps.Compose([steps.MagnitudeSpectrumApproximation(), steps.ToSeparationModel()])
+    facts = {"stft_params": stft, "sample_rate": RATE, "num_channels": 1, "config": config}
+    saved["metadata"] = {**saved["metadata"], **facts, "train_dataset": {"transforms": transform}}
+    torch.save(saved, path)
+
+    def separate(wave):
+        signal = library.AudioSignal(audio_data_array=wave[None].astype("float64"), sample_rate=RATE, stft_params=stft)
+        separator = library.separation.deep.DeepClustering(signal, num_sources=2, model_path=str(path), device="cpu")
+        return [estimate.audio_data for estimate in separator()]
+
+    return separate
+
+
+def measure(arm: str, speech: Path, seconds: float) -> dict[str, float]:
+    """Time one arm in this process."""
+    separate = {"asteroid": asteroid, "nussl": nussl}[arm]() if arm in PEERS else own(arm)
+    separate(mixture(speech, 2.0))
+    wave = mixture(speech, seconds)
+    began = time.perf_counter()
+    own_time = separate(wave)
+    spent = own_time if isinstance(own_time, float) else time.perf_counter() - began
+    return {"seconds": spent, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", default="4,60,600")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--arms")
+    parser.add_argument("--peer-python", help="Python that has asteroid and nussl")
+    parser.add_argument("--speech", type=Path, default=Path("data/speech"))
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    lengths = [float(text) for text in options.seconds.split(",")]
+    if options.one:
+        print(json.dumps(measure(options.one, options.speech, lengths[0])))
+        return
+    arms = options.arms.split(",") if options.arms else [*OWN, *(PEERS if options.peer_python else ())]
+    rows = []
+    for seconds in lengths:
+        for turn in range(options.rounds):
+            for arm in arms:
+                python = options.peer_python if arm in PEERS else sys.executable
+                command = [python, __file__, "--one", arm, "--seconds", str(seconds), "--speech", str(options.speech)]
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    print(f"{arm}, {seconds:g} s: failed\n{done.stderr[-1500:]}", file=sys.stderr)
+                    continue
+                rows.append({"arm": arm, "length": seconds, "round": turn, **json.loads(done.stdout.splitlines()[-1])})
+        print(f"{seconds:g} s of sound: median seconds [least..most], real-time factor, peak MB")
+        for arm in arms:
+            found = [row for row in rows if row["arm"] == arm and row["length"] == seconds]
+            if found:
+                times = [row["seconds"] for row in found]
+                peak = max(row["peak_mb"] for row in found)
+                middle = median(times)
+                spread = f"[{min(times):.2f}..{max(times):.2f}]"
+                print(f"  {arm:16} {middle:7.2f} {spread:16} {middle / seconds:.4f} {peak:6.0f}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

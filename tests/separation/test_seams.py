@@ -1,0 +1,113 @@
+"""Blocks by a trained network, beside the sound in one piece and beside the truth."""
+
+from itertools import pairwise, permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sepclip.audio.metrics import pairwise_si_sdr
+from sepclip.audio.permutation import best_permutation
+from sepclip.model.separator import Separator
+from sepclip.separation.blocks import block_starts
+from sepclip.separation.recording import WaveRecording
+from sepclip.separation.stream import SeparatedStream, separate_wave
+from sepclip.training.run import Run
+from tests.conftest import SPEECH, sepclip
+
+RATE, LENGTH, OVERLAP, HOP = 8000, 80_000, 16_000, 64  # what the stream makes of blocks of 10 s
+CPU = torch.device("cpu")
+
+
+def voice(name: str, seconds: float) -> torch.Tensor:
+    waves = [soundfile.read(path, dtype="float32")[0] for path in sorted((SPEECH / name).glob("*.flac"))]
+    wave = np.concatenate(waves)
+    return torch.from_numpy(np.resize(0.05 * wave / wave.std(), int(seconds * RATE)))
+
+
+def mean_si_sdr(*, est: torch.Tensor, ref: torch.Tensor) -> float:
+    score, _ = best_permutation(pairwise_si_sdr(est=est.unsqueeze(0), ref=ref.unsqueeze(0)), maximise=True)
+    return float(score)
+
+
+@pytest.fixture(scope="module")
+def learned(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Separator:
+    """Return a small network that has learned something, and so looks far around each frame."""
+    run = tmp_path_factory.mktemp("runs") / "learned"
+    sizes = ("model.layers=1", "model.hidden=48", "data.segment_frames=200", "data.batch_size=8")
+    settings = [part for size in sizes for part in ("--set", size)]
+    done = sepclip("train", small_set, "--run", run, "--config", "demo", "--steps", 80, *settings)
+    assert done.returncode == 0, done.stderr
+    return Run.open(run).separator(CPU)
+
+
+def test_blocks_are_as_good_as_one_piece_and_their_seams_are_not_heard(learned: Separator) -> None:
+    ref = torch.stack([voice("en-f", 47.3), voice("ca-m", 47.3)])  # (S, T)
+    mixture = ref.sum(0, keepdim=True)
+    whole, blocks = learned.separate(mixture)[:, 0], separate_wave(learned, mixture, RATE, CPU)[:, 0]
+    assert mean_si_sdr(est=blocks, ref=ref) == pytest.approx(mean_si_sdr(est=whole, ref=ref), abs=0.1)
+    difference = min(((blocks[list(p)] - whole) for p in permutations(range(2))), key=lambda d: float(d.square().sum()))
+    starts = block_starts(mixture.shape[-1], LENGTH, OVERLAP, HOP)
+    seams = torch.zeros(mixture.shape[-1], dtype=torch.bool)
+    for before, start in pairwise(starts):
+        middle = (before + LENGTH + start) // 2
+        seams[middle - OVERLAP // 4 : middle + OVERLAP // 4] = True
+    assert 0.05 < float(seams.float().mean()) < 0.3
+    # wherever it is, what differs is 40 dB below the voices; and no sample jumps where the fades begin and end
+    assert difference[:, seams].square().mean() < 1e-4 * whole[:, seams].square().mean()
+    jumps = difference.diff(dim=-1).abs().amax(0)
+    assert float(jumps.max()) < 0.01 * float(whole.diff(dim=-1).abs().max())
+
+
+def conversation(seconds: float, seed: int = 0) -> torch.Tensor:
+    """Return two voices (S, T) that take turns of 1 to 6 s, speak at once for half of the time, and pause."""
+    chance = np.random.default_rng(seed)
+    ref = torch.stack([voice("en-f", seconds), voice("ca-m", seconds)])
+    begin, speaks = 0, torch.zeros(2, ref.shape[-1])
+    while begin < ref.shape[-1]:
+        end = begin + int(chance.uniform(1, 6) * RATE)
+        kind = chance.choice(4, p=[0.5, 0.2, 0.2, 0.1])  # both, either, nobody
+        speaks[[0, 1] if kind == 0 else [kind - 1] if kind < 3 else [], begin:end] = 1
+        begin = end
+    return ref * speaks
+
+
+class Oracle(Separator):
+    """Masks of the true voices with errors of their own in every block, whose order changes at random.
+
+    It knows where a sample lies in the recording, also behind an anchor, from a second channel that counts the samples.
+    """
+
+    count = 2.0**-60  # of a sample, in the second channel
+
+    def finish(self, block, view, encoded):  # type: ignore[no-untyped-def]
+        true = self.true[:, (block[1] / self.count).round().long()]  # (S, L)
+        spectra = self.stft.forward(true)
+        masks = spectra.abs() / spectra.abs().sum(0).clamp_min(1e-9)  # (S, N, F)
+        noise = torch.rand(masks.shape, generator=self.chance)
+        masks = (0.75 * masks + 0.25 * noise)[torch.randperm(2, generator=self.chance)]
+        waves = self.stft.inverse(masks * self.stft.forward(block[:1]), block.shape[-1])  # (S, L)
+        return torch.stack([waves, waves], 1)  # (S, C, L)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_voices_of_a_long_conversation_stay_where_they_are(learned: Separator, seed: int, monkeypatch) -> None:
+    ref = conversation(600, seed)
+    monkeypatch.setattr(learned, "__class__", Oracle)
+    learned.true, learned.chance = ref, torch.Generator().manual_seed(seed)
+    recording = WaveRecording(torch.stack([ref.sum(0), torch.arange(ref.shape[-1]) * Oracle.count]), RATE)
+    stream = SeparatedStream(learned, recording, CPU)
+    waves = torch.cat(list(stream.chunks()), -1)[:, 0]  # (S, T)
+    starts = block_starts(ref.shape[-1], LENGTH, OVERLAP, HOP)
+    edges = [0, *((a + LENGTH + b) // 2 for a, b in pairwise(starts)), ref.shape[-1]]
+    oracle = waves.clone()
+    for begin, end in pairwise(edges):
+        piece, true = waves[:, begin:end], ref[:, begin:end]
+        distance = (piece.unsqueeze(1) - true).square().sum(-1).unsqueeze(0)  # (1, est, ref)
+        oracle[:, begin:end] = piece[best_permutation(distance, maximise=False)[1][0]]
+    assert stream.joins == len(starts) - 1 > 70
+    gained = mean_si_sdr(est=oracle, ref=ref) - mean_si_sdr(est=waves, ref=ref)
+    assert gained <= 0.3, f"{gained:.2f} dB; {len(stream.undecided_seconds)} of {stream.joins} joins undecided"
+    assert stream.undecided_seconds == []
