@@ -1,6 +1,6 @@
 """How fast `prepare` is beside a bare read-mix-write loop over the same files on the same cores.
 
-    python benchmarks/prepare.py RECORDINGS [--files 300] [--mixtures 600] [--rounds 5] [--jobs 2] [--json FILE]
+    python benchmarks/prepare.py RECORDINGS [--files 300] [--mixtures 600] [--rounds 5] [--jobs 2] [--folder DIR]
 
 RECORDINGS is any folder with one sub-folder a voice. Look-alikes of WSJ0 (16 kHz wav) and of LibriSpeech (16 kHz flac)
 are made of it once, with lists of mixtures; both are prepared at 8 kHz, min. The bare loop reads with soundfile,
@@ -29,6 +29,7 @@ import numpy as np
 import soundfile
 from scipy.signal import resample_poly
 
+from sepclip import startup
 from sepclip.audio.files import find_sounds, read_sound
 from sepclip.mixing.librimix import LibriSettings, plan_librimix
 from sepclip.mixing.librimix_lists import read_tables, subsets_of
@@ -72,8 +73,9 @@ def write_lists(folder: Path, voices: dict[int, list[int]], counts: dict[str, in
     """Write lists for both corpora and return what the bare loops have to do: split and job, by corpus."""
     chance = random.Random(1)
     jobs: dict[str, list[tuple[str, Job]]] = {"wsj0-2mix": [], "librimix": []}
+    seen = set()
     for split, count in counts.items():
-        lines, rows, seen = [], ["mixture_ID,source_1_path,source_1_gain,source_2_path,source_2_gain"], set()
+        lines, rows = [], ["mixture_ID,source_1_path,source_1_gain,source_2_path,source_2_gain"]
         while len(lines) < count:
             pair = [(voice, chance.choice(voices[voice])) for voice in chance.sample(sorted(voices), 2)]
             if tuple(pair) in seen:
@@ -119,9 +121,11 @@ def run_bare(corpus: str, root: Path, jobs: list[tuple[str, Job]], pool: Process
 
 def run_prepare(corpus: str, root: Path, threads: int, out: Path) -> None:
     if corpus == "wsj0-2mix":
-        plan = plan_wsj0(root, out, Wsj0Settings(2), corpus=corpus, active_levels=root / "levels.txt", jobs=threads)
+        plan = plan_wsj0(
+            root, out, {out: Wsj0Settings(2)}, corpus=corpus, active_levels=root / "levels.txt", jobs=threads
+        )
     else:
-        plan = plan_librimix(root, out, LibriSettings(2, train="train-100"), corpus=corpus, jobs=threads)
+        plan = plan_librimix(root, out, {out: LibriSettings(2, train="train-100")}, corpus=corpus, jobs=threads)
     plan.preflight.require()
     plan.make()
 
@@ -154,10 +158,13 @@ def main() -> None:
     parser.add_argument("--mixtures", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    parser.add_argument("--folder", type=Path, help="where to work, such as /dev/shm to leave the disk out")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     table: dict[str, object] = {"options": {key: str(value) for key, value in vars(options).items()}}
-    with tempfile.TemporaryDirectory() as name, ProcessPoolExecutor(options.jobs) as pool:
+    with tempfile.TemporaryDirectory(dir=options.folder) as name, ProcessPoolExecutor(options.jobs) as pool:
+        list(pool.map(abs, range(options.jobs)))  # the loop's processes are there, with the allocator as it comes
+        startup.keep_memory()  # as the command line has it for prepare
         folder = Path(name)
         voices = make_utterances(options.recordings, folder, options.files)
         counts = {split: int(share * options.mixtures) for split, share in SHARES.items()}

@@ -15,7 +15,9 @@ from sepclip.commands.demo import demo
 from sepclip.commands.dynamics import dynamics
 from sepclip.commands.evaluate import DEFINITIONS, evaluate
 from sepclip.commands.info import info
+from sepclip.commands.options import with_volume
 from sepclip.commands.prepare import prepare_app
+from sepclip.commands.report import report
 from sepclip.commands.separate import separate
 from sepclip.commands.sweep import sweep
 from sepclip.commands.train import train
@@ -27,7 +29,7 @@ class _InOrderOfUse(TyperGroup):
     """Lists the commands as they are used one after the other."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ["demo", "prepare", "train", "separate", "eval", "compare", "sweep", "dynamics", "info"]
+        order = ["demo", "prepare", "train", "separate", "eval", "compare", "sweep", "dynamics", "report", "info"]
         return sorted(self.commands, key=order.index)
 
 
@@ -44,13 +46,14 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine, 1 the data or settings are wrong, 2 wrong usage, 130 interrupted, 143 terminated.",
 )
 app.add_typer(prepare_app, name="prepare")
-app.command()(train)
-app.command()(separate)
-app.command(name="eval", epilog=DEFINITIONS)(evaluate)
+app.command()(with_volume(train))
+app.command()(with_volume(separate))
+app.command(name="eval", epilog=DEFINITIONS)(with_volume(evaluate))
 app.command()(compare)
-app.command()(sweep)
+app.command()(with_volume(sweep))
 app.command()(dynamics)
-app.command()(demo)
+app.command()(report)
+app.command()(with_volume(demo))
 app.command()(info)
 
 
@@ -74,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     # a terminated command leaves by the same ways as an interrupted one; training has handlers of its own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     startup.spin_briefly()
-    if {"train", "demo"} & set((arguments or sys.argv[1:])[:1]):
+    if {"train", "demo", "prepare"} & set((arguments or sys.argv[1:])[:1]):
         startup.keep_memory()
     sys.exit(_guarded(lambda: app(arguments, standalone_mode=True)))
 

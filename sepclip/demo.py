@@ -16,6 +16,8 @@ from sepclip.errors import UserError
 from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.mixing.preparation import VoiceSettings, prepare_voices
+from sepclip.report.writing import NAME as REPORT
+from sepclip.report.writing import report_at_end
 from sepclip.separation.files import Options, separate_files
 from sepclip.settings import Config
 from sepclip.terminal import say
@@ -64,6 +66,8 @@ class Demo:
         lines.append(f"Time: {told}; {sum(self.seconds.values()) / 60:.1f} min in all.")
         if self.already:
             lines.append(f"The demo is done already: remove {self.out} to start it anew.")
+        if (self.out / "run" / REPORT).is_file():
+            lines.append(f"To look at and listen to, in a browser: {self.out / 'run' / REPORT}")
         return lines
 
 
@@ -111,6 +115,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
             separate_files(separator, [folder / "mixture.wav"], folder, device=device, options=Options(overwrite=True))
     with stage(4, "eval", "scoring all test mixtures"):
         evaluate_set(separator, mixtures, "tt", out / SCORES, {"run": str(out / "run")}, device=device)
+        report_at_end(run.path)
     return {**seconds, "train": trained["seconds"]}, listen  # with what came before an interruption
 
 

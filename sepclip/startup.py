@@ -1,7 +1,8 @@
-"""What has to be set before torch is imported, for training on a CPU (figures in docs/RESULTS.md).
+"""What has to be set before torch is imported, for work on a CPU (figures in docs/RESULTS.md).
 
 ``keep_memory``: by default glibc maps the large temporaries of an LSTM anew at every step and unmaps them after it, and
-the page faults cost up to half of the step. Once told not to, it keeps them, for more memory held.
+the page faults cost up to half of the step. Once told not to, it keeps them, for more memory held. The waves of a
+mixture that is prepared are of that size too.
 
 ``spin_briefly``: an LSTM step has thousands of barriers, at which the threads of GNU OpenMP spin. With another program
 on one of the cores they spin away whole time slices, and a step takes many times as long. Short spins cost next to

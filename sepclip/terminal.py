@@ -1,19 +1,37 @@
-"""What the user sees: results on stdout, notes and progress on stderr, plain where it is not a terminal."""
+"""What the user sees: results on stdout, notes and progress on stderr, plain where it is not a terminal.
+
+Colours go where a terminal shows them, unless ``NO_COLOR`` is set.
+"""
 
 import json
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+_BARS = "▁▂▃▄▅▆▇█"
+_PLAIN_SECONDS = 30.0  # between lines of progress in a log
 
 out = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)
+
+
+@dataclass
+class Volume:
+    """How much is told: ``quiet`` leaves results, warnings and errors, ``verbose`` tells all there is."""
+
+    quiet: bool = False
+    verbose: bool = False
+
+
+volume = Volume()
 
 
 def print_json(document: dict[str, Any]) -> None:
@@ -22,8 +40,9 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def say(message: str) -> None:
-    """Print a note for the user on stderr."""
-    notes.print(message, markup=False, soft_wrap=True)
+    """Print a note for the user on stderr, unless all is to be quiet."""
+    if not volume.quiet:
+        notes.print(message, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -34,6 +53,7 @@ def warn(message: str) -> None:
 def say_some(heading: str, lines: list[str], most: int = 10) -> None:
     """Print a heading and up to ``most`` lines below it, and how many more there are."""
     say(heading)
+    most = len(lines) if volume.verbose else most
     for line in lines[:most]:
         say(f"  {line}")
     if len(lines) > most:
@@ -41,14 +61,17 @@ def say_some(heading: str, lines: list[str], most: int = 10) -> None:
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """Yield ``items`` under a progress bar that disappears at the end; silent where stderr is no terminal."""
+    """Yield ``items`` under a progress bar that disappears at the end; in a log a line now and then instead."""
+    if not notes.is_terminal or volume.quiet:
+        yield from _track_plainly(items, total, description)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal) as progress:
+    with Progress(*columns, console=notes, transient=True) as progress:
         task = progress.add_task(description, total=total)
         for item in items:
             yield item
@@ -68,7 +91,9 @@ class AudioProgress:
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, console=notes, transient=True, disable=not notes.is_terminal)
+        self._progress = Progress(
+            *columns, console=notes, transient=True, disable=not notes.is_terminal or volume.quiet
+        )
         self._task = self._progress.add_task(description, total=0.0, state="")
         self._files, self._files_done, self._seconds = files, 0, 0.0
         self._begun = time.monotonic()
@@ -107,3 +132,34 @@ class AudioProgress:
     def _state(self) -> str:
         minutes, seconds = divmod(int(self._seconds), 60)
         return f"{self._files_done}/{self._files} files, {minutes}:{seconds:02d}, {self.speed:.1f} x real time"
+
+
+def _track_plainly(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+    """Yield ``items`` and tell how far they are, at most every half minute."""
+    began = told = time.monotonic()
+    for count, item in enumerate(items):
+        now = time.monotonic()
+        if count and now - told > _PLAIN_SECONDS:
+            told = now
+            say(f"{description} {count}/{total}, about {(now - began) / count * (total - count):.0f} s left")
+        yield item
+
+
+def sparkline(values: Sequence[float | None], width: int = 40) -> str:
+    """Return values as a row of bars, at most ``width`` of them; a gap where there is none."""
+    count = min(width, len(values))
+    edges = [len(values) * place // count for place in range(count + 1)] if count else []
+    parts = [[value for value in values[a:b] if value is not None] for a, b in pairwise(edges)]
+    means = [sum(part) / len(part) if part else None for part in parts]
+    found = [mean for mean in means if mean is not None]
+    if not found:
+        return ""
+    low, span = min(found), max(found) - min(found) or 1.0
+    return "".join(" " if mean is None else _BARS[round((mean - low) / span * (len(_BARS) - 1))] for mean in means)
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines that only please the eye: on a terminal that has the letters for them, and not where all is quiet."""
+    if out.is_terminal and not volume.quiet and out.encoding.lower().startswith("utf"):
+        for line in lines:
+            out.print(line, markup=False, soft_wrap=True)

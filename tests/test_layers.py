@@ -38,6 +38,7 @@ LAYERS = {
         "terminal",
     },
     "demo": {
+        "report",
         "evaluation",
         "scoring",
         "separation",
@@ -50,6 +51,20 @@ LAYERS = {
         "terminal",
     },
     "pictures": {"training", "audio", "errors"},
+    "report": {
+        "pictures",
+        "sweep",
+        "evaluation",
+        "scoring",
+        "training",
+        "mixing",
+        "model",
+        "audio",
+        "config",
+        "settings",
+        "errors",
+        "terminal",
+    },
     "information": {"training", "model", "mixing", "audio", "config", "settings", "startup", "errors"},
 }
 LAYERS["commands"] = set(LAYERS)

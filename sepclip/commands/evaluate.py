@@ -7,7 +7,7 @@ import typer
 
 from sepclip.commands.options import Json, KMeans, Root
 from sepclip.scoring.metrics import DEFAULT, METRICS, ORACLES, chosen
-from sepclip.terminal import out, print_json
+from sepclip.terminal import out, print_json, show_lines
 
 if TYPE_CHECKING:
     from sepclip.scoring.items import Plan
@@ -140,7 +140,14 @@ def evaluate(
                 estimate_pattern=estimate_pattern, reference_pattern=reference_pattern,
             )  # fmt: skip
             folder = out_folder or estimates
-            about = {"estimates": str(estimates), "references": str(references), "limit": limit}
+            about = {
+                "estimates": str(estimates),
+                "references": str(references),
+                "mixtures": None if mixtures is None else str(mixtures),
+                "estimate_pattern": estimate_pattern,
+                "reference_pattern": reference_pattern,
+                "limit": limit,
+            }
         result = score(items, folder, about, plan, **how)
     else:
         raise typer.BadParameter("give either RUN and DATA, or --estimates and --references, or --pairs")
@@ -148,8 +155,10 @@ def evaluate(
         print_json(result)
         return
     from sepclip.evaluation.shown import show
+    from sepclip.report.glance import score_lines
 
     show(result)
+    show_lines(score_lines(result))
     out.print(f"written: {folder / 'scores.json'}, scores.csv and scores.md", markup=False, soft_wrap=True)
 
 

@@ -1,11 +1,15 @@
 """Options that several commands share."""
 
 import ast
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from sepclip import terminal
 from sepclip.mixing.corpora import Json as Json
 
 Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")]
@@ -45,3 +49,28 @@ def table_keys(file: str, table: str) -> list[str]:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys)) if name == table:
                 return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
     raise LookupError(f"{file} has no table {table}")
+
+
+_QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print results, warnings and errors alone.")]
+_VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Print everything there is to tell.")]
+
+
+def with_volume(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the options ``--quiet`` and ``--verbose`` beside its own."""
+
+    @functools.wraps(command)
+    def run(*, quiet: bool, verbose: bool, **own: Any) -> None:
+        if quiet and verbose:
+            raise typer.BadParameter("give --quiet or --verbose, not both")
+        terminal.volume.quiet, terminal.volume.verbose = quiet, verbose
+        command(**own)
+
+    signature = inspect.signature(command)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in (("quiet", _QUIET), ("verbose", _VERBOSE))
+    ]
+    own = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in signature.parameters.values()]
+    run.__signature__ = signature.replace(parameters=[*own, *added])  # type: ignore[attr-defined]
+    run.__annotations__ = {**command.__annotations__, "quiet": _QUIET, "verbose": _VERBOSE}
+    return run

@@ -7,6 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from sepclip.commands.options import with_volume
 from sepclip.mixing.corpora import corpora
 from sepclip.terminal import out
 
@@ -50,4 +51,4 @@ def _prepare(
 
 
 for _name, _corpus in corpora().items():
-    prepare_app.command(_name, help=_corpus.card.text())(_corpus.prepare)
+    prepare_app.command(_name, help=_corpus.card.text())(with_volume(_corpus.prepare))

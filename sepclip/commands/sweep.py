@@ -7,7 +7,7 @@ import typer
 
 from sepclip.commands.options import Json, Root
 from sepclip.errors import EXIT_USER_ERROR, counted
-from sepclip.terminal import out, print_json, say, say_some, warn
+from sepclip.terminal import out, print_json, say, say_some, show_lines, warn
 
 if TYPE_CHECKING:
     from sepclip.sweep.folder import Sweep
@@ -104,6 +104,7 @@ def _list_cells(opened: "Sweep", as_json: bool) -> None:
 
 
 def _show(opened: "Sweep", metric: str, no_picture: str | None, as_json: bool) -> None:
+    from sepclip.report.glance import sweep_lines
     from sepclip.sweep.folder import same_scores
     from sepclip.sweep.table import Table, run_rows
 
@@ -123,6 +124,7 @@ def _show(opened: "Sweep", metric: str, no_picture: str | None, as_json: bool) -
         )
         return
     table.show()
+    show_lines(sweep_lines({opened.grid.describe(cell): opened.run_path(cell) for cell in opened.grid.cells}))
     names = "table.csv, cells.csv, cells.json" + ("" if no_picture else ", table.svg, table.png")
     out.print(f"written: {opened.out / 'table.md'}, {names}", markup=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sepclip.commands.options import Json, Root, table_keys
-from sepclip.terminal import out, print_json
+from sepclip.terminal import out, print_json, show_lines
 
 
 def train(
@@ -45,19 +45,25 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/base.yaml, such as model.layers=2."),
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard into RUN/tensorboard.")
+    ] = False,
+    report: Annotated[bool, typer.Option(help="Write RUN/report.html at the end.")] = True,
     root: Root = None,
     as_json: Json = False,
 ) -> None:
     """Train a separator. The same command resumes it; Ctrl-C saves first.
 
     Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
-    and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl.
+    and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl; at the end RUN/report.html (`sepclip report`).
     """
     from sepclip.config import load_config
     from sepclip.mixing.mixture import MixtureSet
+    from sepclip.report.glance import training_lines
     from sepclip.training.dynamics import parse_dynamics
     from sepclip.training.loop import train as train_run
     from sepclip.training.run import Run
+    from sepclip.training.tensorboard import FOLDER, require_tensorboard
 
     flags = {
         "loss.name": loss,
@@ -75,11 +81,16 @@ def train(
     # the steps of a recipe would override the epochs asked for
     own = ["train.steps=null"] if epochs is not None else []
     resolved = load_config(config, [*(settings or ()), *own], flags)
+    if tensorboard:
+        require_tensorboard()
     mixtures = MixtureSet.open(data, root)
     opened = Run.start_or_resume(run, resolved, mixtures)
+    if tensorboard:
+        (run / FOLDER).mkdir(exist_ok=True)  # what tells this training, and those that resume it, to write them
     summary = train_run(opened, mixtures)
+    page = _report(run, wanted=report, already=summary["already"])
     if as_json:
-        print_json({"run": str(run), **summary})
+        print_json({"run": str(run), "report": page and str(page), **summary})
         return
     best = summary["best_valid_si_sdr_improvement"]
     told = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
@@ -90,6 +101,18 @@ def train(
         markup=False,
         soft_wrap=True,
     )
+    show_lines(training_lines(run))
+    if page:
+        out.print(f"to look at and listen to: {page}", markup=False, soft_wrap=True)
+
+
+def _report(run: Path, *, wanted: bool, already: bool) -> Path | None:
+    """Write the page of a training that has just ended, or return the one that is there."""
+    from sepclip.report.writing import NAME, report_at_end
+
+    if already and (run / NAME).is_file():
+        return run / NAME
+    return report_at_end(run) if wanted else None
 
 
 def _clipping(summary: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class _Files:
             np.stack([sound.samples[:, : min(lengths)].T for sound in part])  # (S, T, C)
             for part in (sounds[:count], sounds[count : 2 * count])
         )
-        mixture = sounds[-1].samples[:, : min(lengths)].T if self.mixture else None  # (T, C)
+        mixture = sounds[-1].samples[:, : min(lengths)].T if self.mixture else ref.sum(0, dtype=np.float64)  # (T, C)
         return Waves(rates[0], est=est, ref=ref, mixture=mixture, notes=notes)
 
     def _mixtures(self) -> list[Path]:
@@ -89,8 +89,9 @@ def folder_items(
     estimate_pattern: str | None = None,
     reference_pattern: str | None = None,
     fixed_order: bool = False,
+    only: Collection[str] | None = None,
 ) -> list[Item]:
-    """Return the files of two folders, matched by name, each read when it is loaded.
+    """Return the files of two folders, matched by name, each read when it is loaded; ``only`` those of some names.
 
     Patterns say where a file's name and source stand in its path below the folder, without its extension:
     ``{source}/{name}`` (where there is a folder s1) or ``{name}_{source}`` by default, with sources s1, s2, ...; with a
@@ -110,7 +111,7 @@ def folder_items(
     mixed = {_name(path, mixture_folder): path for path in find_sounds(mixture_folder)[0]}
     if mixtures is not None and not mixed:
         raise UserError(f"{mixtures}: no such folder, or one without mixtures")
-    names = sorted({*true, *found})[:limit]
+    names = [name for name in sorted({*true, *found})[:limit] if only is None or name in only]
     return [_item(name, _Files(found.get(name), true.get(name), mixed.get(name)), fixed_order) for name in names]
 
 

@@ -1,6 +1,7 @@
 """A run on the mixtures of a set: separated one by one while others are scored."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,16 +58,22 @@ class _Separated:
 
 
 def set_items(
-    separator: Separator, data: MixtureSet, split: str, *, device: torch.device, limit: int | None = None
+    separator: Separator,
+    data: MixtureSet,
+    split: str,
+    *,
+    device: torch.device,
+    limit: int | None = None,
+    only: Collection[str] | None = None,
 ) -> list[Item]:
-    """Return the mixtures of a split, each separated when it is loaded.
+    """Return the mixtures of a split, each separated when it is loaded; ``only`` those of some names.
 
     Raises UserError where the data is not what the separator learned to separate.
     """
     layout = data.layout
     if separator.layout != layout:
         raise UserError(f"the run separates {separator.layout}; {data.path} has {layout}")
-    recipes = data.recipes(split)[:limit]
+    recipes = [recipe for recipe in data.recipes(split)[:limit] if only is None or recipe.name in only]
     if not recipes:
         raise UserError(f"{data.path} has no mixtures in {split}")
     if not data.audio:

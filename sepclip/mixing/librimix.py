@@ -4,7 +4,7 @@ Every source is multiplied by its gain, resampled, and cut or filled up; mixture
 brought to 16 bits as libsndfile does it. See docs/METHOD.md.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from sepclip.mixing import writing
 from sepclip.mixing.librimix_lists import GROUPS, Row, Tables, naming_of, read_tables, sexes_of, subsets_of
 from sepclip.mixing.made import folders_of
 from sepclip.mixing.mixture import FULL_SCALE, SPLITS, Recipe, Source
-from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_folder, require_one_of
+from sepclip.mixing.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
 from sepclip.mixing.preparation import Prepared
 from sepclip.mixing.survey import in_threads
 from sepclip.mixing.wsj0_lists import samples_of
@@ -67,22 +67,46 @@ class Places:
     lengths: Mapping[str, int]
 
 
-def render(row: Row, settings: LibriSettings, places: Places) -> NDArray[np.int16]:
+class Sounds:
+    """The sounds of one mixture with their gains, each read once and resampled once to each rate."""
+
+    def __init__(self, row: Row, places: Places):
+        self.row, self.places = row, places
+        self.lengths = [places.lengths[path] for path in row.paths]
+        self._read: dict[int, Floats] = {}
+        self._at_rate: dict[tuple[int, int], Floats] = {}
+
+    def at_rate(self, index: int, rate_hz: int) -> Floats:
+        """Return speaker ``index``, or the noise for -1, at a rate (T,)."""
+        from scipy.signal import resample_poly
+
+        if index not in self._read:
+            self._read[index] = self._noise() if index < 0 else self._speech(index)
+        key = index, rate_hz
+        if key not in self._at_rate:
+            wave = self._read[index]
+            self._at_rate[key] = wave if rate_hz == RATE_HZ else resample_poly(wave, rate_hz, RATE_HZ)
+        return self._at_rate[key]
+
+    def _speech(self, index: int) -> Floats:
+        wave = _read(self.places.speech / self.row.paths[index], self.lengths[index])
+        return wave * self.row.gains[index]
+
+    def _noise(self) -> Floats:
+        # of the longest speaker's length whatever the mode, as the authors do, since resampling looks ahead
+        name, most = self.row.noise, max(self.lengths)
+        noise = _read(self.places.noise / name, self.places.lengths[name], most)
+        return prolong(noise, most) * self.row.noise_gain
+
+
+def render(sounds: Sounds, settings: LibriSettings) -> NDArray[np.int16]:
     """Render the mixture and the targets of a task (1 + S, T); what the task does not need is not read."""
-    lengths = [places.lengths[path] for path in row.paths]
-    samples = mixture_samples(lengths, settings)
+    samples = mixture_samples(sounds.lengths, settings)
     used = 1 if settings.task == "enh_single" else settings.speakers
-    waves = [
-        _fit(_read(places.speech / path, length) * gain, settings.rate_hz, samples)
-        for path, gain, length in zip(row.paths[:used], row.gains[:used], lengths[:used], strict=True)
-    ]
+    waves = [_fit(sounds.at_rate(index, settings.rate_hz), samples) for index in range(used)]
     speech = _sum(waves)
+    mixture = _sum([*waves, _fit(sounds.at_rate(-1, settings.rate_hz), samples)]) if settings.noisy else speech
     targets = [speech] if settings.task == "enh_both" else waves
-    mixture = speech
-    if settings.noisy:
-        # as the authors do, of the longest speaker's length for `min` too, since resampling looks ahead
-        noise = prolong(_read(places.noise / row.noise, places.lengths[row.noise], max(lengths)), max(lengths))
-        mixture = _sum([*waves, _fit(noise * row.noise_gain, settings.rate_hz, samples)])
     return floor_to_int16(np.stack([mixture, *targets]))
 
 
@@ -104,8 +128,12 @@ def prolong(noise: Floats, samples: int) -> Floats:
 
 def floor_to_int16(waves: Floats) -> NDArray[np.int16]:
     """Bring floats to 16 bits as libsndfile does where it clips, as soundfile has it: rounded to 32 bits, then cut."""
-    whole = np.floor(np.rint(waves * np.float64(2**31)) / 2**16).clip(-FULL_SCALE, FULL_SCALE - 1)
-    cut: NDArray[np.int16] = whole.astype(np.int16)
+    steps = waves * np.float64(2**31)
+    np.rint(steps, out=steps)  # in place, for memory that was never touched costs more than the arithmetic
+    steps *= 2**-16
+    np.floor(steps, out=steps)
+    np.clip(steps, -FULL_SCALE, FULL_SCALE - 1, out=steps)
+    cut: NDArray[np.int16] = steps.astype(np.int16)
     return cut
 
 
@@ -124,67 +152,70 @@ def _read(path: Path, length: int, most: int = -1) -> NDArray[np.float32]:
     return wave
 
 
-def _fit(wave: Floats, rate_hz: int, samples: int) -> Floats:
-    from scipy.signal import resample_poly
-
-    resampled: Floats = wave if rate_hz == RATE_HZ else resample_poly(wave, rate_hz, RATE_HZ)
-    return np.pad(resampled[:samples], (0, max(0, samples - len(resampled))))
+def _fit(wave: Floats, samples: int) -> Floats:
+    return wave[:samples] if len(wave) >= samples else np.pad(wave, (0, samples - len(wave)))
 
 
 def plan_librimix(
     root: Path,
     out: Path,
-    settings: LibriSettings,
+    sets: Mapping[Path, LibriSettings],
     *,
     corpus: str,
     metadata: Path | None = None,
     noise: Path | None = None,
     jobs: int | None = None,
-) -> Plan[Prepared]:
-    """Look at LibriSpeech, at or below ``root``, the tables and the noise; what is left is to write the set ``out``.
+) -> Plan[All]:
+    """Look at LibriSpeech, at or below ``root``, the tables and the noise; what is left is to write the sets.
 
-    Raises UserError where there is no root or ``out`` holds anything else.
+    ``sets`` tell the folder of each set, at or below ``out``; they differ in rate and mode alone. Raises UserError
+    where there is no root, or one of the folders holds anything else.
     """
     require_folder(root, "the folder of LibriSpeech")
     speech = root / "LibriSpeech" if (root / "LibriSpeech").is_dir() else root
+    some = next(iter(sets.values()))
     preflight = Preflight(out)
-    tables = read_tables(
-        metadata or root, settings.speakers, subsets_of(settings.train), preflight, noise=settings.noisy
-    )
+    subsets = subsets_of(some.train)
+    tables = read_tables(metadata or root, some.speakers, subsets, preflight, noise=some.noisy)
     noises = noise or root / "wham_noise"
-    recorded = {
+    source = {
         "corpus": corpus,
         "root": str(speech.resolve()),
-        "noise": str(noises.resolve()) if settings.noisy else None,
+        "noise": str(noises.resolve()) if some.noisy else None,
         "metadata": tables.digest,
-        **asdict(settings),
     }
-    done = writing.finished(out, recorded)
-    if done:
-        return Plan(preflight, lambda: Prepared(done, already=True), already=True)
-    places = Places(speech, noises, _lengths(tables, speech, noises, settings, preflight, jobs))
-    rows, recipes = _recipes(tables, places, settings)
-    official = naming_of(settings.speakers, subsets_of(settings.train)).official
+    recorded = {place: {**source, **asdict(settings)} for place, settings in sets.items()}
+    done, missing = writing.sort_out(recorded)
+    already = [Prepared(one, already=True) for one in done]
+    if not missing:
+        return Plan(preflight, lambda: All(already), already=True)
+    places = Places(speech, noises, _lengths(tables, speech, noises, some, preflight, jobs))
+    planned = [_planned(out, tables, places, sets[out], recorded[out]) for out in missing]
+    preflight.needed_bytes = sum(writing.bytes_to_write(one.out, one.recipes, 1 + some.targets) for one in planned)
+    rows = {row.name: row for split in SPLITS for row in tables.rows[split]}
+    official = naming_of(some.speakers, subsets).official
     preflight.facts.extend(
-        f"{split}: {len(found)} mixtures (official {official[split]}), {len(recipes[split])} of them with all files"
-        for split, found in tables.rows.items()
+        f"{split}: {len(tables.rows[split])} mixtures (official {official[split]}), {len(found)} of them with all files"
+        for split, found in planned[0].recipes.items()
     )
-    preflight.needed_bytes = writing.bytes_to_write(out, recipes, 1 + settings.targets)
 
-    def make() -> Prepared:
-        made = writing.write_set(
-            out,
-            recipes,
-            root=speech,
-            layout=Layout(settings.rate_hz, settings.targets),
-            render=lambda recipe: render(rows[recipe.name], settings, places),
-            settings=recorded,
-            report={"additive": not settings.noisy, "task": settings.task},
-            jobs=jobs,
-        )
-        return Prepared(made, already=False)
+    def render_all(mixture: Sequence[tuple[int, Recipe]]) -> Iterator[NDArray[np.int16]]:
+        sounds = Sounds(rows[mixture[0][1].name], places)
+        return (render(sounds, sets[planned[number].out]) for number, _ in mixture)
+
+    def make() -> All:
+        made = writing.write_sets(planned, render_all, jobs)
+        return All([*already, *(Prepared(one, already=False) for one in made)])
 
     return Plan(preflight, make)
+
+
+def _planned(
+    out: Path, tables: Tables, places: Places, settings: LibriSettings, recorded: dict[str, Any]
+) -> writing.Planned:
+    report = {"additive": not settings.noisy, "task": settings.task}
+    layout = Layout(settings.rate_hz, settings.targets)
+    return writing.Planned(out, _recipes(tables, places, settings), places.speech, layout, recorded, report)
 
 
 def _lengths(
@@ -220,8 +251,8 @@ def _lengths(
     return lengths
 
 
-def _recipes(tables: Tables, places: Places, settings: LibriSettings) -> tuple[dict[str, Row], dict[str, list[Recipe]]]:
-    """Return the rows by name, and the recipes, of the mixtures whose files are all there."""
+def _recipes(tables: Tables, places: Places, settings: LibriSettings) -> dict[str, list[Recipe]]:
+    """Return the recipes of the mixtures whose files are all there."""
     sexes = sexes_of(places.speech)
 
     def source(path: str, gain: float) -> Source:
@@ -229,16 +260,14 @@ def _recipes(tables: Tables, places: Places, settings: LibriSettings) -> tuple[d
         # the tables hold gains and no levels
         return Source(path, voice, sexes.get(voice), 0, places.lengths[path], RATE_HZ, 0.0, gain)
 
-    rows: dict[str, Row] = {}
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
     for split, found in tables.rows.items():
         for row in found:
             if all(path in places.lengths for path in (*row.paths, row.noise) if path):
-                rows[row.name] = row
                 sources = tuple(map(source, row.paths, row.gains))
                 length = mixture_samples([one.length for one in sources], settings)
                 if settings.task == "enh_both":  # one target, the sum of all
                     paths, voices = "+".join(row.paths), "+".join(one.voice for one in sources)
                     sources = (Source(paths, voices, None, 0, length, settings.rate_hz, 0.0, 1.0),)
                 recipes[split].append(Recipe(row.name, GROUPS[split], length, sources[: settings.targets]))
-    return rows, recipes
+    return recipes

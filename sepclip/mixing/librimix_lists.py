@@ -83,7 +83,7 @@ def read_tables(
     They are looked for in ``folder`` and its sub-folders ``Libri2Mix`` and ``metadata/Libri2Mix`` (or ``Libri3Mix``).
     The columns of the noise are read where ``noise`` is wanted.
     """
-    tables, digest = Tables(), hashlib.sha256()
+    tables, digest, seen = Tables(), hashlib.sha256(), set[str]()
     kind = f"Libri{speakers}Mix"
     for split, names in subsets.items():
         for name in names:
@@ -96,17 +96,17 @@ def read_tables(
                 continue
             text = file.read_bytes()
             digest.update(text)
-            tables.rows[split] += _parse(text.decode(errors="replace"), file, speakers, preflight, noise=noise)
+            tables.rows[split] += _parse(text.decode(errors="replace"), file, speakers, preflight, seen, noise=noise)
     tables.digest = digest.hexdigest()
     return tables
 
 
-def _parse(text: str, file: Path, speakers: int, preflight: Preflight, *, noise: bool) -> list[Row]:
+def _parse(text: str, file: Path, speakers: int, preflight: Preflight, seen: set[str], *, noise: bool) -> list[Row]:
     order = range(1, speakers + 1)
     columns = ["mixture_ID", *(f"source_{i}_path" for i in order), *(f"source_{i}_gain" for i in order)]
     columns += ["noise_path", "noise_gain"] if noise else []
     lines = csv.reader(text.splitlines(), strict=True)
-    rows: dict[str, Row] = {}
+    rows: list[Row] = []
     try:
         header = next(lines, [])
         missing = [column for column in columns if column not in header]
@@ -118,11 +118,14 @@ def _parse(text: str, file: Path, speakers: int, preflight: Preflight, *, noise:
             found = _row([fields[place] for place in places], speakers) if len(fields) == len(header) else "too short"
             if isinstance(found, str):
                 preflight.wrong(f"line of a table: {found}", _TAKE, str(file), f"line {lines.line_num}")
-            elif rows.setdefault(found.name, found) is not found:
-                preflight.wrong("mixture twice in a table", _TAKE, str(file), f"line {lines.line_num}")
+            elif found.name in seen:
+                preflight.wrong("mixture twice in the tables", _TAKE, str(file), f"line {lines.line_num}")
+            else:
+                seen.add(found.name)
+                rows.append(found)
     except csv.Error as error:
         preflight.wrong(f"line of a table: {error}", _TAKE, str(file), f"line {lines.line_num}")
-    return list(rows.values())
+    return rows
 
 
 def _row(fields: Sequence[str], speakers: int) -> Row | str:

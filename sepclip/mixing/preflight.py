@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -11,6 +12,8 @@ import typer
 from sepclip.errors import EXIT_USER_ERROR, UserError
 from sepclip.terminal import out as stdout
 from sepclip.terminal import print_json
+
+T = TypeVar("T")
 
 RATES_HZ = (8000, 16000)  # that the corpora of mixtures have
 MODES = ("min", "max")  # cut to the shortest source, or filled up to the longest
@@ -22,6 +25,26 @@ def require_one_of(option: str, given: object, allowed: Sequence[object]) -> Non
     if given not in allowed:
         *others, last = map(str, allowed)
         raise UserError(f"{option} {given}: choose {', '.join(others)} or {last}")
+
+
+def several(option: str, given: object, allowed: Sequence[T]) -> list[T]:
+    """Return the values of an ``option`` that takes some of those ``allowed`` with commas; UserError for others."""
+    by_name = {str(value): value for value in allowed}
+    names = list(dict.fromkeys(name.strip() for name in str(given).split(",")))
+    for name in names:
+        require_one_of(option, name, allowed=tuple(by_name))
+    return [by_name[name] for name in names]
+
+
+def places_of(out: Path, rate: object, mode: object) -> dict[Path, tuple[int, str]]:
+    """Return the folder, rate in Hz and mode of each set that --rate and --mode ask for.
+
+    One set lies in ``out``, several in ``out``/wav8k/min and so on. Raises UserError for other rates and modes.
+    """
+    pairs = list(product(several("--rate", rate, RATES_HZ), several("--mode", mode, MODES)))
+    if len(pairs) == 1:
+        return {out: pairs[0]}
+    return {out / f"wav{rate_hz // 1000}k" / one: (rate_hz, one) for rate_hz, one in pairs}
 
 
 def require_folder(path: Path, what: str) -> None:
@@ -114,6 +137,22 @@ class Made(Protocol):
 
 
 M = TypeVar("M", bound=Made)
+
+
+@dataclass(frozen=True)
+class All:
+    """Several sets that were made at once; one of them is told as such."""
+
+    parts: Sequence[Made]
+
+    def document(self) -> dict[str, Any]:
+        """Return what was made as plain data."""
+        documents = [part.document() for part in self.parts]
+        return documents[0] if len(documents) == 1 else {"sets": documents}
+
+    def told(self) -> str:
+        """Return what was made, a line a set."""
+        return "\n".join(part.told() for part in self.parts)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,25 @@ from sepclip.mixing.mixture import (
 from sepclip.mixing.survey import in_threads
 
 Render = Callable[[Recipe], NDArray[np.int16]]  # to (1 + S, T) or (1 + S, C, T), the mixture first
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A set to be written: all but its audio.
+
+    ``settings`` tell whether a later run makes the same set; ``report`` goes into ``set.json`` as it is.
+    """
+
+    out: Path
+    recipes: dict[str, list[Recipe]]
+    root: Path
+    layout: Layout
+    settings: dict[str, Any]
+    report: dict[str, Any]
+
+
+# One mixture of several sets, each as the number of the set and its recipe, to the waves of each
+RenderAll = Callable[[Sequence[tuple[int, Recipe]]], Iterable[NDArray[np.int16]]]
 
 _WAV_HEADER = 44  # bytes
 _TEMPORARY = ".*.tmp"  # as replace_file names them
@@ -81,6 +101,12 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
     return made
 
 
+def sort_out(settings: Mapping[Path, dict[str, Any]]) -> tuple[list[MixtureSet], list[Path]]:
+    """Return the sets that are finished, and the folders of those still to be made with the settings of each."""
+    done = {out: finished(out, wanted) for out, wanted in settings.items()}
+    return [made for made in done.values() if made], [out for out, made in done.items() if not made]
+
+
 def begin(out: Path, settings: dict[str, Any]) -> None:
     """Mark ``out`` as a set in the making, so that the same command goes on with it."""
     write_text(out / UNFINISHED_FILE, json.dumps({"settings": settings}, indent=1))
@@ -97,52 +123,86 @@ def write_set(
     report: dict[str, Any],
     jobs: int | None = None,
 ) -> MixtureSet:
-    """Write recipes, audio and its lists, at last ``set.json``; waves that an interrupted run left are kept.
+    """Write one set, as ``write_sets`` does; ``render`` makes the mixture and sources of a recipe, None no audio."""
+    planned = Planned(out, recipes, root, layout, settings, report)
+    if render is None:
+        return write_sets([planned], None)[0]
+    return write_sets([planned], lambda wanted: (render(recipe) for _, recipe in wanted), jobs)[0]
 
-    ``render`` makes the mixture and sources of a recipe; None leaves the audio out. ``settings`` tell whether a later
-    run makes the same set; ``report`` goes into ``set.json`` as it is.
+
+def write_sets(sets: Sequence[Planned], render: RenderAll | None, jobs: int | None = None) -> list[MixtureSet]:
+    """Write recipes, audio and its lists, at last each ``set.json``; waves that an interrupted run left are kept.
+
+    ``render`` gets all that is to be made of one mixture at once, so that no file is read twice for it; None leaves
+    the audio out.
     """
-    parts = ["mix", *layout.names]
-    leftovers = list(out.rglob(_TEMPORARY))  # of a run that was killed
-    begin(out, settings)
-    lines = {split: "".join(f"{recipe.to_line()}\n" for recipe in found) for split, found in recipes.items()}
-    for split, text in lines.items():
-        _keep_or_write(out, split, text)
+    leftovers = [file for one in sets for file in one.out.rglob(_TEMPORARY)]  # of a run that was killed
+    digests = []
+    for one in sets:
+        begin(one.out, one.settings)
+        lines = {split: "".join(f"{recipe.to_line()}\n" for recipe in found) for split, found in one.recipes.items()}
+        for split, text in lines.items():
+            _keep_or_write(one.out, split, text)
+        digests.append(_digest("".join(lines[split] for split in SPLITS)))
     if render:
-        wanted = [(split, recipe) for split in recipes for recipe in recipes[split]]
-
-        def write(job: tuple[str, Recipe]) -> None:
-            split, recipe = job
-            targets = [out / split / part / f"{recipe.name}.wav" for part in parts]
-            if all(_is_whole(target, recipe.length * layout.channels) for target in targets):
-                return
-            for target, wave in zip(targets, render(recipe), strict=True):
-                write_sound(target, wave, layout.rate_hz, flush=False)
-
-        for _ in in_threads(write, wanted, "writing mixtures", jobs):
-            pass
-        os.sync()  # all waves at once: one flush for each would take minutes
+        _write_audio(sets, render, jobs)
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
+    for one, digest in zip(sets, digests, strict=True):
+        _finish(one, digest, audio=render is not None)
+    return [MixtureSet.open(one.out, one.root) for one in sets]
+
+
+def _write_audio(sets: Sequence[Planned], render: RenderAll, jobs: int | None) -> None:
+    mixtures: dict[tuple[str, str], list[tuple[int, Recipe]]] = {}
+    for number, one in enumerate(sets):
+        for split, found in one.recipes.items():
+            for recipe in found:
+                mixtures.setdefault((split, recipe.name), []).append((number, recipe))
+
+    def files(split: str, number: int, recipe: Recipe) -> list[Path]:
+        folder = sets[number].out / split
+        return [folder / part / f"{recipe.name}.wav" for part in ("mix", *sets[number].layout.names)]
+
+    def write(mixture: tuple[str, str]) -> None:
+        split, _ = mixture
+        missing = [
+            (number, recipe)
+            for number, recipe in mixtures[mixture]
+            if not all(
+                _is_whole(file, recipe.length * sets[number].layout.channels) for file in files(split, number, recipe)
+            )
+        ]
+        for (number, recipe), waves in zip(missing, render(missing) if missing else (), strict=True):
+            for file, wave in zip(files(split, number, recipe), waves, strict=True):
+                write_sound(file, wave, sets[number].layout.rate_hz, flush=False)
+
+    for _ in in_threads(write, list(mixtures), "writing mixtures", jobs):
+        pass
+    os.sync()  # all waves at once: one flush for each would take minutes
+
+
+def _finish(planned: Planned, digest: str, *, audio: bool) -> None:
+    """Write what marks a set as whole."""
+    out, layout = planned.out, planned.layout
     about = {
         "format": FORMAT,
-        "root": str(root.resolve()),
+        "root": str(planned.root.resolve()),
         "rate_hz": layout.rate_hz,
         "source_count": layout.sources,
         "source_names": list(layout.names),
         "channels": layout.channels,
         "fixed_order": layout.fixed_order,
-        "audio": render is not None,
-        "digest": _digest("".join(lines[split] for split in SPLITS)),
-        "counts": {split: len(found) for split, found in recipes.items()},
-        "settings": settings,
-        **report,
+        "audio": audio,
+        "digest": digest,
+        "counts": {split: len(found) for split, found in planned.recipes.items()},
+        "settings": planned.settings,
+        **planned.report,
     }
-    if render:
-        write_indexes(out, recipes, layout, about)
+    if audio:
+        write_indexes(out, planned.recipes, layout, about)
     write_text(out / SET_FILE, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     (out / UNFINISHED_FILE).unlink(missing_ok=True)
-    return MixtureSet.open(out, root)
 
 
 def _keep_or_write(out: Path, split: str, text: str) -> None:

@@ -7,8 +7,9 @@ by the level in the list; then one gain for the mixture and its sources. See doc
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +18,11 @@ from numpy.typing import NDArray
 from sepclip.audio.files import BadSound, name_below, write_text
 from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import CONVERT, read_speech, shortened
-from sepclip.errors import UserError
 from sepclip.mixing import writing
 from sepclip.mixing.drawing import PEAK
 from sepclip.mixing.made import GROUPS
 from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
-from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_folder, require_one_of
+from sepclip.mixing.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
 from sepclip.mixing.preparation import Prepared
 from sepclip.mixing.survey import in_threads
 from sepclip.mixing.wsj0_lists import (
@@ -58,13 +58,31 @@ class Wsj0Settings:
         require_one_of("--mode", self.mode, MODES)
 
 
+Speech = Callable[[Path, int], NDArray[np.float64]]  # path and rate in Hz to samples (T,)
+
+
 def speech(path: Path, rate_hz: int) -> NDArray[np.float64]:
     """Read an utterance of WSJ0 (T,) and resample it as the authors' scripts do (polyphase, Kaiser window of 5)."""
+    return speech_once()(path, rate_hz)
+
+
+def speech_once() -> Speech:
+    """Return ``speech`` with a memory, so that every file is read once, and resampled once to each rate."""
     from scipy.signal import resample_poly
 
-    wave = read_speech(path).samples[0].astype(np.float64)
-    resampled: NDArray[np.float64] = wave if rate_hz == RATE_HZ else resample_poly(wave, rate_hz, RATE_HZ)
-    return resampled
+    @cache
+    def read(path: Path) -> NDArray[np.float64]:
+        wave: NDArray[np.float64] = read_speech(path).samples[0].astype(np.float64)
+        return wave
+
+    @cache
+    def at_rate(path: Path, rate_hz: int) -> NDArray[np.float64]:
+        resampled: NDArray[np.float64] = (
+            read(path) if rate_hz == RATE_HZ else resample_poly(read(path), rate_hz, RATE_HZ)
+        )
+        return resampled
+
+    return at_rate
 
 
 def measure_levels(
@@ -98,21 +116,17 @@ def measure_levels(
     return {**measured, **known}
 
 
-def render(recipe: Recipe, root: Path, rate_hz: int) -> NDArray[np.int16]:
+def render(recipe: Recipe, root: Path, rate_hz: int, speech: Speech) -> NDArray[np.int16]:
     """Render a mixture and its sources (1 + S, T), each rounded to 16 bits by itself, as the authors' scripts do."""
-    waves = []
-    for source in recipe.sources:
+    together = np.zeros((1 + len(recipe.sources), recipe.length))
+    for row, source in zip(together[1:], recipe.sources, strict=True):
         wave = speech(root / source.path, rate_hz)
         if len(wave) != _resampled(source.length, rate_hz):
             raise BadSound(root / source.path, "is not as long as its header says, or has changed")
-        waves.append(source.gain * wave)
-    if recipe.length > max(map(len, waves)):
-        raise UserError(f"the recipe of {recipe.name} is damaged: prepare the set again in another folder")
-    sources = np.zeros((len(waves), recipe.length))
-    for row, wave in zip(sources, waves, strict=True):
-        row[: len(wave)] = wave[: recipe.length]
-    together = np.concatenate([sources.sum(0, keepdims=True), sources])  # (1 + S, T)
-    return to_int16(together * ((recipe.peak or 1.0) / max(1.0, np.abs(together).max())))
+        np.multiply(source.gain, wave[: recipe.length], out=row[: len(wave)])
+    together[1:].sum(0, out=together[0])
+    together *= (recipe.peak or 1.0) / max(1.0, together.max(), -together.min())
+    return to_int16(together)
 
 
 def _resampled(samples: int, rate_hz: int) -> int:
@@ -122,55 +136,54 @@ def _resampled(samples: int, rate_hz: int) -> int:
 def plan_wsj0(
     root: Path,
     out: Path,
-    settings: Wsj0Settings,
+    sets: Mapping[Path, Wsj0Settings],
     *,
     corpus: str,
     lists: Path | None = None,
     active_levels: Path | None = None,
     jobs: int | None = None,
-) -> Plan[Prepared]:
-    """Look at WSJ0 below ``root`` and the ``lists``; what is left is to measure the levels and write the set ``out``.
+) -> Plan[All]:
+    """Look at WSJ0 below ``root`` and the ``lists``; what is left is to measure the levels and write the sets.
 
-    Raises UserError where there is no root or no list at all, or ``out`` holds anything else.
+    ``sets`` tell the folder of each set, of which the levels are kept in ``out``. Raises UserError where there is no
+    root, or one of the folders holds anything else.
     """
     require_folder(root, "the folder of WSJ0")
+    (sources,) = {settings.sources for settings in sets.values()}
     preflight = Preflight(out)
-    found = read_lists(lists or root, settings.sources, preflight)
+    found = read_lists(lists or root, sources, preflight)
     table, table_digest = read_table(active_levels)
-    recorded = {
-        "corpus": corpus,
-        "root": str(root.resolve()),
-        "lists": found.digest,
-        "active_levels": table_digest,
-        **asdict(settings),
-    }
-    done = writing.finished(out, recorded)
-    if done:
-        return Plan(preflight, lambda: Prepared(done, already=True), already=True)
+    source = {"corpus": corpus, "root": str(root.resolve()), "lists": found.digest, "active_levels": table_digest}
+    recorded = {place: {**source, **asdict(settings)} for place, settings in sets.items()}
+    done, missing = writing.sort_out(recorded)
+    already = [Prepared(one, already=True) for one in done]
+    if not missing:
+        return Plan(preflight, lambda: All(already), already=True)
     files = find_utterances(root)
     lengths = _lengths(found, files, root, preflight, jobs)
-    preflight.facts.extend(_counts(split, lines, files, settings.sources) for split, lines in found.lines.items())
-    preflight.needed_bytes = writing.bytes_to_write(
-        out, _recipes(found, files, lengths, None, root, settings), 1 + settings.sources
-    )
+    preflight.facts.extend(_counts(split, lines, files, sources) for split, lines in found.lines.items())
+    for place in missing:
+        recipes = _recipes(found, files, lengths, None, root, sets[place])
+        preflight.needed_bytes += writing.bytes_to_write(place, recipes, 1 + sources)
 
-    def make() -> Prepared:
+    def make() -> All:
         for fact in preflight.facts:
             say(fact)
-        writing.begin(out, recorded)
+        for place in missing:
+            writing.begin(place, recorded[place])
         wanted = {utterance.rsplit("/", 1)[1]: files[utterance] for utterance in found.places}
         levels = measure_levels(wanted, table, out / LEVELS_FILE, jobs)
-        made = writing.write_set(
-            out,
-            _recipes(found, files, lengths, levels, root, settings),
-            root=root,
-            layout=Layout(settings.rate_hz, settings.sources),
-            render=lambda recipe: render(recipe, root, settings.rate_hz),
-            settings=recorded,
-            report={},
-            jobs=jobs,
-        )
-        return Prepared(made, already=False)
+        planned = []
+        for place in missing:
+            recipes = _recipes(found, files, lengths, levels, root, sets[place])
+            layout = Layout(sets[place].rate_hz, sources)
+            planned.append(writing.Planned(place, recipes, root, layout, recorded[place], {}))
+
+        def render_all(mixture: Sequence[tuple[int, Recipe]]) -> Iterator[NDArray[np.int16]]:
+            once = speech_once()
+            return (render(recipe, root, planned[number].layout.rate_hz, once) for number, recipe in mixture)
+
+        return All([*already, *(Prepared(one, already=False) for one in writing.write_sets(planned, render_all, jobs))])
 
     return Plan(preflight, make)
 

@@ -45,7 +45,6 @@ def decompose_file(waves: Waves, sounding: list[int], plan: Plan) -> Decomposed:
     """
     if waves.ref.shape[1] < waves.rate_hz:
         raise Unscorable(f"shorter than 1 s ({waves.ref.shape[1] / waves.rate_hz:.2f} s)")
-    assert waves.mixture is not None
     ref, est, mixture, notes = waves.ref[sounding], waves.est[sounding], waves.mixture[None], []
     silent = np.array([not one.any() for one in est])
     if silent.any():  # it has no scores itself; whatever stands in its place, the others keep theirs

@@ -18,10 +18,10 @@ from sepclip.scoring.oracles import default_stft, oracle_estimates
 Frames = dict[str, np.ndarray]  # scores of v4's windows by name, (S, windows)
 
 
-def score_file(rows: list[Row], waves: Waves | str, plan: Plan, *, fixed_order: bool = False) -> Frames:
+def score_file(rows: list[Row], waves: Waves | str, plan: Plan) -> Frames:
     """Enter all scores of one file into its rows, and the reason wherever there is none; returns v4's windows.
 
-    Sources are paired by the best mean SI-SDR over all of them, once, for all scores; not in ``fixed_order``.
+    Sources are paired by the best mean SI-SDR over all of them, once, for all scores; not in a fixed order.
     """
     for row in rows:
         row.scores = dict.fromkeys(columns(plan.metrics, plan.oracles, plan.improvements))
@@ -30,24 +30,23 @@ def score_file(rows: list[Row], waves: Waves | str, plan: Plan, *, fixed_order: 
         _explain(rows, waves)
     elif not np.isfinite(waves.est).all():
         _explain(rows, "NaN or infinite estimate")
-    elif not np.isfinite(waves.ref).all() or (waves.mixture is not None and not np.isfinite(waves.mixture).all()):
+    elif not (np.isfinite(waves.ref).all() and np.isfinite(waves.mixture).all()):
         _explain(rows, "NaN or infinite reference or mixture")
     else:
-        frames = _score_waves(rows, waves, plan, fixed_order)
+        frames = _score_waves(rows, waves, plan)
     for row in rows:
         _settle(row, plan.metrics)
     return frames
 
 
-def _score_waves(rows: list[Row], waves: Waves, plan: Plan, fixed_order: bool) -> Frames:
-    mixture = waves.ref.sum(0, dtype=np.float64) if waves.mixture is None else waves.mixture  # (T, C)
+def _score_waves(rows: list[Row], waves: Waves, plan: Plan) -> Frames:
     for row in rows:
         row.notes.extend(waves.notes)
     est = waves.est
-    if not fixed_order:
+    if not waves.fixed_order:
         pairwise = Ratios(est=est, ref=waves.ref).pairwise_si_sdr()
         est = est[best_order(pairwise)]  # (S, T, C), in the order of the references
-    waves = replace(waves, est=est, mixture=mixture)
+    mixture, waves = waves.mixture, replace(waves, est=est)
     for index, row in enumerate(rows):
         if not waves.ref[index].any():
             row.reason = "silent reference"

@@ -1,12 +1,13 @@
 """What goes into scoring, a file at a time, and the rows that come out of it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio.files import BadSound
 from sepclip.audio.stft import STFT
 from sepclip.scoring.metrics import DEFAULT, ORACLES
 
@@ -45,13 +46,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Waves:
-    """What one file is scored from: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C); None is the references' sum."""
+    """What one file is scored from: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C)."""
 
     rate_hz: int
     est: Array
     ref: Array
-    mixture: Array | None = None
+    mixture: Array
     notes: tuple[str, ...] = ()
+    fixed_order: bool = False  # estimates belong to the references of the same index
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ class Item:
     channels: int = 1
     identity: str = ""
     fixed_order: bool = False
+
+    def waves(self) -> Waves | str:
+        """Return the waves, or why there are none."""
+        try:
+            loaded = self.load()
+        except BadSound as error:
+            return f"{error.reason} ({error.path})"
+        return loaded if isinstance(loaded, str) else replace(loaded, fixed_order=self.fixed_order)
 
 
 @dataclass(frozen=True)

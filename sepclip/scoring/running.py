@@ -15,7 +15,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from sepclip.audio.bsseval import load_museval_metrics
-from sepclip.audio.files import BadSound
 from sepclip.audio.perceptual import PACKAGES, require
 from sepclip.errors import UserError, counted
 from sepclip.scoring.engines import TOO_LONG, memory_needed
@@ -99,20 +98,13 @@ def _fitted(item: Item, plan: Plan, memory: int) -> tuple[Plan, int, str | None]
     return plan, 0, f"too long for the memory: {gib:.1f} GiB are needed, {memory / 2**30:.1f} GiB given (--memory)"
 
 
-def _load(item: Item) -> Waves | str:
-    try:
-        return item.load()
-    except BadSound as error:
-        return f"{error.reason} ({error.path})"
-
-
 def _score(item: Item, given: Waves | str | None, plan: Plan) -> tuple[list[Row], Frames]:
     """Score one file, in whatever process."""
-    waves = _load(item) if given is None else given
+    waves = item.waves() if given is None else given
     if plan.in_blocks and isinstance(waves, Waves):
         waves = replace(waves, notes=(*waves.notes, TOO_LONG))
     try:
-        frames = score_file(item.rows, waves, plan, fixed_order=item.fixed_order)
+        frames = score_file(item.rows, waves, plan)
     except MemoryError:
         for row in item.rows:
             row.scores = dict.fromkeys(row.scores)
@@ -149,7 +141,7 @@ def _in_processes(
             yield from landed(4 * jobs, memory - size)
             made: Waves | str | None = given
             if made is None and item.here:
-                made = _load(item)
+                made = item.waves()
             # a file that is made here takes its waves along and not the network
             there = replace(item, load=_nothing) if made is not None else item
             flying[pool.submit(_score, there, made, fitted)] = (index, size)

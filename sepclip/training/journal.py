@@ -19,9 +19,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from sepclip import terminal
 from sepclip.audio.files import write_text
 from sepclip.errors import UserError
 from sepclip.terminal import notes, say
+from sepclip.training.tensorboard import Scalars
 
 Value = float | int | str | None | dict[str, float]
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
@@ -67,13 +69,18 @@ class Journal:
 
     def __init__(self, path: Path, steps: int, start: int):
         self._path, self._steps = path, steps
+        self._scalars = Scalars(path)
         self._shown: dict[str, Value] = {}
         self._last_plain = time.monotonic()
         self._bar = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._task = self._bar.add_task("", total=steps, completed=start)
-        self._live = Live(get_renderable=self._screen, console=notes) if notes.is_terminal else None
+        self._live = (
+            Live(get_renderable=self._screen, console=notes)
+            if notes.is_terminal and not terminal.volume.quiet
+            else None
+        )
 
     def _screen(self) -> Group:
         return Group(self._bar.get_renderable(), Text(self._facts(), overflow="fold"))
@@ -88,13 +95,15 @@ class Journal:
     ) -> None:
         if self._live:
             self._live.stop()
+        self._scalars.close()
 
     def record(self, row: Mapping[str, Value]) -> None:
         """Append one row and show it."""
         append_row(self._path, row)
+        self._scalars.add(row)
         self._shown.update(row)
         due = time.monotonic() - self._last_plain > _PLAIN_SECONDS
-        if not self._live and (due or "valid_loss" in row):
+        if not self._live and (due or terminal.volume.verbose or "valid_loss" in row):
             self._last_plain = time.monotonic()
             say(f"step {row['step']}/{self._steps}  {self._facts()}")
 

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import MaskSource, Separator, require_trainable
 from sepclip.settings import DEVICE, Config
-from sepclip.training import checkpoint
+from sepclip.training import checkpoint, tensorboard
 from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
@@ -92,6 +93,7 @@ class Run:
             ENVIRONMENT,
             METRICS,
             DYNAMICS,
+            tensorboard.FOLDER,
             "checkpoints",
         }  # of a run that has not saved yet: nothing to keep
         others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)
@@ -200,7 +202,22 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "git": git_state(Path(sepclip.__file__).parent),
     }
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return commit and whether anything was changed after it, where ``folder`` is part of a git checkout."""
+    try:
+        commit, changed = (
+            subprocess.run(
+                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or no checkout: nothing to say
+    return {"commit": commit, "changed": bool(changed)}
 
 
 def _read_environment(path: Path) -> dict[str, Any]:

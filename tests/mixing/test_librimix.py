@@ -12,6 +12,7 @@ from scipy.signal import resample_poly
 
 from sepclip.config import load_config
 from sepclip.errors import UserError
+from sepclip.mixing import librimix
 from sepclip.mixing.corpora import TASKS, corpora
 from sepclip.mixing.dataset import ValidationCrops, training_data
 from sepclip.mixing.librimix import floor_to_int16, prolong
@@ -212,6 +213,19 @@ def test_clean_mixtures_need_no_noise_and_can_be_mixed_anew(corpus, tmp_path):
         prepare(tmp_path / "root", tmp_path / "noisy", task="enh_single")
 
 
+def test_all_rates_and_lengths_from_one_pass(corpus, tmp_path, monkeypatch):
+    read = []
+    real = librimix.read_sound
+    monkeypatch.setattr(librimix, "read_sound", lambda path, **more: read.append(path) or real(path, **more))
+    options = {"task": "sep_noisy", "train": "train-100"}
+    corpora()["librimix"].prepare(corpus, tmp_path / "out", rate="8000,16000", mode="min,max", **options)
+    assert len(read) == 3 * 4  # two speakers and a noise for each mixture
+    for rate in (8000, 16000):
+        for mode in ("min", "max"):
+            alone = prepare(corpus, tmp_path / f"{rate} {mode}", rate=rate, mode=mode, **options)
+            assert tree(alone.path) == tree(tmp_path / "out" / f"wav{rate // 1000}k" / mode)
+
+
 def test_the_number_of_jobs_and_an_interruption_change_nothing(corpus, made, tmp_path):
     before = tree(made.path)
     for jobs in (1, 5):
@@ -255,6 +269,7 @@ def test_a_run_is_trained_and_scored_by_the_command_line(corpus, tmp_path):
         ("1-1-1_2-2-2,dev-clean/1/1/1-1-1.flac,1", "too short"),
         ("1-1-1_2-2-2," + "x" * 200_000 + ",1,a/b,1,cv/a.wav,1", "field larger than field limit"),
         ("300-1-0000_301-1-0000,dev-clean/1/1/1-1-1.flac,1,dev-clean/2/2/2-2-2.flac,1,cv/a.wav,1", "mixture twice"),
+        ("100-1-0000_101-2-0003,dev-clean/1/1/1-1-1.flac,1,dev-clean/2/2/2-2-2.flac,1,cv/a.wav,1", "mixture twice"),
     ],
 )
 def test_tables_are_not_trusted(corpus, tmp_path, line, words):
@@ -314,7 +329,7 @@ def test_a_file_that_changed_since_the_look_is_told(corpus, tmp_path):
     out = tmp_path / "out"
     from sepclip.mixing.librimix import LibriSettings, plan_librimix
 
-    plan = plan_librimix(root, out, LibriSettings(2, train="train-100"), corpus="librimix", jobs=1)
+    plan = plan_librimix(root, out, {out: LibriSettings(2, train="train-100")}, corpus="librimix", jobs=1)
     write_wave(root / "LibriSpeech" / speech_path("dev-clean", "300-1-0000"), speech("a")[:10000], 16000)
     with pytest.raises(UserError, match=r"300-1-0000\.flac: is not as long as it was"):
         plan.make()

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import stat
 import time
 
@@ -12,6 +13,7 @@ from scipy.signal import resample_poly
 from sepclip.audio.levels import active_level
 from sepclip.audio.sphere import read_speech
 from sepclip.errors import UserError
+from sepclip.mixing import wsj0
 from sepclip.mixing.corpora import corpora
 from sepclip.mixing.mixture import SPLITS, MixtureSet
 from sepclip.mixing.preflight import Preflight
@@ -177,6 +179,47 @@ def test_the_number_of_jobs_and_an_interruption_change_nothing(corpus, made, tmp
     (out / "tr" / "mix" / f"{made.recipes('tr')[0].name}.wav").write_bytes(b"half")
     (out / "tt" / "s1" / f"{made.recipes('tt')[0].name}.wav").unlink()
     assert tree(prepare(*corpus, out, jobs=jobs).path) == tree(made.path)
+
+
+def test_all_rates_and_lengths_from_one_pass(corpus, tmp_path, monkeypatch, capsys):
+    read = []
+    real = wsj0.read_speech
+    monkeypatch.setattr(wsj0, "read_speech", lambda path: read.append(path.name) or real(path))
+    out = tmp_path / "out"
+    (command := corpora()["wsj0-2mix"].prepare)(corpus[0], out, lists=corpus[1], rate="8000,16000", mode="min,max")
+    assert len(read) == 5 + 2 * 4  # for their levels, and once for each mixture
+    told = capsys.readouterr().out
+    for rate in (8000, 16000):
+        for mode in ("min", "max"):
+            place = out / f"wav{rate // 1000}k" / mode
+            assert f"wrote mixtures to {place}: tr " in told
+            alone = prepare(*corpus, tmp_path / f"{rate} {mode}", rate=rate, mode=mode)
+            one, other = tree(alone.path), tree(place)
+            one.pop("levels.txt")
+            assert one == other
+    (out / "wav8k" / "max" / "set.json").rename(out / "wav8k" / "max" / "unfinished.json")
+    (lost := next((out / "wav8k" / "max" / "tt" / "s1").iterdir())).unlink()
+    read.clear()
+    command(corpus[0], out, lists=corpus[1], rate="8000,16000", mode="min,max", as_json=True)
+    assert len(read) == 2
+    assert lost.is_file()
+    sets = json.loads(capsys.readouterr().out.split("\n", 4)[4])["sets"]
+    assert sorted(one["already"] for one in sets) == [False, True, True, True]
+    command(corpus[0], out, lists=corpus[1], rate="16000,8000", mode="max,min")
+    assert capsys.readouterr().out.count("is already prepared") == 4
+    made = make_wsj0_tree_of(out, tmp_path / "tree")
+    with pytest.raises(UserError, match="for one --rate and --mode at a time"):
+        command(made, tmp_path / "other", rate="8000", mode="min,max")
+    with pytest.raises(UserError, match="--mode mid: choose min or max"):
+        command(corpus[0], tmp_path / "other", lists=corpus[1], mode="min,mid")
+
+
+def make_wsj0_tree_of(out, tree):
+    """Copy the waves of one set as a tree that others made."""
+    for split in SPLITS:
+        for part in ("mix", "s1", "s2"):
+            shutil.copytree(out / "wav8k" / "min" / split / part, tree / split / part)
+    return tree
 
 
 def test_capitals_discs_and_the_far_microphone(corpus, made, tmp_path):

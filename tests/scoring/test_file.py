@@ -31,7 +31,11 @@ def noise(like, size=0.01, seed=0):
 
 def scored(est, ref, plan=FAST, *, mixture=None, fixed_order=False):
     rows = [Row("a", f"s{index + 1}") for index in range(len(ref))]
-    frames = score_file(rows, Waves(RATE, est=est, ref=ref, mixture=mixture), plan, fixed_order=fixed_order)
+    frames = score_file(
+        rows,
+        Waves(RATE, est=est, ref=ref, mixture=ref.sum(0) if mixture is None else mixture, fixed_order=fixed_order),
+        plan,
+    )
     assert all(value is None or np.isfinite(value) for row in rows for value in row.scores.values())
     return rows, frames
 

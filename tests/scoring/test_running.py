@@ -28,7 +28,7 @@ class Made:
             raise BadSound("three.wav", "truncated")
         chance = np.random.default_rng(self.seed)
         ref = chance.standard_normal((2, self.samples, 1))
-        return Waves(RATE, est=ref + 0.1 * chance.standard_normal(ref.shape), ref=ref)
+        return Waves(RATE, est=ref + 0.1 * chance.standard_normal(ref.shape), ref=ref, mixture=ref.sum(0))
 
 
 def items(count, here=False, values=0, **more):

@@ -31,6 +31,14 @@ Task = Annotated[
         "s1. enh_both: mix_both into mix_clean."
     ),
 ]
+Rates = Annotated[str, typer.Option(help="Sampling rate of the mixtures in Hz: 8000, 16000, or both with a comma.")]
+Modes = Annotated[
+    str,
+    typer.Option(
+        help="min: cut to the shortest source. max: fill up with silence. Or both with a comma. Several sets are made "
+        "in one pass and lie in OUT/wav8k/min and so on."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out, Task
+from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Modes, Out, Rates, Task
 
 NAMES = {2: "librimix", 3: "libri3mix"}
 
@@ -36,8 +36,6 @@ Noise = Annotated[
     Path | None, typer.Option(help="Folder of WHAM!'s noise, for noisy tasks [ROOT/wham_noise].", show_default=False)
 ]
 Train = Annotated[str, typer.Option(help="Training mixtures: train-100, train-360 or both, with a comma.")]
-Rate = Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz: 8000 or 16000.")]
-Mode = Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")]
 
 
 def _prepare(speakers: int) -> Callable[..., None]:
@@ -50,8 +48,8 @@ def _prepare(speakers: int) -> Callable[..., None]:
         noise: Noise = None,
         task: Task = "sep_clean",
         train: Train = "train-360",
-        rate: Rate = 8000,
-        mode: Mode = "min",
+        rate: Rates = "8000",
+        mode: Modes = "min",
         check: Check = False,
         jobs: Jobs = None,
         as_json: Json = False,
@@ -60,21 +58,27 @@ def _prepare(speakers: int) -> Callable[..., None]:
         from sepclip.mixing.librimix import LibriSettings, plan_librimix
         from sepclip.mixing.librimix_lists import naming_of, subsets_of
         from sepclip.mixing.made import MadeSettings, find_tree, folders_of, plan_made, require_mixtures
-        from sepclip.mixing.preflight import carry_out
+        from sepclip.mixing.preflight import carry_out, places_of
 
         corpus = NAMES[speakers]
-        settings = LibriSettings(speakers, task, train, rate, mode)
+        sets = {
+            place: LibriSettings(speakers, task, train, *which) for place, which in places_of(out, rate, mode).items()
+        }
+        settings = next(iter(sets.values()))
         naming = naming_of(speakers, subsets_of(train))
-        tree = find_tree(root, rate, mode, f"Libri{speakers}Mix", naming)
-        if tree is None:
-            plan = plan_librimix(root, out, settings, corpus=corpus, metadata=metadata, noise=noise, jobs=jobs)
-        else:
+        tree = find_tree(root, settings.rate_hz, settings.mode, f"Libri{speakers}Mix", naming)
+        if tree is not None:
+            if len(sets) > 1:
+                raise UserError(f"{tree} holds made mixtures, which are read for one --rate and --mode at a time")
             if metadata or noise:
                 raise UserError(f"{tree} holds made mixtures, which need no --metadata and no --noise: leave them out")
             mixture, targets = folders_of(task, speakers)
             require_mixtures(tree, mixture, naming)
-            made = MadeSettings(mixture, targets, rate, mode, additive=not settings.noisy)
-            plan = plan_made(tree, out, made, corpus=corpus, naming=naming, jobs=jobs)
+            made = MadeSettings(mixture, targets, settings.rate_hz, settings.mode, additive=not settings.noisy)
+            read = plan_made(tree, out, made, corpus=corpus, naming=naming, jobs=jobs)
+            carry_out(read, check=check, as_json=as_json)
+            return
+        plan = plan_librimix(root, out, sets, corpus=corpus, metadata=metadata, noise=noise, jobs=jobs)
         carry_out(plan, check=check, as_json=as_json)
 
     return prepare

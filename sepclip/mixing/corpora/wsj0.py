@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Out
+from sepclip.mixing.corpora import Card, Check, Corpus, Jobs, Json, Modes, Out, Rates
 
 
 def _card(speakers: int, size: str) -> Card:
@@ -30,8 +30,6 @@ Lists = Annotated[
     Path | None,
     typer.Option(help="Folder of the official text lists, or of WHAM!'s CSV ones [ROOT].", show_default=False),
 ]
-Rate = Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz: 8000 or 16000.")]
-Mode = Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")]
 Levels = Annotated[
     Path | None,
     typer.Option(
@@ -49,8 +47,8 @@ def _prepare(speakers: int) -> Callable[..., None]:
         root: Root,
         out: Out,
         lists: Lists = None,
-        rate: Rate = 8000,
-        mode: Mode = "min",
+        rate: Rates = "8000",
+        mode: Modes = "min",
         active_levels: Levels = None,
         check: Check = False,
         jobs: Jobs = None,
@@ -58,25 +56,29 @@ def _prepare(speakers: int) -> Callable[..., None]:
     ) -> None:
         from sepclip.errors import UserError
         from sepclip.mixing.made import MadeSettings, find_tree, plan_made
-        from sepclip.mixing.preflight import carry_out
+        from sepclip.mixing.preflight import carry_out, places_of
         from sepclip.mixing.wsj0 import Wsj0Settings, plan_wsj0
 
-        tree = find_tree(root, rate, mode, f"{speakers}speakers")
+        places = places_of(out, rate, mode)
+        rate_hz, one = next(iter(places.values()))
+        tree = find_tree(root, rate_hz, one, f"{speakers}speakers")
         if tree is not None:
+            if len(places) > 1:
+                raise UserError(f"{tree} holds made mixtures, which are read for one --rate and --mode at a time")
             if lists or active_levels:
                 raise UserError(
                     f"{tree} holds made mixtures, which need no --lists and no --active-levels: leave them out"
                 )
             targets = tuple(f"s{index + 1}" for index in range(speakers))
             made = plan_made(
-                tree, out, MadeSettings("mix", targets, rate, mode), corpus=f"wsj0-{speakers}mix", jobs=jobs
+                tree, out, MadeSettings("mix", targets, rate_hz, one), corpus=f"wsj0-{speakers}mix", jobs=jobs
             )
             carry_out(made, check=check, as_json=as_json)
             return
         plan = plan_wsj0(
             root,
             out,
-            Wsj0Settings(speakers, rate, mode),
+            {place: Wsj0Settings(speakers, *which) for place, which in places.items()},
             corpus=f"wsj0-{speakers}mix",
             lists=lists,
             active_levels=active_levels,

@@ -1,0 +1,63 @@
+"""A run with scores, and a browser to open its page in."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from sepclip.cli import app
+from sepclip.errors import UserError
+from sepclip.evaluation.sets import evaluate_set
+from sepclip.mixing.mixture import MixtureSet
+from sepclip.scoring.items import Plan
+from sepclip.training.run import Run
+from tests.report.browser import CHROMIUM, Browser
+
+PLAN = Plan(("si_sdr",), ())
+EVIL = '<script>window.hacked=1</script>"><img src=x onerror="window.hacked=1">&amp;'
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Return a headless Chromium; without one the tests that need it are skipped, and say so."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH: on Debian `apt-get install chromium`")
+    opened = Browser()
+    yield opened
+    opened.close()
+
+
+def report(*arguments: object) -> Result:
+    """Run ``sepclip report`` in this process, which spares the seconds of importing torch."""
+    return CliRunner().invoke(app, ["report", *map(str, arguments)])
+
+
+def assert_refused(result: Result, *words: str) -> None:
+    """Assert that a command ended in an error for the user that has all ``words``."""
+    assert isinstance(result.exception, UserError)
+    for word in words:
+        assert word in str(result.exception)
+
+
+def score(run: Path, data: Path, folder: Path) -> None:
+    """Score a run by SI-SDR alone, which takes a moment."""
+    device = torch.device("cpu")
+    separator, about = Run.open(run).separator(device), {"run": str(run), "limit": None}
+    evaluate_set(separator, MixtureSet.open(data), "tt", folder, about, device=device, plan=PLAN, jobs=0)
+
+
+@pytest.fixture(scope="session")
+def scored_run(tiny_run: Path, small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run whose folder, voices, groups and reasons have names that would be markup."""
+    folder = tmp_path_factory.mktemp("scored")
+    data, run = folder / "data", folder / "<b>run&lt;"
+    shutil.copytree(small_set, data)
+    shutil.copytree(tiny_run, run)
+    recipes = data / "tt.jsonl"
+    quoted = EVIL.replace("\\", "\\\\").replace('"', '\\"')
+    recipes.write_text(recipes.read_text().replace('"voice": "', f'"voice": "{quoted}'))
+    score(run, data, run / "eval" / "data-tt")
+    return run

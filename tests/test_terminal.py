@@ -1,0 +1,140 @@
+"""What the terminal shows: bars at a glance on a terminal, plain lines in a log, and as much as was asked for."""
+
+import os
+import pty
+import re
+import select
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sepclip import terminal
+from sepclip.report.glance import score_lines, sweep_lines, training_lines
+from sepclip.terminal import sparkline, track
+from tests.conftest import TINY, assert_told, sepclip, train_tiny
+
+
+def on_a_terminal(*arguments: object, **environment: str) -> str:
+    """Run the command line with a terminal as its stdout and stderr, and return what it shows."""
+    ours, theirs = pty.openpty()
+    given = {**os.environ, "COLUMNS": "100", "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **environment}
+    command = [sys.executable, "-m", "sepclip", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=given)
+    os.close(theirs)
+    shown = b""
+    while select.select([ours], [], [], 300)[0]:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.wait(60) == 0
+    return shown.decode()
+
+
+def test_sparklines_are_the_values() -> None:
+    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([3.0, 3.0]) == "▁▁"
+    assert sparkline([0.0, None, 1.0]) == "▁ █"
+    assert sparkline([]) == sparkline([None]) == ""
+    assert sparkline([0.0] * 50 + [1.0] * 50, width=4) == "▁▁██"
+
+
+def test_a_terminal_shows_the_curves_and_a_log_does_not(tiny_run: Path, small_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    settings = [part for setting in TINY for part in ("--set", setting)]
+    command = ("train", small_set, "--run", run, "--steps", 20, "--no-report", *settings)
+    shown = on_a_terminal(*command)
+    assert re.search(r"loss +[▁-█]{2}", shown)
+    assert "validation SI-SDRi" in shown
+    plain = sepclip(*command)  # it is trained already: the result again, in a log
+    assert not re.search(r"[▁-█]|\x1b", plain.stdout + plain.stderr)
+    assert "\x1b[3" not in on_a_terminal(*command[:-1], TINY[-1], "--quiet", NO_COLOR="1")
+
+
+def test_quiet_and_verbose(small_set: Path, tmp_path: Path) -> None:
+    quiet = train_tiny(small_set, tmp_path / "one", "--quiet", "--no-report")
+    assert quiet.stderr == ""
+    assert "is trained" in quiet.stdout
+    verbose = train_tiny(small_set, tmp_path / "two", "--verbose", "--no-report", "--set", "train.log_every=5")
+    assert len(re.findall(r"^step \d+/20 ", verbose.stderr, re.MULTILINE)) == 4 + 2  # every row of metrics.jsonl
+    assert_told(train_tiny(small_set, tmp_path / "two", "-q", "-v"), "not both", code=2)
+
+
+def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "_PLAIN_SECONDS", 0.0)
+    assert list(track(range(3), 3, "scoring")) == [0, 1, 2]
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in told] == ["scoring 1/3", "scoring 2/3"]
+
+
+def test_lines_at_a_glance(tiny_run: Path, tmp_path: Path) -> None:
+    assert [line.split()[0] for line in training_lines(tiny_run)] == ["loss", "validation", "gradient", "threshold"]
+    rows = [{"si_sdr_improvement": value, "sdr_improvement": None} for value in (-1.0, 0.0, 9.0)]
+    (line,) = score_lines({"rows": rows})
+    assert line.split("  ")[-1] == "\u22121.0 to +9.0"
+    lines = sweep_lines({f"clip={place}": tiny_run for place in range(30)})
+    assert len(lines) == 1 + 24 + 1
+    assert lines[-1] == "and 6 more"
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "metrics.jsonl").write_text("{\n")
+    assert training_lines(broken) == sweep_lines({"a": broken}) == training_lines(tmp_path / "none") == []
+
+
+def test_tensorboard_has_the_scalars_of_the_metrics(small_set: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tmp_path / "run"
+    assert train_tiny(small_set, run, "--tensorboard", "--no-report").returncode == 0
+    resumed = train_tiny(small_set, run, "--no-report", "--steps", 30)  # follows without being told again
+    assert resumed.returncode == 0, resumed.stderr
+    found = EventAccumulator(str(run / "tensorboard"))
+    found.Reload()
+    import json
+
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for key in ("loss", "valid_si_sdr_improvement"):
+        wanted = [(row["step"], row[key]) for row in rows if key in row]
+        got = [(one.step, one.value) for one in found.Scalars(key)]
+        assert [step for step, _ in got] == [step for step, _ in wanted]
+        assert [value for _, value in got] == pytest.approx([value for _, value in wanted], rel=1e-6)
+
+
+def test_a_failing_report_does_not_fail_the_training(small_set: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "report.html").parent.mkdir()
+    done = train_tiny(small_set, run)
+    assert done.returncode == 0
+    assert (run / "report.html").is_file()
+    assert str(run / "report.html") in done.stdout
+    (run / "report.html").unlink()
+    (run / "report.html" / "in the way").mkdir(parents=True)
+    (run / "metrics.jsonl").write_text("{}\n")
+    again = train_tiny(small_set, run)
+    assert again.returncode == 0
+    assert "no report was written" in again.stderr
+    assert "was already trained" in again.stdout
+
+
+def test_info_sums_up_a_run_and_a_set(tiny_run: Path, small_set: Path, tmp_path: Path) -> None:
+    told = sepclip("info", tiny_run).stdout
+    for words in ("clipping: ", "auto:10, ", "at step 20", "2 sources", "none; `sepclip report"):
+        assert words in told
+    told = sepclip("info", small_set).stdout
+    assert "12 mixtures (12 seen)" in told
+    assert re.search(r"tt: +6 mixtures \(3 seen, 3 unseen\), 0\.\d min, \d voices", told)
+    assert_told(sepclip("info", tmp_path), "neither a run")
+    assert_told(sepclip("info", tmp_path / "none"), "no such folder")
+    moved = tmp_path / "moved"
+    shutil.copytree(small_set, moved)
+    text = (moved / "set.json").read_text()
+    (moved / "set.json").write_text(re.sub(r'"root": "[^"]+"', '"root": "/nowhere"', text))
+    assert "/nowhere, which is not there" in sepclip("info", moved).stdout
