@@ -52,4 +52,4 @@ def _encoded(samples: NDArray[np.float64], rate_hz: int, kind: str, subtype: str
 
 def playable(waves: NDArray[np.float32 | np.float64]) -> NDArray[np.float64]:
     """Return waves (..., T, C) with two channels at most: more are averaged to one."""
-    return waves if waves.shape[-1] <= 2 else waves.mean(-1, keepdims=True)
+    return np.asarray(waves if waves.shape[-1] <= 2 else waves.mean(-1, keepdims=True), np.float64)
