@@ -16,6 +16,7 @@ import torch
 from sepclip import clip
 from sepclip.audio.metrics import si_sdr_improvement
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
+from sepclip.mixing.augmentation import Augmentation
 from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.losses import LOSSES
@@ -133,6 +134,7 @@ def _train(run: Run, data: MixtureSet, asked: list[int], trace: Path | None) -> 
         seed=config.seed,
         memory_gib=settings.memory_gib,
         excerpts=settings.excerpts,
+        augmentation=Augmentation(settings.speed, settings.noise_snr_db),
     )
     crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts)
     steps = config.train.steps or config.train.epochs * batches.steps_per_epoch

@@ -212,6 +212,7 @@ def test_many_files_are_the_same_files_whatever_the_jobs(jobs, separate, tmp_pat
     code, told = separate(tmp_path / "in", "--out", tmp_path / "out", "--jobs", jobs)
     assert code == 1
     assert "1 input could not be separated" in told
+    assert "5 files separated, 0.1 min of sound" in told
     assert "bad.wav" in told
     assert separate(tmp_path / "in" / "3.wav", "--out", tmp_path / "alone")[0] == 0
     assert len(list((tmp_path / "out").iterdir())) == 10
