@@ -32,8 +32,9 @@ def bins_of_files(run: Path, data: Path, split: str):
     separator, mixtures = Run.open(run).separator(torch.device("cpu")), MixtureSet.open(data)
     for recipe in mixtures.recipes(split):
         wave = torch.from_numpy(mixtures.waves(split, recipe)[:1].copy()).float() / FULL_SCALE  # (1, T)
-        spectrum = separator.stft.forward(wave * separator.level_gain(wave))
-        embeddings = separator(spectrum)["embedding"].flatten(0, 2)  # (N F, E)
+        levelled = wave * separator.level_gain(wave)
+        spectrum = separator.spectrum(levelled)
+        embeddings = separator(levelled, spectrum)["embedding"].flatten(0, 2)  # (N F, E)
         yield embeddings[_active(spectrum.abs().flatten(), "vad")]
 
 

@@ -10,8 +10,9 @@ from sepclip.audio.masks import MaskTarget
 from sepclip.audio.stft import STFT, Scale
 from sepclip.model import clustering
 from sepclip.model.clustering import Fit, Masks
+from sepclip.model.embedding import EmbeddingActivation
 from sepclip.model.losses import LOSSES, Clustering, LossSettings, Weights
-from sepclip.model.networks import NETWORKS, EmbeddingActivation, Init, InputNorm, MaskActivation, Recurrence
+from sepclip.model.networks import NETWORKS, Init, InputNorm, MaskActivation, Recurrence
 from sepclip.model.separator import losses_of
 
 LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
@@ -20,6 +21,9 @@ DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expres
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Speed = Annotated[float, Field(ge=0.5, le=2)]
 
 
 class Stft(_Section):
@@ -145,7 +149,22 @@ class Data(_Section):
     excerpts: int = Field(ge=1)
     valid_excerpts: int = Field(ge=1)
     dynamic: bool
+    speed: tuple[Speed, Speed] | None
+    noise_snr_db: tuple[float, float] | None
     memory_gib: float = Field(ge=0)
+
+    @field_validator("speed", "noise_snr_db")
+    @classmethod
+    def _ordered(cls, found: tuple[float, float] | None, info: Any) -> tuple[float, float] | None:
+        if found is None:
+            return None
+        if found[0] > found[1]:
+            raise ValueError("give the lowest and the highest, in this order")
+        if info.field_name == "speed" and not [p for p in range(50, 201) if found[0] <= p / 100 <= found[1]]:
+            raise ValueError("no whole percent lies between: give such as [0.95, 1.05]")
+        if not info.data.get("dynamic"):
+            raise ValueError("is for mixtures made in training: add data.dynamic=true, or leave it out")
+        return found
 
 
 class Optimizer(_Section):

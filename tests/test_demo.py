@@ -75,7 +75,8 @@ def test_it_says_what_to_listen_to(demo) -> None:
         names = {"mixture.wav", "mixture_s1.wav", "mixture_s2.wav", "true_s1.wav", "true_s2.wav"}
         assert {path.name for path in folder.iterdir()} == names
         assert len({soundfile.info(folder / name).frames for name in names}) == 1
-    for words in ("six voices teach", "it-f: http://www.voip.ammdomus.it", "Time: "):
+    assert (out / "run" / "report.html").read_text(encoding="utf-8").count("<audio") == 15
+    for words in ("six voices teach", "it-f: http://www.voip.ammdomus.it", "Time: ", str(out / "run" / "report.html")):
         assert words.lower() in result.stdout.lower()
 
 

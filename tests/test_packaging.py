@@ -38,6 +38,8 @@ def test_the_wheel_holds_the_package_and_its_configs_and_no_speech(wheel: Path) 
     for path in (REPOSITORY / "configs").rglob("*.yaml"):
         assert f"sepclip/{path.relative_to(REPOSITORY).as_posix()}" in names
     assert "sepclip/py.typed" in names
+    for path in (REPOSITORY / "sepclip" / "report" / "assets").iterdir():
+        assert f"sepclip/report/assets/{path.name}" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("data", "tests", "configs")) or name.endswith(".flac")]
 
@@ -68,3 +70,4 @@ def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     scored = run(command, "eval", "run", "set", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     assert (tmp_path / "run" / "eval" / "set-tt" / "scores.json").is_file()
+    assert "uPlot" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -66,21 +66,15 @@ class STFT:
 
     def forward(self, wave: Tensor) -> Tensor:
         """Transform ``wave`` (..., T), real, into a complex spectrogram (..., N, F)."""
-        *lead, samples = wave.shape
-        filled = F.pad(wave.reshape(-1, samples), (0, -samples % self.hop_length))  # (*, T')
         window = _window(self.window_length, wave.device, wave.dtype)
-        spectrum = torch.stft(
-            filled,
-            self.window_length,
-            self.hop_length,
-            window=window,
-            center=True,
-            pad_mode="constant",
-            return_complex=True,
-        )  # (*, F, N)
         if self.scale == "window_sum":
-            spectrum = spectrum / window.sum()
-        return spectrum.mT.reshape(*lead, *spectrum.mT.shape[1:])  # (..., N, F)
+            window = window / window.sum()
+        half = self.window_length // 2
+        filled = F.pad(wave, (half, half + -wave.shape[-1] % self.hop_length))  # (..., T')
+        frames = filled.unfold(-1, self.window_length, self.hop_length)  # (..., N, W)
+        # what torch.stft does but for its transposition to (..., F, N), which would make all that follows slow
+        spectrum: Tensor = torch.fft.rfft(frames * window)  # (..., N, F)
+        return spectrum
 
     def inverse(self, spectrum: Tensor, samples: int) -> Tensor:
         """Turn ``spectrum`` (..., N, F) back into a wave (..., T) of ``samples`` samples."""

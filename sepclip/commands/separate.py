@@ -82,6 +82,9 @@ def separate(
             out.print(" ".join(str(target) for target in made), markup=False, soft_wrap=True)
         if len(written) > _SHOWN:
             out.print(f"... and {len(written) - _SHOWN} more files separated into {out_folder}", markup=False)
+        if len(written) > 1:
+            length = f"{result.seconds / 60:.1f} min of sound"
+            say(f"{counted(len(written), 'file')} separated, {length}, {result.speed:.1f} times as fast as it plays")
         if result.kept:
             say(f"{counted(len(result.kept), 'file')} already separated in {out_folder}; --overwrite makes them anew")
     if result.failed:

@@ -40,6 +40,9 @@ def train(
             metavar="every=N", help="Record every N-th step for `sepclip dynamics`; the training stays the same."
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Tell where the time of a few steps goes, and write RUN/trace.json.gz.")
+    ] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and dynamic mixtures.", min=0)] = None,
     settings: Annotated[
         list[str] | None,
@@ -87,7 +90,7 @@ def train(
     opened = Run.start_or_resume(run, resolved, mixtures)
     if tensorboard:
         (run / FOLDER).mkdir(exist_ok=True)  # what tells this training, and those that resume it, to write them
-    summary = train_run(opened, mixtures)
+    summary = train_run(opened, mixtures, profile=profile)
     page = _report(run, wanted=report, already=summary["already"])
     if as_json:
         print_json({"run": str(run), "report": page and str(page), **summary})

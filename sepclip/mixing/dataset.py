@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sepclip.errors import UserError
-from sepclip.mixing.drawing import LEVEL_DBFS, generator, relative_levels
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Source, Waves, read_source, to_int16
+from sepclip.mixing.augmentation import NO_AUGMENTATION, Augmentation, VoiceMixer
+from sepclip.mixing.drawing import generator
+from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Waves
 
 STEM_GAIN = (0.25, 1.25)  # of Open-Unmix
 _MOST_BYTES = 4  # of a sample in memory
@@ -108,44 +109,24 @@ class DynamicMixtures:
     """Mixtures made anew at every step: other pairs, excerpts and levels of the utterances in the training recipes."""
 
     def __init__(
-        self, mixtures: MixtureSet, segment: int, batch_size: int, seed: int, memory_bytes: float, excerpts: int = 1
+        self,
+        mixtures: MixtureSet,
+        segment: int,
+        batch_size: int,
+        seed: int,
+        memory_bytes: float,
+        excerpts: int = 1,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ):
-        _require_additive(mixtures)
-        mixtures.require_root()
-        recipes = mixtures.recipes("tr")
-        stretches: dict[tuple[str, int], Source] = {
-            (source.path, source.offset): source for recipe in recipes for source in recipe.sources
-        }
-        utterances = [stretches[key] for key in sorted(stretches)]
-        self._by_voice: dict[str, list[int]] = {}
-        for index, source in enumerate(utterances):
-            self._by_voice.setdefault(source.voice, []).append(index)
-        self._voices = sorted(self._by_voice)
-        self._waves = _Kept(
-            lambda index: to_int16(read_source(utterances[index], mixtures.root, mixtures.rate_hz)),
-            memory_bytes,
-        )
-        self._segment, self._seed, self._sources = segment, seed, mixtures.source_count
-        self._batch_size = batch_size
-        self.steps_per_epoch = max(1, excerpts * len(recipes) // batch_size)
+        self._mixer = VoiceMixer(mixtures, segment, augmentation, lambda load: _Kept(load, memory_bytes))
+        self._seed, self._batch_size = seed, batch_size
+        self.steps_per_epoch = max(1, excerpts * len(mixtures.recipes("tr")) // batch_size)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
-        sources = []
-        for place in range(self._batch_size):
-            chance = generator(self._seed, f"dynamic {step}", place)
-            levels = relative_levels(chance, self._sources)
-            voices = chance.sample(self._voices, self._sources)
-            rows = []
-            for voice, level in zip(voices, levels, strict=True):
-                wave = self._waves[chance.choice(self._by_voice[voice])]
-                start = _start(len(wave), self._segment, chance.random())
-                rms = np.sqrt(np.square(wave, dtype=np.float64).mean()) or 1.0
-                gain = np.float32(10 ** ((LEVEL_DBFS + level) / 20) / rms)
-                rows.append(crop(wave, start, self._segment) * gain)
-            sources.append(np.stack(rows))
-        batch = torch.from_numpy(np.stack(sources))  # (B, S, T)
-        return Batch(batch.sum(1), batch)
+        made = [self._mixer.mix(generator(self._seed, f"dynamic {step}", place)) for place in range(self._batch_size)]
+        mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
+        return Batch(mixture, sources)  # (B, T), (B, S, T)
 
 
 class DynamicStems:
@@ -213,15 +194,22 @@ def training_data(
     seed: int,
     memory_gib: float,
     excerpts: int = 1,
+    augmentation: Augmentation = NO_AUGMENTATION,
 ) -> FixedMixtures | DynamicMixtures | DynamicStems:
     """Return the training batches of a set: excerpts of ``segment`` samples, fixed mixtures or dynamic ones.
 
-    ``excerpts``: how many of each mixture, on average where they are dynamic, make an epoch.
+    ``excerpts``: how many of each mixture, on average where they are dynamic, make an epoch. ``augmentation`` is of
+    dynamic mixtures of voices alone.
     """
-    kind = FixedMixtures if not dynamic else DynamicStems if mixtures.layout.fixed_order else DynamicMixtures
     if not mixtures.recipes("tr"):
         raise UserError(f"{mixtures.path} has no training mixtures: prepare it with --tr 1 or more")
-    return kind(mixtures, segment, batch_size, seed, memory_gib * 2**30, excerpts)
+    voices = dynamic and not mixtures.layout.fixed_order
+    if augmentation != NO_AUGMENTATION and not voices:
+        raise UserError("data.speed and data.noise_snr_db are for voices mixed in training: leave them out")
+    settings = (mixtures, segment, batch_size, seed, memory_gib * 2**30, excerpts)
+    if voices:
+        return DynamicMixtures(*settings, augmentation)
+    return DynamicStems(*settings) if dynamic else FixedMixtures(*settings)
 
 
 class ValidationCrops:

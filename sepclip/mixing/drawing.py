@@ -149,12 +149,13 @@ def combinations_of(voices: Voices, sources: int) -> int:
     return ways[sources]
 
 
-def draw(group: Group, *, sources: int, seed: int, mode: str, rate_hz: int, first: int = 0) -> list[Recipe]:
+def draw(group: Group, *, sources: int, seed: int, mode: str, first: int = 0, by_peaks: bool = True) -> list[Recipe]:
     """Draw the recipes of a group: different voices each, and every voice as likely.
 
     In a validation or test split no combination comes twice: the group gives fewer mixtures then. In training one
     comes twice only where another is hard to find.
-    The recipe of an index depends on the seed and on those before it, not on how many follow.
+    The recipe of an index depends on the seed and on those before it, not on how many follow. Where the sum of the
+    peaks of the sources tells nothing, as in a room, the common gain is left to the rendering (``by_peaks=False``).
     """
     names = sorted(group.voices)
     possible = combinations_of(group.voices, sources)
@@ -170,7 +171,7 @@ def draw(group: Group, *, sources: int, seed: int, mode: str, rate_hz: int, firs
                 break
         drawn.add(frozenset(chosen))
         levels = relative_levels(chance, sources)
-        recipes.append(_recipe(chosen, levels, group.name, first + index, mode, rate_hz))
+        recipes.append(_recipe(chosen, levels, group.name, first + index, mode, by_peaks))
     return recipes
 
 
@@ -183,18 +184,18 @@ def relative_levels(chance: random.Random, sources: int) -> list[float]:
 
 
 def _recipe(
-    chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, mode: str, rate_hz: int
+    chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, mode: str, by_peaks: bool
 ) -> Recipe:
     gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=True)]
     room = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
-    common = min(1.0, PEAK / room)  # one gain for all, so that relative levels stay
+    common = min(1.0, PEAK / room) if by_peaks else 1.0  # one gain for all, so that relative levels stay
     lengths = [utterance.samples for utterance in chosen]
     sources = tuple(
         Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
         for u, level, gain in zip(chosen, levels, gains, strict=True)
     )
     name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])
-    return Recipe(name, group, min(lengths) if mode == "min" else max(lengths), sources)
+    return Recipe(name, group, min(lengths) if mode == "min" else max(lengths), sources, None if by_peaks else PEAK)
 
 
 def _identifier(utterance: Utterance) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.mixing import writing
+from sepclip.mixing.augmentation import LevelLaw
 from sepclip.mixing.librimix_lists import GROUPS, Row, Tables, naming_of, read_tables, sexes_of, subsets_of
 from sepclip.mixing.made import folders_of
 from sepclip.mixing.mixture import FULL_SCALE, SPLITS, Recipe, Source
@@ -213,7 +214,8 @@ def plan_librimix(
 def _planned(
     out: Path, tables: Tables, places: Places, settings: LibriSettings, recorded: dict[str, Any]
 ) -> writing.Planned:
-    report = {"additive": not settings.noisy, "task": settings.task}
+    levels = LevelLaw("recipe", to_db=0.0, apart_db=0.0).document()
+    report = {"additive": not settings.noisy, "task": settings.task, "levels": levels}
     layout = Layout(settings.rate_hz, settings.targets)
     return writing.Planned(out, _recipes(tables, places, settings), places.speech, layout, recorded, report)
 

@@ -10,7 +10,9 @@ import soundfile
 from sepclip.audio.layout import Layout, part_names
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
+from sepclip.mixing.augmentation import LevelLaw
 from sepclip.mixing.corpora import TASKS
+from sepclip.mixing.drawing import PEAK
 from sepclip.mixing.mixture import SPLITS, Recipe, Source
 from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_one_of
 from sepclip.mixing.preparation import Prepared
@@ -129,6 +131,9 @@ def plan_made(
         for split, found in recipes.items()
     )
 
+    # of WSJ0 the levels stand in the names, of active speech as always there; LibriMix's are nowhere but in the waves
+    law = LevelLaw("p56", 0.0, peak=PEAK) if naming is WSJ0 else LevelLaw("recipe", 0.0, apart_db=0.0)
+
     def make() -> Prepared:
         made = writing.write_set(
             out,
@@ -137,7 +142,7 @@ def plan_made(
             layout=Layout(settings.rate_hz, len(settings.targets)),
             render=None,
             settings=recorded,
-            report={"in_place": True, "additive": settings.additive},
+            report={"in_place": True, "additive": settings.additive, "levels": law.document()},
         )
         return Prepared(made, already=False)
 

@@ -43,6 +43,7 @@ class Source:
     rate_hz: int
     level_db: float  # relative to the other sources
     gain: float  # what the samples are multiplied by
+    rir: str | None = None  # room impulse response, relative to the folder of these
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class Recipe:
     sources: tuple[Source, ...]
     peak: float | None = None
     mix: str | None = None  # relative to the root of the set
+    noise: Source | None = None  # its path is relative to the folder of noise
 
     @property
     def sexes(self) -> str | None:
@@ -66,12 +68,17 @@ class Recipe:
         sexes = [source.sex for source in self.sources]
         return "".join(sorted(sex for sex in sexes if sex)) if all(sexes) else None
 
+    @property
+    def snr_db(self) -> float | None:
+        """How far the noise is below the loudest voice; None without noise."""
+        return max(source.level_db for source in self.sources) - self.noise.level_db if self.noise else None
+
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
-        fields = asdict(self)
-        for name in ("peak", "mix"):
-            if fields[name] is None:
-                del fields[name]
+        fields = _without_none(asdict(self), ("peak", "mix", "noise"))
+        fields["sources"] = [_without_none(source, ("rir",)) for source in fields["sources"]]
+        if "noise" in fields:
+            fields["noise"] = _without_none(fields["noise"], ("rir",))
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
@@ -79,7 +86,19 @@ class Recipe:
         """Read a recipe from one line of JSON."""
         fields = json.loads(line)
         fields["sources"] = tuple(Source(**source) for source in fields["sources"])
-        return cls(**fields)
+        if "noise" in fields:
+            fields["noise"] = Source(**fields["noise"])
+        made = cls(**fields)
+        sources = (*made.sources, *([made.noise] if made.noise else []))
+        paths = (path for source in sources for path in (source.path, source.rir or ""))
+        for path in (made.name, made.mix or "", *paths):
+            if path.startswith("/") or ".." in path.split("/"):  # a set may come from anyone
+                raise ValueError(f"{path} leads out of the corpus")
+        return made
+
+
+def _without_none(fields: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
 @dataclass(frozen=True)
@@ -181,7 +200,9 @@ class MixtureSet:
         stop = recipe.length if samples is None else min(start + samples, recipe.length)
         if not self.audio and not self.in_place and recipe.mix is None:
             self.require_root()
-            return with_mixture(render(recipe, self.root, self.rate_hz))[:, start:stop]
+            from sepclip.mixing.rooms import Places, render_scene  # built on this module
+
+            return render_scene(recipe, Places.of(self.root, self.about), self.rate_hz)[:, start:stop]
         files = [self._source_file(split, recipe, index) for index in range(len(recipe.sources))]
         if self.audio:
             files.insert(0, (self.wave_path(split, "mix", recipe.name), recipe.length))
@@ -266,12 +287,3 @@ def read_source(source: Source, root: Path, rate_hz: int) -> NDArray[np.float32]
     if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.length:
         raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
     return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)
-
-
-def render(recipe: Recipe, root: Path, rate_hz: int) -> NDArray[np.int16]:
-    """Render the sources of ``recipe`` as int16 (S, T); a source that is shorter ends in silence."""
-    rendered = np.zeros((len(recipe.sources), recipe.length), np.int16)
-    for row, source in zip(rendered, recipe.sources, strict=True):
-        wave = read_source(source, root, rate_hz)[: recipe.length]
-        row[: len(wave)] = to_int16(wave * np.float32(source.gain))
-    return rendered

@@ -9,9 +9,12 @@ from sepclip.audio.layout import Layout
 from sepclip.audio.loudness import LAWS
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
-from sepclip.mixing.drawing import draw, split_groups
-from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet, Recipe, render, with_mixture
-from sepclip.mixing.preflight import Plan, Preflight
+from sepclip.mixing.augmentation import LevelLaw
+from sepclip.mixing.drawing import PEAK, draw, split_groups
+from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet, Recipe
+from sepclip.mixing.preflight import MODES, Plan, Preflight, require_one_of
+from sepclip.mixing.rooms import TARGETS, Places, render_scene
+from sepclip.mixing.scenery import add_scene, check_place
 from sepclip.mixing.statistics import describe, told
 from sepclip.mixing.survey import Survey, files_of, survey_voices
 from sepclip.mixing.voices import check_preset
@@ -36,15 +39,29 @@ class VoiceSettings:
     mode: str = "min"
     min_seconds: float = 1.0
     max_seconds: float = 15.0
+    noise: str | None = None  # folder
+    noise_snr_db: tuple[float, float] = (0.0, 20.0)
+    rirs: str | None = None  # folder
+    targets: str = "reverberant"
     seed: int = 0
     audio: bool = True
 
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing but voices, in no room."""
+        return self.noise is None and self.rirs is None
+
+    @property
+    def additive(self) -> bool:
+        """Whether the mixtures are the sum of their sources."""
+        return self.noise is None and (self.rirs is None or self.targets == "reverberant")
+
     def __post_init__(self) -> None:
         """Raise UserError for what is not allowed."""
-        if self.split not in ("auto", "voices", "within"):
-            raise UserError(f"--split {self.split}: choose auto, voices or within")
-        if self.mode not in ("min", "max"):
-            raise UserError(f"--mode {self.mode}: choose min or max")
+        require_one_of("--split", self.split, ("auto", "voices", "within"))
+        require_one_of("--mode", self.mode, MODES)
+        require_one_of("--level", self.level, tuple(LAWS))
+        require_one_of("--targets", self.targets, TARGETS)
         if self.unseen and self.split == "voices":
             raise UserError(
                 "--unseen keeps voices out of a split within voices; --split voices tests on unseen ones anyway"
@@ -54,8 +71,6 @@ class VoiceSettings:
                 f"--max-seconds {self.max_seconds:g}: give a number of seconds from {2 * self.min_seconds:g} on, twice "
                 f"--min-seconds, so that any recording can be cut"
             )
-        if self.level not in LAWS:
-            raise UserError(f"--level {self.level}: choose one of {', '.join(LAWS)}")
         check_preset(self.preset, self.speaker_from)
 
 
@@ -106,6 +121,17 @@ def parse_fractions(text: str) -> dict[str, float]:
     return dict(zip(SPLITS, values, strict=True))
 
 
+def parse_range(option: str, text: str) -> tuple[float, float]:
+    """Read two numbers, the lower first, such as ``"0,20"``."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not -100 <= low <= high <= 100:
+        raise UserError(f"{option} {text}: give the lowest and the highest in dB, such as 0,20")
+    return low, high
+
+
 def prepare_voices(root: Path, out: Path, settings: VoiceSettings, *, corpus: str) -> Prepared:
     """Make the mixture set ``out`` from the voices in ``root``, or go on with it; a finished one is left as it is.
 
@@ -126,7 +152,10 @@ def plan_voices(
     """
     if root.resolve() in out.resolve().parents:
         raise UserError(f"{out} lies inside {root}, where its waves would be taken for a voice: choose another place")
-    recorded = {"corpus": corpus, "root": str(root.resolve()), **asdict(settings), "unseen": list(settings.unseen)}
+    for option, folder in (("--noise", settings.noise), ("--rirs", settings.rirs)):
+        check_place(option, folder, root, out)
+    lists = {"unseen": list(settings.unseen), "noise_snr_db": list(settings.noise_snr_db)}
+    recorded = {"corpus": corpus, "root": str(root.resolve()), **asdict(settings), **lists}
     preflight = Preflight(out, smaller=", lower --tr, or leave the audio out with --no-audio")
     done = writing.finished(out, recorded)
     if done:
@@ -141,7 +170,22 @@ def plan_voices(
         max_seconds=settings.max_seconds,
         jobs=jobs,
     )
-    recipes = _draw(root, survey, settings)
+    recipes = add_scene(
+        _draw(root, survey, settings),
+        noise=settings.noise,
+        snr_db=settings.noise_snr_db,
+        rirs=settings.rirs,
+        rate_hz=settings.rate_hz,
+        fractions=settings.fractions,
+        seed=settings.seed,
+        jobs=jobs,
+    )
+    scene: dict[str, Any] = {"levels": LevelLaw(settings.level, peak=None if settings.plain else PEAK).document()}
+    if settings.noise is not None:
+        scene |= {"noise_root": settings.noise}
+    if settings.rirs is not None:
+        scene |= {"rirs_root": settings.rirs, "targets": settings.targets}
+    places = Places.of(root, scene)
     preflight.facts.extend(f"{split}: {counted(len(recipes[split]), 'mixture')}" for split in SPLITS)
     if settings.audio:
         preflight.needed_bytes = writing.bytes_to_write(out, recipes, 1 + settings.sources)
@@ -152,10 +196,12 @@ def plan_voices(
             recipes,
             root=root,
             layout=Layout(settings.rate_hz, settings.sources),
-            render=(lambda recipe: with_mixture(render(recipe, root, settings.rate_hz))) if settings.audio else None,
+            render=(lambda recipe: render_scene(recipe, places, settings.rate_hz)) if settings.audio else None,
             settings=recorded,
             report={
                 "corpus_digest": survey.digest,
+                "additive": settings.additive,
+                **scene,
                 "left_out": dict(sorted(survey.left_out.items())),
                 "statistics": {split: describe(recipes[split], survey.activity, settings.rate_hz) for split in SPLITS},
             },
@@ -190,7 +236,7 @@ def _draw(root: Path, survey: Survey, settings: VoiceSettings) -> dict[str, list
             sources=settings.sources,
             seed=settings.seed,
             mode=settings.mode,
-            rate_hz=settings.rate_hz,
+            by_peaks=settings.plain,
             first=len(recipes[group.split]),
         )
         if len(drawn) < group.count:

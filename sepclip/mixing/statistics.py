@@ -18,7 +18,7 @@ def describe(recipes: Sequence[Recipe], activity: Activity, rate_hz: int) -> dic
     """Return the statistics of one split, as plain data.
 
     ``overlap`` is the share of the time in which somebody speaks where two or more do; ``apart_db`` are the levels
-    between the loudest and the softest voice; both over all mixtures.
+    between the loudest and the softest voice, ``snr_db`` the louder voice over the noise; all over all mixtures.
     """
     speaks = overlaps = 0
     for recipe in recipes:
@@ -27,6 +27,7 @@ def describe(recipes: Sequence[Recipe], activity: Activity, rate_hz: int) -> dic
         overlaps += int((together > 1).sum())
     levels = [[source.level_db for source in recipe.sources] for recipe in recipes]
     apart = [max(found) - min(found) for found in levels] or [0.0]
+    snrs = [recipe.snr_db for recipe in recipes if recipe.snr_db is not None]
     sources = [source for recipe in recipes for source in recipe.sources]
     sexes = Counter(recipe.sexes or "unknown" for recipe in recipes)
     return {
@@ -35,13 +36,15 @@ def describe(recipes: Sequence[Recipe], activity: Activity, rate_hz: int) -> dic
         "voices": len({source.voice for source in sources}),
         "utterances": len({(source.path, source.offset) for source in sources}),
         "overlap": round(overlaps / speaks, 4) if speaks else 0.0,
-        "apart_db": {
-            "least": round(float(np.min(apart)), 2),
-            "median": round(float(np.median(apart)), 2),
-            "most": round(float(np.max(apart)), 2),
-        },
+        "apart_db": _spread(apart),
+        "snr_db": _spread(snrs) if snrs else None,
         "sexes": dict(sorted(sexes.items())),
     }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    quantiles = {"least": 0.0, "median": 0.5, "most": 1.0}
+    return {name: round(float(np.quantile(values, share)), 2) for name, share in quantiles.items()}
 
 
 def _speaking(recipe: Recipe, activity: Activity, rate_hz: int) -> NDArray[np.int64]:
@@ -57,10 +60,16 @@ def _speaking(recipe: Recipe, activity: Activity, rate_hz: int) -> NDArray[np.in
 
 def told(split: str, found: Mapping[str, Any]) -> str:
     """Return the statistics of a split in a line."""
-    apart, sexes = found["apart_db"], found["sexes"]
-    known = "" if set(sexes) <= {"unknown"} else f", {', '.join(f'{count} {name}' for name, count in sexes.items())}"
-    return (
-        f"{split}: {found['overlap']:.0%} of the speech overlaps, levels {apart['least']:.1f} to {apart['most']:.1f} "
-        f"dB apart (median {apart['median']:.1f}), {counted(found['utterances'], 'utterance')} of "
-        f"{counted(found['voices'], 'voice')}{known}"
-    )
+    sexes = found["sexes"]
+    parts = [
+        f"{found['overlap']:.0%} of the speech overlaps",
+        f"levels {_range(found['apart_db'])} apart",
+        *([f"noise {_range(found['snr_db'])} below the louder voice"] if found["snr_db"] else []),
+        f"{counted(found['utterances'], 'utterance')} of {counted(found['voices'], 'voice')}",
+        *(f"{count} {name}" for name, count in sexes.items() if set(sexes) != {"unknown"}),
+    ]
+    return f"{split}: {', '.join(parts)}"
+
+
+def _range(spread: Mapping[str, float]) -> str:
+    return f"{spread['least']:.1f} to {spread['most']:.1f} dB (median {spread['median']:.1f})"

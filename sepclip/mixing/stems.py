@@ -1,23 +1,27 @@
 """From tracks of music to a mixture set: stems as sources in a fixed order, read in place or converted."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
 
-from sepclip.audio.files import Sound, name_below
+from sepclip.audio.files import Sound, name_below, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.errors import UserError, counted
 from sepclip.mixing import writing
-from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
+from sepclip.mixing.mixture import SET_FILE, SPLITS, Recipe, Source, to_int16
 from sepclip.mixing.preflight import Plan, Preflight
 from sepclip.mixing.preparation import Prepared
 from sepclip.mixing.survey import in_threads
 from sepclip.mixing.tracks import Facts, Track, choose_stems, find_tracks, look, split_tracks
+from sepclip.terminal import say_some
 
+LISTEN_SECONDS = 5
+NOT_THE_SUM_DB = -20.0  # of what is left of a mixture without its stems; a limiter leaves less
 GROUPS = {"tr": "seen", "cv": "unseen", "tt": "unseen"}
 
 
@@ -88,6 +92,10 @@ def plan_stems(
             out, recipes, 1 + len(found.layout.names), found.layout.channels
         )
     every = {name for tracks in found.tracks.values() for track in tracks for name in track.files} - {found.mixture}
+    additive = not found.mixture or every == set(found.layout.names)
+    off = _not_sums(root, [recipe for split in SPLITS for recipe in recipes[split]], jobs) if additive else []
+    if off:
+        preflight.facts.append(f"{counted(len(off), 'mixture')} not the sum of its stems: {', '.join(off)}")
 
     def make() -> Prepared:
         made = writing.write_set(
@@ -97,12 +105,34 @@ def plan_stems(
             layout=found.layout,
             render=None if found.as_is else _converter(root, found),
             settings=recorded,
-            report={"in_place": found.as_is, "additive": not found.mixture or every == set(found.layout.names)},
+            report={"in_place": found.as_is, "additive": additive, "not_the_sum": off},
             jobs=jobs,
         )
+        if off:
+            say_some(f"{counted(len(off), 'mixture')} not the sum of its stems, all named in {SET_FILE}:", off)
         return Prepared(made, already=False)
 
     return Plan(preflight, make)
+
+
+def _not_sums(root: Path, recipes: Sequence[Recipe], jobs: int | None) -> list[str]:
+    """Return the names of the tracks whose mixture is not the sum of its stems, by some seconds of its middle."""
+
+    def is_off(recipe: Recipe) -> bool:
+        paths = [root / path for path in (recipe.mix, *(source.path for source in recipe.sources)) if path]
+        if recipe.mix is None or any(path.suffix == ".mp4" for path in paths):
+            return False
+        rate_hz = soundfile.info(paths[0]).samplerate
+        frames = min(recipe.length, LISTEN_SECONDS * rate_hz)
+        sounds = [read_sound(path, start=(recipe.length - frames) // 2, frames=frames).samples for path in paths]
+        if len({sound.shape for sound in sounds}) > 1:
+            return False  # other rates, channels or lengths are no matter of the sum
+        mixture, *stems = (sound.astype(np.float64) for sound in sounds)
+        error = np.square(mixture - sum(stems)).sum()
+        return bool(error > 10 ** (NOT_THE_SUM_DB / 10) * np.square(mixture).sum())
+
+    found = zip(recipes, in_threads(is_off, recipes, "adding up stems", jobs), strict=True)
+    return [recipe.name for recipe, off in found if off]
 
 
 def _look(root: Path, settings: StemSettings, preflight: Preflight, jobs: int | None) -> _Found:

@@ -19,6 +19,7 @@ from sepclip.audio.files import BadSound, name_below, write_text
 from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import CONVERT, read_speech, shortened
 from sepclip.mixing import writing
+from sepclip.mixing.augmentation import LevelLaw
 from sepclip.mixing.drawing import PEAK
 from sepclip.mixing.made import GROUPS
 from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
@@ -177,7 +178,8 @@ def plan_wsj0(
         for place in missing:
             recipes = _recipes(found, files, lengths, levels, root, sets[place])
             layout = Layout(sets[place].rate_hz, sources)
-            planned.append(writing.Planned(place, recipes, root, layout, recorded[place], {}))
+            report = {"levels": LevelLaw("recipe", to_db=0.0, peak=PEAK).document()}
+            planned.append(writing.Planned(place, recipes, root, layout, recorded[place], report))
 
         def render_all(mixture: Sequence[tuple[int, Recipe]]) -> Iterator[NDArray[np.int16]]:
             once = speech_once()

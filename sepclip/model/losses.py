@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sepclip.audio.masks import MaskTarget, ideal_binary_mask, mask_target
 from sepclip.audio.permutation import best_permutation
+from sepclip.model.embedding import weighted_products
 
 Weights = Literal["ratio", "vad", "none"]
 Clustering = Literal["wkm", "dc"]
@@ -85,44 +86,43 @@ def bin_weights(mixture: Tensor, sources: Tensor, kind: Weights) -> Tensor:
     return (loudest > loudest.amax(1, keepdim=True) * 10 ** (VAD_DB / 20)).to(loudest.dtype)
 
 
-def _weighted(outputs: Outputs, signals: Signals, kind: Weights) -> tuple[Tensor, Tensor, Tensor]:
-    """Return W^1/2 V (B, N F, E), W^1/2 Y (B, N F, S) and the sum of the weights (B,).
+def _products(outputs: Outputs, signals: Signals, kind: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return V^T W V (B, E, E), Y^T W V (B, S, E), the diagonal of Y^T W Y (B, S) and the sum of the weights (B,).
 
-    Y is one-hot of the loudest source by raw magnitude; bins where none is the loudest (silence) belong to none.
+    Y is one-hot of the loudest source by raw magnitude; bins where none is the loudest (silence) belong to none. So the
+    rest of Y^T W Y is zero.
     """
-    weights = bin_weights(signals.mixture, signals.sources, kind).unsqueeze(-1)  # (B, N F, 1)
-    root = weights.sqrt()
-    labels = ideal_binary_mask(signals.sources).flatten(2).mT  # (B, N F, S)
-    return outputs["embedding"].flatten(1, 2) * root, labels * root, weights.sum((1, 2))
+    weights = bin_weights(signals.mixture, signals.sources, kind)  # (B, N F)
+    labels = ideal_binary_mask(signals.sources).flatten(2)  # (B, S, N F)
+    gram, cross = weighted_products(outputs["embedding"].flatten(1, 2), labels, weights)
+    return gram, cross, (labels @ weights.unsqueeze(2)).squeeze(2), weights.sum(1)
 
 
 def deep_clustering(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
     """L_DC, eq. (5): || W^1/2 (V V^T - Y Y^T) W^1/2 ||^2 / (sum w)^2 in its low-rank form.
 
-    Between 0 and 1 for embeddings without negative values. A silent excerpt gives 0.
+    That is |V^T W V|^2 - 2 |Y^T W V|^2 + |Y^T W Y|^2. Between 0 and 1 for embeddings without negative values. A silent
+    excerpt gives 0.
     """
-    vectors, labels, total = _weighted(outputs, signals, settings.weights)
-    energy = [(a.mT @ b).square().sum((1, 2)) for a, b in ((vectors, vectors), (vectors, labels), (labels, labels))]
-    return (energy[0] - 2 * energy[1] + energy[2]) / total.square().clamp_min(torch.finfo(total.dtype).tiny)
+    gram, cross, counts, total = _products(outputs, signals, settings.weights)
+    energy = gram.square().sum((1, 2)) - 2 * cross.square().sum((1, 2)) + counts.square().sum(1)  # (B,)
+    return energy / total.square().clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def whitened_k_means(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
-    """L_WKM, eq. (6): E - tr((V^T V)^-1 V^T Y (Y^T Y)^-1 Y^T V), with V and Y weighted as in :func:`deep_clustering`.
+    """L_WKM, eq. (6): E - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V).
 
-    The trace is the sum of the squared cosines between the spaces that V and Y span, so the loss lies between E - S and
-    E; a source that never is the loudest adds 1, a silent excerpt gives E and no gradient. V^T V is near singular
-    while the embeddings are much alike: ``ridge`` times the mean of its diagonal is added to the diagonal, and to that
-    of Y^T Y likewise, so that neither the length of an excerpt nor the size of the weights changes the loss. ``unit``
-    adds 1, as nussl does.
+    The trace is the sum of the squared cosines between the spaces that W^1/2 V and W^1/2 Y span, so the loss lies
+    between E - S and E; a source that never is the loudest adds 1, a silent excerpt gives E and no gradient. V^T W V is
+    near singular while the embeddings are much alike: ``ridge`` times the mean of its diagonal is added to the
+    diagonal, and to that of Y^T W Y likewise, so that neither the length of an excerpt nor the size of the weights
+    changes the loss. ``unit`` adds 1, as nussl does.
     """
-    vectors, labels, _ = _weighted(outputs, signals, settings.weights)
-    gram = vectors.mT @ vectors  # (B, E, E)
-    cross = vectors.mT @ labels  # (B, E, S)
-    counts = labels.square().sum(1)  # (B, S), the diagonal of Y^T Y: its rows are one-hot, the rest of it is zero
+    gram, cross, counts, _ = _products(outputs, signals, settings.weights)
     diagonal = gram.diagonal(dim1=1, dim2=2)  # (B, E)
     gram = gram + torch.diag_embed(_ridge(diagonal, settings.ridge).unsqueeze(1).expand_as(diagonal))
-    # the trace is |R^-1 V^T Y (Y^T Y)^-1/2|^2 with R R^T = V^T V: no inverse of a badly conditioned matrix
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross, upper=False)  # (B, E, S)
+    # the trace is |R^-1 V^T W Y (Y^T W Y)^-1/2|^2 with R R^T = V^T W V: no inverse of a badly conditioned matrix
+    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross.mT, upper=False)  # (B, E, S)
     trace = (whitened.square().sum(1) / (counts + _ridge(counts, settings.ridge).unsqueeze(1))).sum(1)  # (B,)
     loss: Tensor = diagonal.shape[1] - trace
     return loss

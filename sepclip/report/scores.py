@@ -7,24 +7,40 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from sepclip import evaluation
 from sepclip.errors import UserError
 from sepclip.report.markup import minus
 
 FILE = "scores.json"
 GAIN = "si_sdr_improvement"  # what the page's headline and the choice of examples go by
-_ABOUT = ("name", "source", "group", "voice", "sexes", "status", "reason")
+MAIN = ("si_sdr", GAIN, "sdr", "sdr_improvement", "isr", "sir", "sar", "pesq", "estoi", "stoi")
+_ORACLES = ("ibm_", "irm_", "wiener_", "psm_", "tpsm_")
+_IN_ORDER = "in their own order"  # as scores.json says of stems
+_DEFAULT_TITLES = {  # of the first version, which has none in the file
+    "si_sdr": "SI-SDR",
+    "si_sdr_improvement": "SI-SDRi",
+    "sdr": "SDR",
+    "sdr_improvement": "SDRi",
+    "isr": "ISR",
+    "sir": "SIR",
+    "sar": "SAR",
+    "ibm_si_sdr_improvement": "IBM SI-SDRi",
+    "ibm_sdr_improvement": "IBM SDRi",
+}
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one evaluation. ``rows``: one a file and source; ``titles``: the metrics that have any value."""
+    """The scores of one evaluation. ``rows``: one a file and source; ``titles``: the metrics that have any value.
+
+    ``part``: the key of a row by which the page divides them: ``group``, or ``source`` where sources have an order.
+    """
 
     folder: Path
     about: dict[str, Any]
     titles: dict[str, str]
     definitions: dict[str, str]
     rows: list[dict[str, Any]]
+    part: str
 
     @classmethod
     def read(cls, folder: Path) -> "Scores":
@@ -41,14 +57,24 @@ class Scores:
             raise UserError(f"{path} is damaged ({error!r}): score anew with `sepclip eval`") from error
         known = [name for name in definitions if any(_is_number(row.get(name)) for row in rows)]
         about = {key: value for key, value in document.items() if key not in ("rows", "metrics", "summary")}
-        return cls(folder, about, {name: _title(name) for name in known}, definitions, rows)
+        units, titles = document.get("units", {}), document.get("titles", {})
+        named = {
+            name: _title(titles.get(name, _DEFAULT_TITLES.get(name, name)), units.get(name, "dB")) for name in known
+        }
+        part = "source" if document.get("sources") == _IN_ORDER else "group"
+        return cls(folder, about, named, definitions, rows, part)
+
+    def main(self) -> list[str]:
+        """Return the metrics that tables show at first: the usual ones, and the improvements of oracles."""
+        found = [name for name in self.titles if name in MAIN or name.startswith(_ORACLES)]
+        return found or list(self.titles)
 
     def groups(self) -> dict[str, list[dict[str, Any]]]:
         """Return the rows of ``all`` and of each group; without groups, or with one only, of all alone."""
-        names = list(dict.fromkeys(row["group"] for row in self.rows if row.get("group")))
+        names = list(dict.fromkeys(row[self.part] for row in self.rows if row.get(self.part)))
         parts = {"all": self.rows}
         if len(names) > 1:
-            parts |= {name: [row for row in self.rows if row.get("group") == name] for name in names}
+            parts |= {name: [row for row in self.rows if row.get(self.part) == name] for name in names}
         return parts
 
     def files(self) -> dict[str, list[dict[str, Any]]]:
@@ -88,9 +114,8 @@ def evaluations(run: Path) -> list[Scores]:
     return [Scores.read(path.parent) for path in sorted(found, key=lambda path: (-path.stat().st_mtime, str(path)))]
 
 
-def _title(metric: str) -> str:
-    known = evaluation.METRICS.get(metric)
-    return known[0] if known else metric.replace("_", " ")
+def _title(title: str, unit: str) -> str:
+    return title if unit == "dB" else f"{title}, {unit}"
 
 
 def _definition(told: Any) -> str:

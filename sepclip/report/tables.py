@@ -7,7 +7,7 @@ import numpy as np
 from sepclip.errors import counted
 from sepclip.report.drawing import box, histogram
 from sepclip.report.markup import Content, Markup, minus, tag
-from sepclip.report.scores import Scores, mean_and_median, values_of
+from sepclip.report.scores import MAIN, Scores, mean_and_median, values_of
 
 IMPROVEMENTS, ORACLE = ("si_sdr_improvement", "sdr_improvement"), "ibm_"
 MOST_FILES = 4000  # in the list; more would make a page that no phone scrolls
@@ -45,31 +45,37 @@ def _cell(value: str | float | None, is_words: bool) -> Markup:
 
 def summary(scores: Scores) -> Markup:
     """Return mean and median of every metric for all files and each group, and how the values are spread."""
+    main = scores.main()
+    others = [metric for metric in scores.titles if metric not in main]
+    definitions = [[tag("dt", title), tag("dd", scores.definitions[metric])] for metric, title in scores.titles.items()]
+    return tag(
+        "div",
+        _summary_of(scores, main),
+        tag("details", tag("summary", "All other scores"), _summary_of(scores, others)) if others else None,
+        tag("details", tag("summary", "What the scores are"), tag("dl", definitions, class_="note")),
+    )
+
+
+def _summary_of(scores: Scores, metrics: Sequence[str]) -> list[Content]:
     parts = scores.groups()
     titles = [f"{name}, {counted(len({row['name'] for row in rows}), 'file')}" for name, rows in parts.items()]
     head = [tag("th", "mean (median), dB", scope="col"), *(tag("th", title, scope="col") for title in titles)]
     head.append(tag("th", "spread", scope="col", class_="left"))
-    values = {metric: values_of(scores.rows, metric) for metric in scores.titles}
+    values = {metric: values_of(scores.rows, metric) for metric in metrics}
     low, high = _range([value for found in values.values() for value in found])
     body = [
         tag(
             "tr",
-            tag("th", title, scope="row", title=scores.definitions[metric]),
+            tag("th", scores.titles[metric], scope="row", title=scores.definitions[metric]),
             (tag("td", mean_and_median(values_of(rows, metric))) for rows in parts.values()),
             tag("td", box(values[metric], low, high), class_="left"),
         )
-        for metric, title in scores.titles.items()
+        for metric in metrics
     ]
     table = tag("table", tag("thead", tag("tr", head)), tag("tbody", body), class_="wide")
-    scale = minus(f"{low:.0f} to {high:.0f} dB")
+    scale = minus(f"{low:.0f} to {high:.0f}")
     told = f"Spread: 5th to 95th percentile, quartiles and median of all sources, on one scale from {scale}."
-    definitions = [[tag("dt", title), tag("dd", scores.definitions[metric])] for metric, title in scores.titles.items()]
-    return tag(
-        "div",
-        tag("div", table, class_="scroll"),
-        tag("p", told, class_="note"),
-        tag("details", tag("summary", "What the metrics are"), tag("dl", definitions, class_="note")),
-    )
+    return [tag("div", table, class_="scroll"), tag("p", told, class_="note")]
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
@@ -101,13 +107,19 @@ def improvements(scores: Scores) -> dict[str, dict[str, list[float]]]:
 def file_list(scores: Scores, anchor: str) -> Markup:
     """Return a row a file: the means over its sources, and why a score is missing."""
     files = scores.files()
+    columns = [name for name in scores.main() if name in MAIN or name.startswith(ORACLE)] or scores.main()
     voices = any(row.get("voice") for row in scores.rows)
-    grouped = len(scores.groups()) > 1
-    titles = ["file", *(["group"] if grouped else []), *(["voices"] if voices else []), *scores.titles.values()]
-    by_file = {metric: scores.by_file(metric) for metric in scores.titles}
+    grouped = scores.part == "group" and len(scores.groups()) > 1
+    titles = [
+        "file",
+        *(["group"] if grouped else []),
+        *(["voices"] if voices else []),
+        *(scores.titles[metric] for metric in columns),
+    ]
+    by_file = {metric: scores.by_file(metric) for metric in columns}
     remarks = any(row.get("reason") for row in scores.rows)
     metric = scores.best_metric()
-    order = sorted(files, key=lambda name: by_file[metric].get(name, -1e9)) if metric else list(files)
+    order = sorted(files, key=lambda name: by_file[metric].get(name, -1e9)) if metric in by_file else list(files)
     shown = order if len(order) <= MOST_FILES else [*order[: MOST_FILES // 2], *order[-MOST_FILES // 2 :]]
     rows: list[list[str | float | None]] = []
     words = 1 + grouped + voices + remarks
@@ -120,7 +132,7 @@ def file_list(scores: Scores, anchor: str) -> Markup:
             row.append(" + ".join(str(one.get("voice") or "?") for one in files[name]))
         if remarks:
             row.append(next((str(one["reason"]) for one in files[name] if one.get("reason")), ""))
-        rows.append([*row, *(by_file[metric].get(name) for metric in scores.titles)])
+        rows.append([*row, *(by_file[metric].get(name) for metric in columns)])
     if remarks:
         titles.insert(words - 1, "remark")
     caption = f"{counted(len(files), 'file')}, means over the sources in dB, the worst first"

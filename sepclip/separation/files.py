@@ -49,6 +49,7 @@ class Separation:
     kept: dict[Path, list[Path]] = field(default_factory=dict)
     failed: dict[Path, str] = field(default_factory=dict)
     seconds: float = 0.0  # of sound separated
+    speed: float = 0.0  # how many times as fast as it plays
 
 
 def separate_files(
@@ -86,6 +87,7 @@ def separate_files(
             else:
                 result.written[job.path] = job.results
                 result.seconds += outcome
+        result.speed = progress.speed
     return result
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_IN_MEMORY = 32 << 20  # bytes
+_IN_MEMORY = 8 << 20  # bytes
 
 
 class Spool:

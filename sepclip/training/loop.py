@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from types import FrameType
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from sepclip import clip
 from sepclip.audio.metrics import si_sdr_improvement
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
+from sepclip.mixing.augmentation import Augmentation
 from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.losses import LOSSES
@@ -23,8 +25,10 @@ from sepclip.settings import Config
 from sepclip.terminal import say, warn
 from sepclip.training import checkpoint
 from sepclip.training.dynamics import Watch
+from sepclip.training.feed import Feed
 from sepclip.training.journal import Journal, cut_metrics, finite, last_with
-from sepclip.training.run import DYNAMICS, METRICS, Run
+from sepclip.training.profiling import VALIDATION, profiling, stage
+from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
 from sepclip.training.state import TrainingState, build_separator
 
 _SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
@@ -32,10 +36,13 @@ _SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of met
 
 def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[torch.Tensor, dict[str, Any]]:
     """Return the loss (B,) of a batch and what the network gave; spectra are made here, on the batch's device."""
-    signals = separator.signals(batch.mixture, batch.sources)
-    with torch.autocast(signals.mixture.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with stage("STFT"):
+        signals = separator.signals(batch.mixture, batch.sources)
+    device = signals.mixture.device.type
+    with stage("forward"), torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
         outputs = separator(signals.mixture_wave, signals.mixture)
-    loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
+    with stage("loss"):
+        loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
     return loss, {"outputs": outputs, "mixture": signals.mixture}
 
 
@@ -48,9 +55,12 @@ def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[f
     """Do one step; returns the loss of the batch and what the clip rule did."""
     state.optimizer.zero_grad(set_to_none=True)
     loss = mean_loss(state.separator, batch, config)
-    loss.backward()  # type: ignore[no-untyped-call]
-    clipped = state.clip(state.separator.named_parameters())
-    state.optimizer.step()
+    with stage("backward"):
+        loss.backward()  # type: ignore[no-untyped-call]
+    with stage("clip"):
+        clipped = state.clip(state.separator.named_parameters())
+    with stage("optimizer"):
+        state.optimizer.step()
     if config.optimizer.schedule == "cosine":
         state.schedule.step()
     state.step += 1
@@ -100,16 +110,17 @@ def stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def train(run: Run, data: MixtureSet) -> dict[str, Any]:
+def train(run: Run, data: MixtureSet, *, profile: bool = False) -> dict[str, Any]:
     """Train a run from where it stands to its last step; returns the summary.
 
-    Raises Stopped after Ctrl-C or a termination, with all saved, and UserError where training cannot go on.
+    ``profile`` looks at where the time of a few steps goes. Raises Stopped after Ctrl-C or a termination, with all
+    saved, and UserError where training cannot go on.
     """
     with run.alone(), stop_signals() as asked:
-        return _train(run, data, asked)
+        return _train(run, data, asked, run.path / TRACE if profile else None)
 
 
-def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
+def _train(run: Run, data: MixtureSet, asked: list[int], trace: Path | None) -> dict[str, Any]:
     """Train until the last step, or until a signal has ``asked`` to stop."""
     config, device = run.config, torch.device(run.config.device)
     separator = build_separator(config, data.layout)
@@ -123,6 +134,7 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
         seed=config.seed,
         memory_gib=settings.memory_gib,
         excerpts=settings.excerpts,
+        augmentation=Augmentation(settings.speed, settings.noise_snr_db),
     )
     crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts)
     steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
@@ -138,10 +150,15 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
     watch = Watch(run.path / DYNAMICS, config.dynamics, state)
     separator.train()
 
-    with Journal(run.path / METRICS, steps, state.step) as journal:
+    with (
+        Journal(run.path / METRICS, steps, state.step) as journal,
+        Feed(batches.batch, steps, device, torch.float32) as feed,
+        profiling(trace) as step_done,
+    ):
         began, saved = time.monotonic() - state.seconds, time.monotonic()
         while state.step < steps:
-            batch = batches.batch(state.step).to(device)
+            with stage("data"):
+                batch = feed.batch(state.step)
             with watch.step(partial(mean_loss, separator, batch, config)):
                 take_step(state, batch, config)
             state.seconds = time.monotonic() - began
@@ -150,11 +167,13 @@ def _train(run: Run, data: MixtureSet, asked: list[int]) -> dict[str, Any]:
             if last or state.step % config.train.log_every == 0:
                 journal.record(progress_row(state))
             if at_validation:
-                scores = validate(separator, crops, config, device)
+                with stage(VALIDATION):
+                    scores = validate(separator, crops, config, device)
                 journal.record({"step": state.step, **{name: finite(value) for name, value in scores.items()}})
                 if state.note_validation(scores["valid_loss"], scores["valid_si_sdr_improvement"]):
                     checkpoint.save(run.checkpoint_path("best"), state)
             journal.advance(state.step)
+            step_done()
             if at_validation or asked or time.monotonic() - saved > config.train.save_every_seconds:
                 checkpoint.save(run.checkpoint_path("last"), state)
                 saved = time.monotonic()

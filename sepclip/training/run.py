@@ -26,6 +26,7 @@ from sepclip.training import checkpoint, tensorboard
 from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
+TRACE = "trace.json.gz"  # of --profile
 # a resumed run may change what does not change the course of its training
 MAY_CHANGE = {
     "device",
@@ -93,6 +94,7 @@ class Run:
             ENVIRONMENT,
             METRICS,
             DYNAMICS,
+            TRACE,
             tensorboard.FOLDER,
             "checkpoints",
         }  # of a run that has not saved yet: nothing to keep

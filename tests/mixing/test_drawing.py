@@ -34,7 +34,7 @@ def split(survey, sources=2, unseen=(), by_voice=False, fractions=EVEN, seed=0):
 
 
 def drawn(voices, split="tr", count=300, sources=2, seed=0, mode="min"):
-    return draw(Group(split, "seen", voices, count), sources=sources, seed=seed, mode=mode, rate_hz=8000)
+    return draw(Group(split, "seen", voices, count), sources=sources, seed=seed, mode=mode)
 
 
 def distinct(recipes):

@@ -168,7 +168,7 @@ def test_recordings_of_another_rate_give_the_sentences_they_are_of(tmp_path, rat
         ("--speaker-from xyz", "found none. Every file was left out"),
         ("--rate 16000", "found none. Every file was left out"),
         ("--min-seconds 3 --max-seconds 5", "--max-seconds 5: give a number of seconds from 6 on, twice --min-seconds"),
-        ("--level loud", "--level loud: choose one of rms, p56, lufs"),
+        ("--level loud", "--level loud: choose rms, p56 or lufs"),
         ("--preset dapz", "--preset dapz: choose one of vctk, librispeech, daps, timit"),
         ("--preset daps --speaker-from (.)", "leave --speaker-from out"),
         ("--preset daps", "found none. Every file was left out"),

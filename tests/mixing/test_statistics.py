@@ -36,10 +36,11 @@ def test_overlap_levels_and_sexes_of_known_mixtures():
         "utterances": 4,
         "overlap": round(80 / 210, 4),
         "apart_db": {"least": 0, "median": 2, "most": 5},
+        "snr_db": None,
         "sexes": {"ff": 1, "fm": 2},
     }
     assert told("tr", found) == (
-        "tr: 38% of the speech overlaps, levels 0.0 to 5.0 dB apart (median 2.0), 4 utterances of 4 voices, 1 ff, 2 fm"
+        "tr: 38% of the speech overlaps, levels 0.0 to 5.0 dB (median 2.0) apart, 4 utterances of 4 voices, 1 ff, 2 fm"
     )
 
 

@@ -1,5 +1,6 @@
 """`sepclip prepare stems` and `musdb18`: what is read, what is converted, and what is told."""
 
+import json
 import shutil
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_another_rate_and_mono_are_converted(root, tmp_path):
     before = tree(made.path)
     file.unlink()
     (made.path / "set.json").rename(made.path / "unfinished.json")  # as a kill would leave it
-    assert tree(stems(root, tmp_path / "out", rate=22050, channels=1).path) == before
+    assert tree(stems(root, tmp_path / "out", rate=22050, channels=1, jobs=3).path) == before
 
 
 def test_mono_files_among_stereo_ones_become_stereo(tmp_path):
@@ -131,6 +132,16 @@ def test_mono_files_among_stereo_ones_become_stereo(tmp_path):
     assert np.abs(waves[3, 0] - gain * 32768 * mono[:, 0]).max() <= 1  # one gain for all, of what was too loud
     assert np.abs(waves[0].astype(int) - waves[1:].sum(0, dtype=int)).max() <= 3
     assert np.abs(waves[0].astype(int)).max() >= 32766
+
+
+def test_a_mixture_that_is_not_the_sum_is_told(tmp_path, capsys):
+    root = make_tracks(tmp_path / "music")
+    write(root / "test" / "X - Y" / "mixture.wav", noise("X - Y", "vocals") * [1, 0.5])
+    made = stems(root, tmp_path / "out")
+    assert made.about["not_the_sum"] == ["X - Y"]
+    assert made.additive  # mixed anew it is
+    assert "1 mixture not the sum of its stems" in capsys.readouterr().err
+    assert stems(root, tmp_path / "converted", channels=1).about["not_the_sum"] == ["X - Y"]
 
 
 def test_some_stems_of_a_mixture_are_chosen(root, tmp_path):
@@ -229,6 +240,18 @@ def test_a_file_that_changed_is_noticed(root, made, tmp_path):
             moved.waves("tt", recipe)
     with pytest.raises(UserError, match="which is not there: say with --root"):
         MixtureSet.open(made.path, tmp_path / "nowhere").waves("tt", recipe)
+
+
+@pytest.mark.parametrize("key", ["name", "mix", "path"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "../other", "train/../../other"])
+def test_a_recipe_cannot_lead_out_of_the_corpus(made, tmp_path, key, path):
+    shutil.copytree(made.path, tmp_path / "out")
+    file = tmp_path / "out" / "tt.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    (lines[0]["sources"][1] if key == "path" else lines[0])[key] = path
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(UserError, match=f"{path} leads out of the corpus"):
+        MixtureSet.open(tmp_path / "out").recipes("tt")
 
 
 def test_sources_that_are_no_file_names_make_no_set(made, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 
 from sepclip.audio.levels import active_level
 from sepclip.errors import UserError
-from sepclip.mixing.mixture import Recipe, Source, render
+from sepclip.mixing.mixture import Recipe, Source
+from sepclip.mixing.rooms import Places, render_scene
 from sepclip.mixing.survey import in_threads, survey_voices
 from sepclip.mixing.voices import sex_of
 from tests.mixing.conftest import VOICES, make_corpus, samples, sentence, write_wave
@@ -18,7 +19,7 @@ def survey(root, speaker_from=None, max_seconds=15.0):
 
 def rendered(utterance, root):
     source = Source(utterance.path, "a", None, utterance.offset, utterance.length, utterance.rate_hz, 0, 1)
-    return render(Recipe("n", "seen", utterance.samples, (source,)), root, 8000)[0]
+    return render_scene(Recipe("n", "seen", utterance.samples, (source,)), Places(root), 8000)[1]
 
 
 def tone(seconds=2.0, amplitude=0.5, rate_hz=8000, hertz=440):

@@ -15,7 +15,8 @@ from sepclip.audio.sphere import read_speech
 from sepclip.errors import UserError
 from sepclip.mixing import wsj0
 from sepclip.mixing.corpora import corpora
-from sepclip.mixing.mixture import SPLITS, MixtureSet
+from sepclip.mixing.dataset import training_data
+from sepclip.mixing.mixture import SPLITS, MixtureSet, read_source
 from sepclip.mixing.preflight import Preflight
 from sepclip.mixing.wsj0_lists import read_lists
 from tests.conftest import assert_told, sepclip, train_tiny
@@ -463,3 +464,28 @@ def test_a_run_trains_on_it(corpus, tmp_path, speakers):
     assert run.returncode == 0, run.stderr
     scored = sepclip("eval", tmp_path / "run", out, "--jobs", 1)
     assert scored.returncode == 0, scored.stderr
+
+
+def test_dynamic_mixtures_keep_the_active_levels_and_the_peak_of_the_lists(corpus, tmp_path):
+    table = make_table(tmp_path / "levels.txt")
+    made = prepare(*corpus, tmp_path / "out", active_levels=table)
+    batch = training_data(made, segment=8000, batch_size=12, dynamic=True, seed=0, memory_gib=1).batch(0)
+    known = {}
+    for source in (source for recipe in made.recipes("tr") for source in recipe.sources):
+        known[source.path.rsplit("/", 1)[1].removesuffix(".wav")] = read_source(source, made.root, 8000)
+    apart = []
+    for mixture, sources in zip(batch.mixture.numpy(), batch.sources.numpy(), strict=True):
+        levels = []
+        for row in sources:
+            fits = [
+                20 * np.log10(row[: len(wave)] @ wave / (wave @ wave) * np.sqrt(LEVELS[name]))
+                for name, wave in known.items()
+                if row[: len(wave)] @ wave > 0.99 * np.linalg.norm(row) * np.linalg.norm(wave)
+            ]
+            assert len(fits) == 1
+            levels += fits
+        apart.append(abs(levels[0] - levels[1]))
+        assert max(np.abs(mixture).max(), np.abs(sources).max()) == pytest.approx(0.9)
+    assert max(apart) <= 5.01
+    assert np.ptp(apart) > 2
+    assert len(list((made.path / "resampled").iterdir())) == len(known) == 3

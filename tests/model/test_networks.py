@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sepclip.config import load_config
-from sepclip.model.networks import NETWORKS, build_network
+from sepclip.model.networks import NETWORKS, build_network, dropout
 
 SMALL = {
     "blstm": {"layers": 2, "hidden": 6, "dropout": 0.3, "embedding_size": 4},
@@ -220,23 +220,42 @@ def test_input_may_be_left_as_it_is():
     assert not [name for name in plain.state_dict() if "norm" in name]
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("recurrence", ["lstm", "gru"])
-def test_layers_are_those_of_torch(recurrence, training):
-    """Layer by layer with dropout between them is torch's own stack, dropout masks and all."""
-    made = network(recurrence=recurrence, layers=3, input_norm="none").train(training)
+def test_layers_are_those_of_torch(recurrence):
+    """Layer by layer is torch's own stack."""
+    made = network(recurrence=recurrence, layers=3, input_norm="none").eval()
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[recurrence]
-    stack = kind(9, 6, 3, batch_first=True, bidirectional=True, dropout=made.dropout).train(training)
+    stack = kind(9, 6, 3, batch_first=True, bidirectional=True)
     for index, layer in enumerate(made.recurrent):
         for name, value in layer.named_parameters():
             getattr(stack, name.replace("_l0", f"_l{index}")).data.copy_(value)
     outputs = []
     made.heads["mask"].register_forward_pre_hook(lambda _, inputs: outputs.append(inputs[0]))
-    torch.manual_seed(3)
     made(magnitude())
-    torch.manual_seed(3)
     want, _ = stack(20 * magnitude().log10())
     assert torch.equal(outputs[0], want)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+def test_dropout_keeps_its_share_and_the_mean(share, kind):
+    torch.manual_seed(0)
+    x = torch.full((3, 333, 401), 2.0, dtype=kind, requires_grad=True)  # 400,599: no multiple of 4
+    got = dropout(x, share)
+    assert got.dtype == kind
+    kept = got != 0
+    spread = (share * (1 - share) / x.numel()) ** 0.5
+    assert kept.double().mean().item() == pytest.approx(1 - share, abs=5 * spread)
+    scale = 1 / (1 - round(share * 2**16) / 2**16)
+    torch.testing.assert_close(got[kept], torch.full_like(got[kept], 2 * scale))
+    got.sum().backward()
+    torch.testing.assert_close(x.grad, got.detach() / 2)
+    assert torch.equal(dropout(x, share), got) == (share == 0)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x, share), got)
+    # neighbours, which come from the same draw, know nothing of each other
+    flat = kept.flatten()[:400_000].double().reshape(-1, 4)
+    assert share == 0 or (torch.corrcoef(flat.mT) - torch.eye(4)).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("layers", [1, 2])

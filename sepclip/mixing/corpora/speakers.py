@@ -68,6 +68,30 @@ def prepare(
     mode: Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")] = "min",
     min_seconds: Annotated[float, typer.Option(help="Leave out shorter recordings.", min=0.1)] = 1.0,
     max_seconds: Annotated[float, typer.Option(help="Cut longer recordings at pauses into pieces.", min=1.0)] = 15.0,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of noise recordings, added to every mixture: each split its own (by folders tr, cv, tt or by "
+            "--fractions).",
+            show_default=False,
+        ),
+    ] = None,
+    noise_snr: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Louder voice over noise in dB [0,20].", show_default=False),
+    ] = None,
+    rirs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of room impulse responses, one for each voice of a mixture, split as noise is; those in one "
+            "sub-folder are of one room.",
+            show_default=False,
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Sources with --rirs: reverberant or dry [reverberant].", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of every choice: same seed, same bytes.")] = 0,
     audio: Annotated[bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")] = True,
     check: Check = False,
@@ -75,9 +99,14 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Make the mixture set; the help of the command line tells the arguments."""
+    from sepclip.errors import UserError
     from sepclip.mixing.preflight import carry_out
-    from sepclip.mixing.preparation import VoiceSettings, parse_fractions, plan_voices
+    from sepclip.mixing.preparation import VoiceSettings, parse_fractions, parse_range, plan_voices
 
+    if noise_snr is not None and noise is None:
+        raise UserError("--noise-snr goes with --noise, the folder of the recordings")
+    if targets is not None and rirs is None:
+        raise UserError("--targets goes with --rirs: without a room all sources are dry")
     settings = VoiceSettings(
         sources=sources,
         counts={"tr": tr, "cv": cv, "tt": tt},
@@ -91,6 +120,10 @@ def prepare(
         mode=mode,
         min_seconds=min_seconds,
         max_seconds=max_seconds,
+        noise=str(noise.resolve()) if noise else None,
+        noise_snr_db=parse_range("--noise-snr", noise_snr or "0,20"),
+        rirs=str(rirs.resolve()) if rirs else None,
+        targets=targets or "reverberant",
         seed=seed,
         audio=audio,
     )

@@ -1,0 +1,146 @@
+"""The steps that benchmarks/train.py times: a training step of sepclip, and its floor.
+
+The floor is the bare network with the heads of the loss, dropout, input normalisation, clip rule and optimizer, on
+features that are there, with the mean square of what the heads give for a loss.
+
+    python benchmarks/train_arms.py ARM --batch 8 ...        one arm in a process of its own, as JSON
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from sepclip import startup
+
+FRAMES, BINS, SAMPLES = 400, 129, 399 * 64
+LOSSES = ("dc", "wkm", "mi", "chimera", "snr")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+HEADS = {"dc": "embedding", "wkm": "embedding", "mi": "mask", "snr": "mask", "chimera": "both"}
+FLOOR_OF = {"embedding": "dc", "mask": "mi", "both": "chimera"}  # a loss with these heads
+
+
+def processor() -> str:
+    """Name the processor, as the kernel does where it tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def facts(allocator: str, precision: str, device: str = "cpu") -> str:
+    """Say what a figure depends on: hardware, threads, allocator, precision."""
+    import torch
+
+    hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
+    return f"{hardware}, {torch.get_num_threads()} threads, torch {torch.__version__}, memory {allocator}, {precision}"
+
+
+def make_step(
+    arm: str, batch_size: int, precision: str, *, network: str = "2x300", device: str = "cpu"
+) -> Callable[[], object]:
+    """Return the step of an arm: the name of a loss, ``floor-HEADS``, or ``lstm`` (the recurrent layers alone)."""
+    import torch
+
+    from sepclip.audio.layout import Layout
+    from sepclip.config import load_config
+    from sepclip.mixing.dataset import Batch
+    from sepclip.training.loop import take_step
+    from sepclip.training.state import TrainingState, build_separator
+
+    layers, hidden = network.split("x")
+    name = FLOOR_OF.get(arm.removeprefix("floor-"), "mi") if arm not in LOSSES else arm
+    settings = [f"precision={precision}", f"loss.name={name}", f"model.layers={layers}", f"model.hidden={hidden}"]
+    settings += ["model.dropout=0.3", "optimizer.schedule=constant", f"device={device}"]
+    config = load_config("small", settings)
+    state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device(device), 1000)
+    state.separator.train()
+    chance = torch.Generator().manual_seed(0)
+    if arm in LOSSES:
+        sources = 0.05 * torch.randn(batch_size, 2, SAMPLES, generator=chance)
+        batch = Batch(sources.sum(1), sources).to(torch.device(device))
+        return lambda: take_step(state, batch, config)
+    features = torch.randn(batch_size, FRAMES, BINS, generator=chance).to(device)
+    if arm == "lstm":
+        return lstm_step(features, int(layers), int(hidden), precision)
+    return floor_step(state, features, precision)
+
+
+def floor_step(state, features, precision: str) -> Callable[[], object]:
+    """Return a step of the bare network with its heads."""
+    import torch
+
+    from sepclip.model.networks import dropout
+
+    network = state.separator.network
+    batch_size, frames, bins = features.shape
+
+    def step() -> None:
+        state.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            hidden = network.norm(features.reshape(-1, network.norm.num_features, 1)).reshape(batch_size, frames, bins)
+            for index, layer in enumerate(network.recurrent):
+                hidden, _ = layer(dropout(hidden, network.dropout) if index else hidden)
+            loss = sum(head(hidden).square().mean() for head in network.heads.values())
+        loss.backward()
+        state.clip(state.separator.named_parameters())
+        state.optimizer.step()
+
+    return step
+
+
+def lstm_step(features, layers: int, hidden: int, precision: str) -> Callable[[], object]:
+    """Return a forward and backward pass of torch's LSTM (cuDNN's on a GPU) and nothing else."""
+    import torch
+
+    lstm = torch.nn.LSTM(BINS, hidden, layers, batch_first=True, bidirectional=True).to(features.device)
+
+    def step() -> None:
+        with torch.autocast(features.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            out, _ = lstm(features)
+        out.backward(torch.ones_like(out))
+        lstm.zero_grad(set_to_none=True)
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("arm")
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--system-allocator", action="store_true")
+    options = parser.parse_args()
+    startup.spin_briefly()
+    if options.system_allocator:
+        os.environ["SEPCLIP_MALLOC"] = "system"
+    kept = startup.keep_memory()
+    import torch
+
+    from sepclip.training.run import resolve_precision
+
+    precision = resolve_precision(options.precision, torch.device("cpu"))
+    step = make_step(options.arm, options.batch, precision)
+    print(
+        json.dumps(
+            timed(step, options.steps, CLOCKS[options.clock])
+            | {"facts": facts("kept" if kept else "as it comes", precision)}
+        )
+    )
+
+
+def timed(step: Callable[[], object], steps: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Return the seconds of a step, after two that warm up."""
+    step(), step()
+    began = clock()
+    for _ in range(steps):
+        step()
+    return {"seconds": (clock() - began) / steps}
+
+
+if __name__ == "__main__":
+    main()

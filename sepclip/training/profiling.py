@@ -1,0 +1,84 @@
+"""Where the time of a training goes: ``sepclip train --profile``."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+from sepclip.terminal import say, warn
+
+STAGES = ("data", "STFT", "forward", "loss", "backward", "clip", "optimizer")
+VALIDATION = "validation"
+WARM_UP, STEPS = 5, 10  # steps: those before, in which memory and caches fill, and those looked at
+_CPU, _CUDA = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
+_STEP = "ProfilerStep"  # what torch calls its range around each step
+
+
+def stage(name: str) -> AbstractContextManager[object]:
+    """Name a stage of the step, one of ``STAGES``, to a profiler; where none looks this does nothing."""
+    return record_function(name) if torch.autograd.profiler._is_profiler_enabled else nullcontext()
+
+
+@contextmanager
+def profiling(trace: Path | None) -> Iterator[Callable[[], None]]:
+    """Look at some steps of the training in the block, which calls what this yields after each step.
+
+    Writes ``trace``, for chrome://tracing or ui.perfetto.dev, and says where the time went; None looks at nothing.
+    """
+    if trace is None:
+        yield lambda: None
+        return
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # what is behind the profiler would tell of itself
+    done = []
+
+    def write(found: profile) -> None:
+        part = trace.with_name(f".{trace.name}")  # it ends in .gz still: torch packs it
+        found.export_chrome_trace(str(part))
+        part.replace(trace)
+        done.append(trace)
+        for line in table(list(found.events())):  # type: ignore[no-untyped-call]
+            say(line)
+        say(f"all operations stand in {trace}: open it in chrome://tracing or ui.perfetto.dev")
+
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    when = schedule(wait=0, warmup=WARM_UP, active=STEPS, repeat=1)
+    with profile(activities=activities, schedule=when, on_trace_ready=write) as watching:
+        yield watching.step
+    if not done:
+        warn(f"--profile: the training ended within its first {WARM_UP} steps, which it does not look at: no profile")
+
+
+def table(events: list[Any]) -> list[str]:
+    """Return where the time of the profiled ``events`` went, as lines: each stage, the rest, and the GPU's share.
+
+    On a GPU the times are those of the processor, which runs ahead and waits where it needs a result: in the clip rule.
+    """
+    ranges = [event for event in events if event.device_type == _CPU]
+    steps = [event for event in ranges if event.name.startswith(_STEP)]
+    validations = [event.time_range for event in ranges if event.name == VALIDATION]
+    whole = sum(event.time_range.elapsed_us() for event in steps)
+    parts = dict.fromkeys(STAGES, 0.0)
+    for event in ranges:  # what a validation does with the same functions is its own
+        if event.name in parts and not any(v.start <= event.time_range.start < v.end for v in validations):
+            parts[event.name] += event.time_range.elapsed_us()
+    parts[VALIDATION] = sum(span.elapsed_us() for span in validations)
+    parts["idle and other"] = whole - sum(parts.values())
+    lines = [f"{len(steps)} steps of {whole / len(steps) / 1000:.1f} ms each, of which on average:"]
+    lines += [f"  {name:14} {us / len(steps) / 1000:8.2f} ms {us / whole:6.1%}" for name, us in parts.items()]
+    busy = _covered([e.time_range for e in events if e.device_type == _CUDA and e.name not in parts], steps)
+    return [*lines, f"  the GPU was busy {busy / whole:.1%} of the time"] if busy else lines
+
+
+def _covered(spans: list[Any], steps: list[Any]) -> float:
+    """Return how many microseconds of the ``steps`` are covered by at least one of the ``spans``."""
+    first, last = min(e.time_range.start for e in steps), max(e.time_range.end for e in steps)
+    covered, reached = 0.0, first
+    for span in sorted(spans, key=lambda span: span.start):
+        start, end = max(span.start, reached), min(span.end, last)
+        if end > start:
+            covered, reached = covered + end - start, end
+    return covered

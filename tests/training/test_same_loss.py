@@ -1,0 +1,42 @@
+"""The same recipes give the same loss, however their mixtures come: written, mixed when read, or read in place."""
+
+import pytest
+import torch
+
+from sepclip.audio.layout import Layout
+from sepclip.config import load_config
+from sepclip.mixing.corpora import corpora
+from sepclip.mixing.dataset import training_data
+from sepclip.mixing.mixture import MixtureSet
+from sepclip.training.loop import compute_loss
+from sepclip.training.state import build_separator
+from tests.conftest import TINY, sepclip
+
+
+@pytest.fixture(scope="module")
+def sets(speech, tmp_path_factory):
+    """Return the same mixtures as a written set, as recipes alone, and as the written tree read in place."""
+    folder = tmp_path_factory.mktemp("sets")
+    for name, more in (("written", ()), ("recipes", ("--no-audio",))):
+        made = sepclip("prepare", "speakers", speech, folder / name, "--tr", 8, "--cv", 3, "--tt", 3, *more)
+        assert made.returncode == 0, made.stderr
+    corpora()["wsj0-2mix"].prepare(folder / "written", folder / "place")
+    return [MixtureSet.open(folder / name) for name in ("written", "recipes", "place")]
+
+
+@pytest.mark.parametrize("loss", ["mi", "si-sdr"])
+def test_losses_are_the_same_segment_for_segment(sets, loss):
+    config = load_config("demo", [*TINY, f"loss.name={loss}"], {})
+    torch.manual_seed(0)
+    separator = build_separator(config, Layout(8000, 2)).eval()
+    segment = separator.stft.samples(60)
+    found = []
+    for mixtures in sets:
+        batches = training_data(mixtures, segment=segment, batch_size=4, dynamic=False, seed=0, memory_gib=1)
+        with torch.no_grad():
+            losses = [compute_loss(separator, batches.batch(step), config)[0] for step in range(4)]
+        found.append(torch.cat(losses))
+    assert [len(losses) for losses in found] == [16, 16, 16]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert len(found[0].unique()) > 8
