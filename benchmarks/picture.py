@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sepclip.demo import demo
-from sepclip.evaluation import score_table
+from sepclip.evaluation.shown import score_table
 
 
 def main(folder: Path, picture: Path) -> None:

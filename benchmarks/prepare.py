@@ -6,7 +6,8 @@ RECORDINGS is any folder with one sub-folder a voice. Look-alikes of WSJ0 (16 kH
 are made of it once, with lists of mixtures; both are prepared at 8 kHz, min. The bare loop reads with soundfile,
 resamples, weighs, adds and writes with soundfile, in as many processes as `prepare` has threads, and nothing else: no
 look beforehand, no check, no safe replacement of files, no flush, no recipes. The arms take turns; the ratio is bare
-seconds to those of `prepare`, all of it, round by round. Active levels, which `prepare wsj0-2mix` measures once an
+seconds to those of `prepare`, all of it, round by round, by the wall clock (which other programs on the cores disturb)
+and of CPU time (which leaves waiting out). Active levels, which `prepare wsj0-2mix` measures once an
 utterance, are given by a table, and timed by themselves. Reading lists of the official sizes is timed too.
 """
 
@@ -138,6 +139,15 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of those of the bare loop so far."""
+    ticks = 0
+    for child in Path("/proc/self/task").glob("*/children"):
+        for number in child.read_text().split():
+            ticks += sum(map(int, Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
 def reading_seconds(folder: Path) -> Iterator[tuple[str, int, float]]:
     """Yield how long it takes to read lists of the official sizes."""
     everyone = {voice: list(range(100)) for voice in range(119)}
@@ -181,17 +191,21 @@ def main() -> None:
             for work in arms.values():  # once to warm up
                 work(folder / "out")
                 shutil.rmtree(folder / "out")
-            times: dict[str, list[float]] = {arm: [] for arm in arms}
+            times: dict[str, dict[str, list[float]]] = {clock: {arm: [] for arm in arms} for clock in ("wall", "CPU")}
             for turn in range(options.rounds):
                 for arm in sorted(arms, reverse=bool(turn % 2)):
-                    times[arm].append(seconds(partial(arms[arm], folder / "out")))
+                    began = cpu_seconds()
+                    times["wall"][arm].append(seconds(partial(arms[arm], folder / "out")))
+                    times["CPU"][arm].append(cpu_seconds() - began)
                     shutil.rmtree(folder / "out")
-            ratios = [one / other for one, other in zip(times["bare"], times["prepare"], strict=True)]
-            table[corpus] = {**times, "speed": ratios}
-            print(
-                f"{corpus:10} {len(mine)} mixtures: bare {median(times['bare']):.2f} s, prepare "
-                f"{median(times['prepare']):.2f} s, speed x{median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}]"
-            )
+            table[corpus] = times
+            for clock, took in times.items():
+                ratios = [one / other for one, other in zip(took["bare"], took["prepare"], strict=True)]
+                print(
+                    f"{corpus:10} {len(mine)} mixtures, {clock:4} seconds: bare {median(took['bare']):.2f}, prepare "
+                    f"{median(took['prepare']):.2f}, x{median(ratios):.2f} [{min(ratios):.2f}..{max(ratios):.2f}]",
+                    flush=True,
+                )
         for what, lines, took in reading_seconds(folder / "lists"):
             table[what] = {"lines": lines, "seconds": took}
             print(f"{what}, {lines} lines: {took:.2f} s")

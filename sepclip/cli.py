@@ -10,9 +10,10 @@ from typer.core import TyperGroup
 
 import sepclip
 from sepclip import startup
+from sepclip.commands.compare import compare
 from sepclip.commands.demo import demo
 from sepclip.commands.dynamics import dynamics
-from sepclip.commands.evaluate import evaluate
+from sepclip.commands.evaluate import DEFINITIONS, evaluate
 from sepclip.commands.info import info
 from sepclip.commands.options import with_volume
 from sepclip.commands.prepare import prepare_app
@@ -28,7 +29,7 @@ class _InOrderOfUse(TyperGroup):
     """Lists the commands as they are used one after the other."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ["demo", "prepare", "train", "separate", "eval", "sweep", "dynamics", "report", "info"]
+        order = ["demo", "prepare", "train", "separate", "eval", "compare", "sweep", "dynamics", "report", "info"]
         return sorted(self.commands, key=order.index)
 
 
@@ -47,7 +48,8 @@ app = typer.Typer(
 app.add_typer(prepare_app, name="prepare")
 app.command()(with_volume(train))
 app.command()(with_volume(separate))
-app.command(name="eval")(with_volume(evaluate))
+app.command(name="eval", epilog=DEFINITIONS)(with_volume(evaluate))
+app.command()(compare)
 app.command()(with_volume(sweep))
 app.command()(dynamics)
 app.command()(report)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sepclip import evaluation, scoring
 from sepclip.audio.files import find_sounds, write_text
 from sepclip.audio.layout import part_names
 from sepclip.config import load_config
 from sepclip.errors import UserError
+from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.mixing.preparation import VoiceSettings, prepare_voices
 from sepclip.report.writing import NAME as REPORT
@@ -115,10 +115,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
         for folder in listen:
             separate_files(separator, [folder / "mixture.wav"], folder, device=device, options=Options(overwrite=True))
     with stage(4, "eval", "scoring all test mixtures"):
-        items, total = evaluation.set_items(separator, mixtures, "tt", device=device)
-        rows = scoring.score(items, total, stft=separator.stft)
-        about = {"run": str(out / "run"), "data": str(mixtures.path), "split": "tt"}
-        evaluation.write_scores(out / SCORES, evaluation.document(rows, about))
+        evaluate_set(separator, mixtures, "tt", out / SCORES, {"run": str(out / "run")}, device=device)
         report_at_end(run.path)
     return {**seconds, "train": trained["seconds"]}, listen  # with what came before an interruption
 

@@ -1,5 +1,6 @@
 """What the terminal shows: bars at a glance on a terminal, plain lines in a log, and as much as was asked for."""
 
+import json
 import os
 import pty
 import re
@@ -10,11 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sepclip import terminal
+from sepclip.cli import app
+from sepclip.errors import UserError
 from sepclip.report.glance import score_lines, sweep_lines, training_lines
 from sepclip.terminal import sparkline, track
-from tests.conftest import TINY, assert_told, sepclip, train_tiny
+from tests.conftest import TINY, sepclip, train_tiny
 
 
 def on_a_terminal(*arguments: object, **environment: str) -> str:
@@ -38,6 +42,14 @@ def on_a_terminal(*arguments: object, **environment: str) -> str:
     return shown.decode()
 
 
+def info(path: Path) -> str:
+    """Run ``sepclip info`` in this process and return what it prints."""
+    result = CliRunner().invoke(app, ["info", str(path)])
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    return result.stdout
+
+
 def test_sparklines_are_the_values() -> None:
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
     assert sparkline([3.0, 3.0]) == "▁▁"
@@ -50,12 +62,12 @@ def test_a_terminal_shows_the_curves_and_a_log_does_not(tiny_run: Path, small_se
     run = tmp_path / "run"
     settings = [part for setting in TINY for part in ("--set", setting)]
     command = ("train", small_set, "--run", run, "--steps", 20, "--no-report", *settings)
-    shown = on_a_terminal(*command)
+    shown = on_a_terminal(*command, NO_COLOR="1")
+    assert "\x1b[3" not in shown  # no colour; the progress bar still moves the cursor
     assert re.search(r"loss +[▁-█]{2}", shown)
     assert "validation SI-SDRi" in shown
     plain = sepclip(*command)  # it is trained already: the result again, in a log
     assert not re.search(r"[▁-█]|\x1b", plain.stdout + plain.stderr)
-    assert "\x1b[3" not in on_a_terminal(*command[:-1], TINY[-1], "--quiet", NO_COLOR="1")
 
 
 def test_quiet_and_verbose(small_set: Path, tmp_path: Path) -> None:
@@ -64,7 +76,9 @@ def test_quiet_and_verbose(small_set: Path, tmp_path: Path) -> None:
     assert "is trained" in quiet.stdout
     verbose = train_tiny(small_set, tmp_path / "two", "--verbose", "--no-report", "--set", "train.log_every=5")
     assert len(re.findall(r"^step \d+/20 ", verbose.stderr, re.MULTILINE)) == 4 + 2  # every row of metrics.jsonl
-    assert_told(train_tiny(small_set, tmp_path / "two", "-q", "-v"), "not both", code=2)
+    both = CliRunner().invoke(app, ["train", str(small_set), "--run", str(tmp_path / "two"), "-q", "-v"])
+    assert both.exit_code == 2
+    assert "not both" in both.output
 
 
 def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
@@ -98,8 +112,6 @@ def test_tensorboard_has_the_scalars_of_the_metrics(small_set: Path, tmp_path: P
     assert resumed.returncode == 0, resumed.stderr
     found = EventAccumulator(str(run / "tensorboard"))
     found.Reload()
-    import json
-
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for key in ("loss", "valid_si_sdr_improvement"):
         wanted = [(row["step"], row[key]) for row in rows if key in row]
@@ -125,16 +137,18 @@ def test_a_failing_report_does_not_fail_the_training(small_set: Path, tmp_path: 
 
 
 def test_info_sums_up_a_run_and_a_set(tiny_run: Path, small_set: Path, tmp_path: Path) -> None:
-    told = sepclip("info", tiny_run).stdout
+    told = info(tiny_run)
     for words in ("clipping: ", "auto:10, ", "at step 20", "2 sources", "none; `sepclip report"):
         assert words in told
-    told = sepclip("info", small_set).stdout
+    told = info(small_set)
     assert "12 mixtures (12 seen)" in told
     assert re.search(r"tt: +6 mixtures \(3 seen, 3 unseen\), 0\.\d min, \d voices", told)
-    assert_told(sepclip("info", tmp_path), "neither a run")
-    assert_told(sepclip("info", tmp_path / "none"), "no such folder")
+    with pytest.raises(UserError, match="neither a run"):
+        info(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        info(tmp_path / "none")
     moved = tmp_path / "moved"
     shutil.copytree(small_set, moved)
     text = (moved / "set.json").read_text()
     (moved / "set.json").write_text(re.sub(r'"root": "[^"]+"', '"root": "/nowhere"', text))
-    assert "/nowhere, which is not there" in sepclip("info", moved).stdout
+    assert "/nowhere, which is not there" in info(moved)

@@ -20,7 +20,7 @@ def demo(
     to listen to. Goes on where it was interrupted.
     """
     from sepclip.demo import demo as run_demo
-    from sepclip.evaluation import show
+    from sepclip.evaluation.shown import show
 
     done = run_demo(data, out_folder)
     if as_json:

@@ -10,10 +10,11 @@ import torch
 from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
 from sepclip.audio.permutation import best_permutation
 from sepclip.errors import UserError
-from sepclip.evaluation import folder_items, set_items
+from sepclip.evaluation.folders import folder_items
+from sepclip.evaluation.sets import set_items
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.report.scores import Scores
-from sepclip.scoring import Item, Waves
+from sepclip.scoring.items import Item, Waves
 from sepclip.training.hardware import resolve_device
 from sepclip.training.run import Run
 
@@ -47,7 +48,17 @@ def source_of(scores: Scores) -> Source:
     if "estimates" in about:
         estimates, references = (_moved(about[key], scores.folder) for key in ("estimates", "references"))
         mixtures = about.get("mixtures")
-        return Source(lambda names: folder_items(estimates, references, mixtures and Path(mixtures), only=names)[0])
+        patterns = {key: about.get(key) for key in ("estimate_pattern", "reference_pattern")}
+        return Source(
+            lambda names: folder_items(
+                estimates,
+                references,
+                mixtures and Path(mixtures),
+                only=names,
+                fixed_order=scores.part == "source",
+                **patterns,
+            )
+        )
     raise UserError("scores.json does not say what was scored")
 
 
@@ -70,7 +81,7 @@ def _of_run(run_folder: Path, data: Path, split: str) -> Source:
     mixtures = MixtureSet.open(data)
     device = resolve_device("cpu")
     separator = run.separator(device)
-    return Source(lambda names: set_items(separator, mixtures, split, device=device, only=names)[0])
+    return Source(lambda names: set_items(separator, mixtures, split, device=device, only=names))
 
 
 def validation_source(run: Run, data: Path) -> tuple[Source, dict[str, float]]:
@@ -79,8 +90,9 @@ def validation_source(run: Run, data: Path) -> tuple[Source, dict[str, float]]:
     names = [recipe.name for recipe in MixtureSet.open(data).recipes("cv")[:_MOST_TRIED]]
     gains = {}
     for item in source.items(names):
-        if isinstance(item.waves, Waves):
-            gain = float(np.mean(matched(item.waves)[1]))
+        waves = item.waves()
+        if isinstance(waves, Waves):
+            gain = float(np.mean(matched(waves)[1]))
             if np.isfinite(gain):
                 gains[item.rows[0].name] = gain
     return source, gains

@@ -4,18 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sepclip.audio.stft import STFT
 from sepclip.report.examples import Source, matched
 from sepclip.report.images import Picture, mask_png, sound_png, spectrogram
 from sepclip.report.markup import Content, Markup, signed, tag
 from sepclip.report.sounds import excerpt, playable, seconds_within, sound_uri
-from sepclip.scoring import Item, Waves, default_stft
+from sepclip.scoring.items import Array, Item, Waves
+from sepclip.scoring.oracles import default_stft
 
 SOUND_BYTES = 5_000_000  # of all sounds of a page: with base64 and pictures it stays below 10 MB
 MOST_SECONDS = 12.0
-Floats = NDArray[np.float64]
 
 
 def cards(
@@ -26,9 +25,10 @@ def cards(
     first: dict[str, Item] = {}
     for label, source in systems.items():
         for item in source.items(list(words)):
-            if isinstance(item.waves, Waves):
+            waves = item.waves()
+            if isinstance(waves, Waves):
                 name = item.rows[0].name
-                found[name][label] = item.waves
+                found[name][label] = waves
                 first.setdefault(name, item)
     sounds = sum(1 + len(item.rows) * (1 + len(found[name])) for name, item in first.items())
     budget = SOUND_BYTES // max(1, sounds)
@@ -63,7 +63,7 @@ class _Stage:
         mixture = spectrogram(waves.mixture[part].mean(-1), stft)
         return cls(name, rate_hz, part, 0.9 / max(peak, 1e-9), stft, mixture, budget)
 
-    def player(self, label: str, wave: Floats, note: str = "", *, column: int, mask: bool = False) -> Markup:
+    def player(self, label: str, wave: Array, note: str = "", *, column: int, mask: bool = False) -> Markup:
         """Return the spectrogram and the player of one wave (T, C), with its mask below where it is an estimate."""
         picture = spectrogram(wave[self.part].mean(-1), self.stft)
         of = f"{label} of {self.name}"

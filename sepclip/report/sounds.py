@@ -12,7 +12,7 @@ _LEAST_SECONDS = 4.0
 _MP3_RATES = {8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000}
 
 
-def excerpt(mixture: NDArray[np.float64], rate_hz: int, seconds: float) -> slice:
+def excerpt(mixture: NDArray[np.float32 | np.float64], rate_hz: int, seconds: float) -> slice:
     """Return the loudest stretch of ``seconds`` of a mixture (T, C); all of it where it is no longer."""
     samples = len(mixture)
     wanted = int(seconds * rate_hz)
@@ -50,6 +50,6 @@ def _encoded(samples: NDArray[np.float64], rate_hz: int, kind: str, subtype: str
     return file.getvalue()
 
 
-def playable(waves: NDArray[np.float64]) -> NDArray[np.float64]:
+def playable(waves: NDArray[np.float32 | np.float64]) -> NDArray[np.float64]:
     """Return waves (..., T, C) with two channels at most: more are averaged to one."""
-    return waves if waves.shape[-1] <= 2 else waves.mean(-1, keepdims=True)
+    return np.asarray(waves if waves.shape[-1] <= 2 else waves.mean(-1, keepdims=True), np.float64)

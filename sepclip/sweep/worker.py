@@ -48,20 +48,18 @@ def work(orders: dict[str, Any]) -> None:
     """Train the cell from where it stands, and score it on the test mixtures; its ``scores.json`` ends it."""
     import torch
 
-    from sepclip import evaluation, scoring
+    from sepclip.evaluation.sets import evaluate_set
     from sepclip.mixing.mixture import MixtureSet
+    from sepclip.scoring.items import Plan
     from sepclip.settings import Config
 
     path, config = Path(orders["run"]), Config.model_validate(orders["config"])
     data = MixtureSet.open(Path(orders["data"]), Path(orders["root"]) if orders["root"] else None)
     run, summary = _train(path, config, data)
     device = torch.device(config.device)
-    items, total = evaluation.set_items(run.separator(device), data, "tt", device=device)
-    rows = scoring.score_si_sdr(items, total)
-    if not any(row.si_sdr is not None for row in rows):
-        raise UserError(f"no test mixture could be scored: {rows[0].reason}")
-    about = {"run": str(path), "data": str(data.path), "split": "tt", "cell": orders["cell"], "training": summary}
-    evaluation.write_scores(path / SCORES, evaluation.document(rows, about))
+    about = {"run": str(path), "cell": orders["cell"], "training": summary}
+    plan = Plan(("si_sdr",), oracles=())
+    evaluate_set(run.separator(device), data, "tt", path / SCORES, about, device=device, plan=plan, jobs=0)
 
 
 def _train(path: Path, config: "Config", data: "MixtureSet") -> tuple["Run", dict[str, Any]]:

@@ -8,13 +8,15 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
-from sepclip import evaluation, scoring
 from sepclip.cli import app
 from sepclip.errors import UserError
+from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture import MixtureSet
+from sepclip.scoring.items import Plan
 from sepclip.training.run import Run
 from tests.report.browser import CHROMIUM, Browser
 
+PLAN = Plan(("si_sdr",), ())
 EVIL = '<script>window.hacked=1</script>"><img src=x onerror="window.hacked=1">&amp;'
 
 
@@ -43,9 +45,8 @@ def assert_refused(result: Result, *words: str) -> None:
 def score(run: Path, data: Path, folder: Path) -> None:
     """Score a run by SI-SDR alone, which takes a moment."""
     device = torch.device("cpu")
-    items, total = evaluation.set_items(Run.open(run).separator(device), MixtureSet.open(data), "tt", device=device)
-    about = {"run": str(run), "data": str(data), "split": "tt", "limit": None}
-    evaluation.write_scores(folder, evaluation.document(scoring.score_si_sdr(items, total), about))
+    separator, about = Run.open(run).separator(device), {"run": str(run), "limit": None}
+    evaluate_set(separator, MixtureSet.open(data), "tt", folder, about, device=device, plan=PLAN, jobs=0)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 import yaml
 
-from sepclip import evaluation, scoring
+from sepclip.evaluation.evaluating import evaluate
+from sepclip.evaluation.folders import folder_items
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.report import listening
 from sepclip.sweep.grid import load_grid
@@ -18,7 +19,7 @@ from sepclip.sweep.results import Result
 from sepclip.sweep.table import Table, cells_csv, cells_json
 from tests.conftest import TINY
 from tests.report.browser import Browser
-from tests.report.conftest import EVIL, assert_refused, report, score
+from tests.report.conftest import EVIL, PLAN, assert_refused, report, score
 from tests.report.looks import assert_good_looks, assert_valid
 
 
@@ -145,10 +146,10 @@ def test_long_stereo_stems_stay_below_the_limit(browser: Browser, tmp_path: Path
                 path = tmp_path / kind / f"s{index}" / f"{name}.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, wave, 44100)
-    items, total = evaluation.folder_items(tmp_path / "est", tmp_path / "ref", None)
+    items = folder_items(tmp_path / "est", tmp_path / "ref")
     about = {"estimates": str(tmp_path / "est"), "references": str(tmp_path / "ref")}
     folder = tmp_path / "scores"
-    evaluation.write_scores(folder, evaluation.document(scoring.score_si_sdr(items, total), about))
+    evaluate(items, folder, about, PLAN, jobs=0)
     made = report(folder)
     assert made.exit_code == 0, made.output
     sounds = re.findall(r'src="data:audio/mpeg;base64,([^"]+)"', (folder / "report.html").read_text(encoding="utf-8"))

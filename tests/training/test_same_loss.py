@@ -8,8 +8,8 @@ from sepclip.config import load_config
 from sepclip.mixing.corpora import corpora
 from sepclip.mixing.dataset import training_data
 from sepclip.mixing.mixture import MixtureSet
-from sepclip.training.loop import compute_loss
 from sepclip.training.state import build_separator
+from sepclip.training.step import compute_loss
 from tests.conftest import TINY, sepclip
 
 

@@ -10,8 +10,12 @@ import soundfile
 import torch
 
 from sepclip.errors import UserError
-from sepclip.evaluation import METRICS, document, folder_items, summarise
-from sepclip.scoring import Row, score, score_si_sdr
+from sepclip.evaluation.document import SCHEMA_VERSION, document
+from sepclip.evaluation.folders import folder_items
+from sepclip.evaluation.summary import summarise
+from sepclip.scoring.items import Plan, Row
+from sepclip.scoring.metrics import DEFAULT, ORACLES, columns
+from sepclip.scoring.running import score
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, assert_told, sepclip, train_tiny
 
@@ -31,7 +35,7 @@ def lay_out(folder: Path, name: str, sources: list[np.ndarray], rate_hz: int = R
 
 
 def rows_of(estimates: Path, references: Path, mixtures: Path | None = None) -> list[Row]:
-    return score(*folder_items(estimates, references, mixtures), jobs=1)
+    return score(folder_items(estimates, references, mixtures), Plan(), jobs=0)
 
 
 @pytest.mark.parametrize("layout", ["folders", "names"])
@@ -40,11 +44,11 @@ def test_swapped_estimates_are_paired_right_and_a_perfect_one_is_null(layout: st
     lay_out(tmp_path / "ref", "a", [first, second])
     lay_out(tmp_path / "est", "a", [second, first], layout=layout)
     rows = rows_of(tmp_path / "est", tmp_path / "ref")
-    assert [(row.source, row.status, row.sdr, row.si_sdr) for row in rows] == [
+    assert [(row.source, row.status, row.scores["sdr"], row.scores["si_sdr"]) for row in rows] == [
         ("s1", "perfect", None, None),
         ("s2", "perfect", None, None),
     ]
-    result = document(rows, {})
+    result = document(rows, {}, Plan())
     assert result["summary"]["count"]["perfect"] == 2
     assert result["summary"]["mean"]["si_sdr"] is None
     json.dumps(result, allow_nan=False)
@@ -62,7 +66,7 @@ def test_known_noise_gives_its_ratio(tmp_path: Path) -> None:
     lay_out(tmp_path / "ref", "a", [first, second])
     lay_out(tmp_path / "est", "a", noisy[::-1])
     rows = rows_of(tmp_path / "est", tmp_path / "ref")
-    assert [row.si_sdr for row in rows] == pytest.approx([20, 10], abs=0.02)
+    assert [row.scores["si_sdr"] for row in rows] == pytest.approx([20, 10], abs=0.02)
     assert all(row.status == "ok" for row in rows)
 
 
@@ -82,9 +86,9 @@ def test_museval_scores_are_musevals_own(tmp_path: Path) -> None:
     scored = [load_museval_metrics().bss_eval(ref, wave, window=RATE, hop=RATE)[:4] for wave in (est, mixture)]
     for index, row in enumerate(rows):
         for name, own in zip(("sdr", "isr", "sir", "sar"), scored[0], strict=True):
-            assert getattr(row, name) == pytest.approx(np.nanmedian(own[index]), abs=1e-6)
+            assert row.scores[name] == pytest.approx(np.nanmedian(own[index]), abs=1e-6)
         improvement = np.nanmedian(scored[0][0][index]) - np.nanmedian(scored[1][0][index])
-        assert row.sdr_improvement == pytest.approx(improvement, abs=1e-6)
+        assert row.scores["sdr_improvement"] == pytest.approx(improvement, abs=1e-6)
 
 
 @pytest.mark.parametrize("rate_hz", [16000, 44100])
@@ -95,7 +99,7 @@ def test_windows_are_seconds_at_any_rate(rate_hz: int, tmp_path: Path) -> None:
     lay_out(tmp_path / "est", "a", [first + 0.1 * second, second], rate_hz)
     row = rows_of(tmp_path / "est", tmp_path / "ref")[0]
     energy = [np.square(wave.reshape(2, rate_hz)).sum(1) for wave in (first, 0.1 * second)]
-    assert row.sdr == pytest.approx(np.median(10 * np.log10(energy[0] / energy[1])), abs=1e-4)
+    assert row.scores["sdr"] == pytest.approx(np.median(10 * np.log10(energy[0] / energy[1])), abs=1e-4)
 
 
 def test_the_mixture_as_its_own_estimate_is_poor_and_not_perfect(tmp_path: Path) -> None:
@@ -104,9 +108,10 @@ def test_the_mixture_as_its_own_estimate_is_poor_and_not_perfect(tmp_path: Path)
     lay_out(tmp_path / "est", "a", [first + second] * 2)
     for row in rows_of(tmp_path / "est", tmp_path / "ref"):
         assert row.status in ("ok", "partial")  # nothing is added to the sources: SAR is infinite or just very large
-        assert row.si_sdr_improvement == pytest.approx(0, abs=1e-6)
-        assert row.sdr_improvement == pytest.approx(0, abs=1e-6)
-        assert row.sar is not None or row.reason == "infinite SAR"
+        assert row.scores["si_sdr_improvement"] == pytest.approx(0, abs=1e-6)
+        assert row.scores["sdr_improvement"] == pytest.approx(0, abs=1e-6)
+        assert row.scores["sar"] is None
+        assert row.reason == "infinite SI-SAR, SAR, SAR v3"
 
 
 def test_a_constant_estimate_says_why_it_has_no_score(tmp_path: Path) -> None:
@@ -114,13 +119,13 @@ def test_a_constant_estimate_says_why_it_has_no_score(tmp_path: Path) -> None:
     lay_out(tmp_path / "ref", "a", [first, second])
     lay_out(tmp_path / "est", "a", [np.full_like(first, 0.1), second + 0.1 * first])
     row = rows_of(tmp_path / "est", tmp_path / "ref")[0]
-    assert (row.si_sdr, row.status, row.reason) == (None, "partial", "constant or orthogonal estimate")
+    assert (row.scores["si_sdr"], row.status, row.reason) == (None, "partial", "constant or orthogonal estimate")
 
 
 def test_two_files_for_one_source_are_told(tmp_path: Path) -> None:
     lay_out(tmp_path / "ref", "a", voices())
     soundfile.write(tmp_path / "ref" / "s1" / "a.flac", voices()[0], RATE)
-    with pytest.raises(UserError, match="both source 1"):
+    with pytest.raises(UserError, match="both source s1"):
         folder_items(tmp_path / "ref", tmp_path / "ref", None)
 
 
@@ -129,12 +134,12 @@ def test_under_a_second_only_si_sdr_stays(tmp_path: Path) -> None:
     lay_out(tmp_path / "ref", "a", [first, second])
     lay_out(tmp_path / "est", "a", [first + 0.1 * second, second + 0.1 * first])
     for row in rows_of(tmp_path / "est", tmp_path / "ref"):
-        assert row.si_sdr > 10
-        assert (row.sdr, row.sir, row.status, row.reason) == (
+        assert row.scores["si_sdr"] > 10
+        assert (row.scores["sdr"], row.scores["sir"], row.status, row.reason) == (
             None,
             None,
             "partial",
-            "museval: shorter than 1 s (0.70 s)",
+            "BSSEval: shorter than 1 s (0.70 s)",
         )
 
 
@@ -142,7 +147,7 @@ def test_a_perfect_short_file_still_says_why_museval_is_missing(tmp_path: Path) 
     lay_out(tmp_path / "ref", "a", voices(0.7))
     lay_out(tmp_path / "est", "a", voices(0.7))
     row = rows_of(tmp_path / "est", tmp_path / "ref")[0]
-    assert (row.si_sdr, row.status) == (None, "perfect")
+    assert (row.scores["si_sdr"], row.status) == (None, "perfect")
     assert "shorter than 1 s" in (row.reason or "")
 
 
@@ -156,10 +161,10 @@ def test_silence_is_told_and_never_in_a_mean(tmp_path: Path) -> None:
     rows = {(row.name, row.source): row for row in rows_of(tmp_path / "est", tmp_path / "ref")}
     assert rows["silent-ref", "s2"].status == "excluded"
     assert rows["silent-ref", "s2"].reason == "silent reference"
-    assert rows["silent-ref", "s1"].si_sdr > 10
+    assert rows["silent-ref", "s1"].scores["si_sdr"] > 10
     assert rows["silent-est", "s1"].reason == "silent estimate"
-    assert rows["silent-est", "s2"].si_sdr > 10
-    summary = summarise(list(rows.values()))
+    assert rows["silent-est", "s2"].scores["si_sdr"] > 10
+    summary = summarise(list(rows.values()), list(columns(DEFAULT, ORACLES)))
     assert summary["count"]["si_sdr"] == 2
     assert summary["excluded"]["silent reference"] == 1
     assert all(value is None or math.isfinite(value) for value in summary["mean"].values())
@@ -169,9 +174,10 @@ def test_whatever_cannot_be_scored_is_named_and_counted(tmp_path: Path) -> None:
     first, second = voices()
     ref, est = tmp_path / "ref", tmp_path / "est"
     names = ["good", "cut", "text", "nan", "noest", "long", "rate", "three", "empty"]
+    noise = np.random.default_rng(0).normal(0, 1e-3, (2, len(first)))
     for name in names:
         lay_out(ref, name, [first, second])
-        lay_out(est, name, [first + 0.1 * second, second + 0.1 * first])
+        lay_out(est, name, [first + 0.1 * second + noise[0], second + 0.1 * first + noise[1]])
     lay_out(est, "noref", [first, second])
     (est / "s1" / "cut.wav").write_bytes((est / "s1" / "cut.wav").read_bytes()[:3000])
     (est / "s1" / "text.wav").write_text("words")
@@ -209,7 +215,7 @@ def test_a_hop_of_padding_is_cut(tmp_path: Path) -> None:
     first, second = voices()
     lay_out(tmp_path / "ref", "a", [first, second])
     lay_out(tmp_path / "est", "a", [np.pad(first + 0.1 * second, (0, 60)), np.pad(second, (0, 60))])
-    assert rows_of(tmp_path / "est", tmp_path / "ref")[0].si_sdr > 10
+    assert rows_of(tmp_path / "est", tmp_path / "ref")[0].scores["si_sdr"] > 10
 
 
 def test_improvement_is_over_the_given_mixture(tmp_path: Path) -> None:
@@ -221,8 +227,8 @@ def test_improvement_is_over_the_given_mixture(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "mixes" / "a.wav", first + second + noise, RATE, subtype="FLOAT")
     noisy = rows_of(tmp_path / "est", tmp_path / "ref", tmp_path / "mixes")[0]
     clean = rows_of(tmp_path / "est", tmp_path / "ref")[0]
-    assert noisy.si_sdr == clean.si_sdr
-    assert noisy.si_sdr_improvement > clean.si_sdr_improvement
+    assert noisy.scores["si_sdr"] == clean.scores["si_sdr"]
+    assert noisy.scores["si_sdr_improvement"] > clean.scores["si_sdr_improvement"]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -231,8 +237,8 @@ def test_a_run_is_scored_on_a_set(jobs: int, tiny_run: Path, small_set: Path, tm
     assert result.returncode == 0, result.stderr
     scores = json.loads(result.stdout)
     assert scores == json.loads((tmp_path / "scores.json").read_text())
-    assert scores["schema_version"] == 1
-    assert set(scores["metrics"]) == set(METRICS)
+    assert scores["schema_version"] == SCHEMA_VERSION
+    assert list(scores["metrics"]) == list(columns(DEFAULT, ORACLES))
     assert [row["name"] for row in scores["rows"][::2]] == sorted(row["name"] for row in scores["rows"][::2])
     assert {"name", "source", "sdr", "isr", "sir", "sar", "si_sdr", "sdr_improvement", "si_sdr_improvement"} <= set(
         scores["rows"][0]
@@ -282,7 +288,7 @@ def test_what_cannot_be_scored_at_all_is_told(tiny_run: Path, small_set: Path, t
 def test_a_run_refuses_what_it_did_not_learn(tiny_run: Path, tmp_path: Path) -> None:
     arguments = ("--tr", 2, "--cv", 2, "--tt", 2, "--sources", 3)
     assert sepclip("prepare", "speakers", SPEECH, tmp_path / "three", *arguments).returncode == 0
-    assert_told(sepclip("eval", tiny_run, tmp_path / "three"), "separates 2 sources at 8000 Hz", "has 3 at 8000 Hz")
+    assert_told(sepclip("eval", tiny_run, tmp_path / "three"), "separates 2 sources in any order", "has 3 sources")
 
 
 def test_nothing_but_reasons_is_an_error(tmp_path: Path) -> None:
@@ -317,9 +323,12 @@ def test_si_sdr_alone_is_the_si_sdr_of_the_whole_score(tmp_path: Path) -> None:
     lay_out(tmp_path / "est", "a", [second + 0.1 * first, first])
     lay_out(tmp_path / "ref", "silent", [first, second])
     lay_out(tmp_path / "est", "silent", [first + 0.1 * second, 0 * second])
-    alone = score_si_sdr(*folder_items(tmp_path / "est", tmp_path / "ref", None))
+    alone = score(folder_items(tmp_path / "est", tmp_path / "ref"), Plan(("si_sdr",), ()), jobs=0)
     for short, whole in zip(alone, rows_of(tmp_path / "est", tmp_path / "ref"), strict=True):
         assert (short.name, short.source) == (whole.name, whole.source)
-        assert (short.si_sdr, short.si_sdr_improvement) == (whole.si_sdr, whole.si_sdr_improvement)
+        assert (short.scores["si_sdr"], short.scores["si_sdr_improvement"]) == (
+            whole.scores["si_sdr"],
+            whole.scores["si_sdr_improvement"],
+        )
     assert [row.status for row in alone] == ["perfect", "ok", "ok", "excluded"]
     assert alone[3].reason == "silent estimate"

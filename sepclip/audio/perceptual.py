@@ -1,0 +1,56 @@
+"""PESQ and ESTOI by the packages that have them, which are extras: the only place that imports them."""
+
+import importlib
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sepclip.audio.resample import resample
+from sepclip.errors import UserError
+
+Waves = NDArray[np.float32 | np.float64]
+PACKAGES = {"pesq": "pesq", "estoi": "pystoi"}
+
+
+def require(metric: str) -> None:
+    """Raise UserError where the package of ``metric`` is not installed."""
+    package = PACKAGES[metric]
+    if find_spec(package) is None:
+        raise UserError(f"{metric} needs the package {package}: pip install 'sepclip[perceptual]'")
+
+
+def score(metric: str, *, est: Waves, ref: Waves, rate_hz: int) -> float:
+    """Return PESQ or ESTOI of ``est`` (T, C) against ``ref`` (T, C), the mean over channels.
+
+    Raises ValueError with the package's words where it cannot score, such as too little speech.
+    """
+    rate = rate_hz if metric == "estoi" or rate_hz in (8000, 16000) else 16000
+    pairs = [[_at_rate(wave[:, channel], rate_hz, rate) for wave in (ref, est)] for channel in range(ref.shape[1])]
+    return float(np.mean([_SCORES[metric](truth, estimate, rate) for truth, estimate in pairs]))
+
+
+def _at_rate(wave: Waves, from_hz: int, to_hz: int) -> NDArray[np.float64]:
+    if from_hz == to_hz:
+        return wave.astype(np.float64)
+    return resample(torch.from_numpy(wave.astype(np.float32)), from_hz, to_hz).numpy().astype(np.float64)
+
+
+def _pesq(ref: NDArray[np.float64], est: NDArray[np.float64], rate_hz: int) -> float:
+    package = importlib.import_module("pesq")
+    try:
+        return float(package.pesq(rate_hz, ref, est, "nb" if rate_hz == 8000 else "wb"))
+    except package.PesqError as error:
+        words = error.args[0] if error.args else error
+        raise ValueError(words.decode() if isinstance(words, bytes) else str(words)) from error
+
+
+def _estoi(ref: NDArray[np.float64], est: NDArray[np.float64], rate_hz: int) -> float:
+    value = float(importlib.import_module("pystoi").stoi(ref, est, rate_hz, extended=True))
+    if value <= 1e-5:  # what pystoi returns, with a warning, for too little speech
+        raise ValueError("too little speech")
+    return value
+
+
+_SCORES = {"pesq": _pesq, "estoi": _estoi}

@@ -1,0 +1,64 @@
+"""Scores in the terminal."""
+
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from sepclip.errors import counted
+from sepclip.scoring.metrics import METRICS, ORACLES
+from sepclip.terminal import out, say, say_some
+
+
+def score_table(result: dict[str, Any]) -> Table:
+    """Return the summary as a table: a column a group (a source in fixed order), a line a score.
+
+    All columns and figures are in ``scores.md`` and ``scores.json``.
+    """
+    summary = result["summary"]
+    sources = summary.get("sources", {})
+    groups = sources or summary["groups"]
+    parts = {**({"all": summary} if len(groups) != 1 else {}), **groups}
+    first, second = ("median", "mean") if sources else ("mean", "median")
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column(f"{first} ({second}), dB" + (" over files" if sources else ""))
+    for name, part in parts.items():
+        table.add_column(f"{name}, {counted(part['count']['files'], 'file')}", justify="right")
+    for column in _shown(result):
+        title, unit = result["titles"][column], result["units"][column]
+        cells = []
+        for part in parts.values():
+            values = [part[stat][column] for stat in (first, second)]
+            cells.append("-" if values[0] is None else f"{values[0]:.2f} ({values[1]:.2f})")
+        table.add_row(title if unit == "dB" else f"{title}, {unit}", *cells)
+    for oracle, (title, _) in ORACLES.items():
+        shares = [part["oracle_share"].get(oracle) for part in parts.values()]
+        if any(share is not None for share in shares):
+            table.add_row(f"reached of {title}", *("-" if share is None else f"{share:.0%}" for share in shares))
+    return table
+
+
+def _shown(result: dict[str, Any]) -> list[str]:
+    """Return the columns with any score that a terminal has room for."""
+    wanted = [
+        name for metric in METRICS for name in (metric, f"{metric}_improvement")
+        if not name.endswith("_improvement") or METRICS[metric].distortion or METRICS[metric].family == "perceptual"
+    ]  # fmt: skip
+    wanted += [f"{oracle}_{name}_improvement" for oracle in ORACLES for name in ("si_sdr", "sdr")]
+    return [name for name in wanted if name in result["titles"] and result["summary"]["count"][name]]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the table of a result, and what was left out of it and why."""
+    out.print(score_table(result))
+    left_out = {row["name"]: row["reason"] for row in result["rows"] if row["reason"]}
+    if left_out:
+        say_some(
+            f"{counted(len(left_out), 'file')} without some or all scores:",
+            [f"{name}: {reason}" for name, reason in left_out.items()],
+        )
+    for note, count in result["summary"]["notes"].items():
+        say(f"{counted(count, 'source')}: {note}")
+    perfect = result["summary"]["count"]["perfect"]
+    if perfect:
+        say(f"{counted(perfect, 'source')} perfect: infinite scores are in no mean")

@@ -1,0 +1,110 @@
+"""BSSEval of one file by museval or by the fast engine, both on the same terms."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepclip.audio.bsseval import Unscorable, bsseval_frames, bsseval_whole, median_over_windows
+from sepclip.audio.projection import TAPS, BSSEval, IllConditioned, decompose
+from sepclip.scoring.items import Array, Plan, Waves
+from sepclip.scoring.metrics import METRICS
+
+Floats = NDArray[np.float64]
+ENGINES = ("museval", "fast")
+TOO_LONG = "too long for museval in this memory: scored by the fast engine, in blocks"
+_TURN = 0.3  # radians: no channels in use cancel after it
+_MUSEVAL_BYTES = 80  # by source, channel and sample of its transform: 4.3 GiB were seen for 3 min of 4 stereo stems
+_FAST_BYTES = 40  # by source, channel and sample
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """Scores by metric (S,) of the estimates and of the mixture, v4's windows, and what was done to have them."""
+
+    scores: dict[str, Floats]
+    mixture: dict[str, Floats]
+    frames: dict[str, Floats]
+    notes: list[str]
+
+
+def memory_needed(engine: str, values: int, signals: int) -> int:
+    """Return the bytes that a process takes to score ``values`` samples in all of ``signals`` channels of sources."""
+    gram = 2 * 8 * (signals * TAPS) ** 2
+    if engine == "fast":
+        return _FAST_BYTES * values + gram
+    samples = values // max(signals, 1)
+    return _MUSEVAL_BYTES * signals * (1 << (samples + TAPS).bit_length()) + 2 * gram
+
+
+def decompose_file(waves: Waves, sounding: list[int], plan: Plan) -> Decomposed:
+    """Score the sources ``sounding`` of a file by BSSEval.
+
+    Raises Unscorable with the reason where that cannot be done: less than a second of sound, or references that depend
+    on each other.
+    """
+    if waves.ref.shape[1] < waves.rate_hz:
+        raise Unscorable(f"shorter than 1 s ({waves.ref.shape[1] / waves.rate_hz:.2f} s)")
+    ref, est, mixture, notes = waves.ref[sounding], waves.est[sounding], waves.mixture[None], []
+    silent = np.array([not one.any() for one in est])
+    if silent.any():  # it has no scores itself; whatever stands in its place, the others keep theirs
+        est = np.where(silent[:, None, None], ref, est)
+    if any((wave.sum(-1) == 0).all(-1).any() for wave in (ref, est)):
+        ref, est, mixture = _turned(ref), _turned(est), _turned(mixture)
+        notes.append("channels cancel, which museval takes for silence: all channels turned, which changes no score")
+    found, note = _by_engine(ref, est, waves.rate_hz, plan)
+    before = _of_mixture(ref, mixture, waves.rate_hz, plan)
+    return Decomposed(_by_metric(found, plan), _by_metric(before, plan), found.frames, [*notes, *note])
+
+
+def _turned(waves: Array) -> Array:
+    """Turn the first two channels of (S, T, C) into each other: all projections turn along."""
+    turned = waves.copy()
+    turned[..., 0] = np.cos(_TURN) * waves[..., 0] + np.sin(_TURN) * waves[..., 1]
+    turned[..., 1] = np.cos(_TURN) * waves[..., 1] - np.sin(_TURN) * waves[..., 0]
+    return turned
+
+
+def _wanted(plan: Plan, *, improvements: bool = False) -> dict[str, bool]:
+    names = [name for name in plan.metrics if METRICS[name].improves or not improvements]
+    families = {METRICS[name].family for name in names}
+    return {"frames": "v4" in families, "whole": "v3" in families}
+
+
+def _by_engine(ref: Array, est: Array, rate_hz: int, plan: Plan) -> tuple[BSSEval, list[str]]:
+    wanted = _wanted(plan)
+    if plan.engine == "museval" and not plan.in_blocks:
+        return _museval(ref, est, rate_hz, wanted), []
+    try:
+        return decompose(est=est, ref=ref, rate_hz=rate_hz, **wanted), []
+    except IllConditioned as error:
+        if plan.in_blocks:
+            raise
+        return _museval(ref, est, rate_hz, wanted), [f"scored by museval: {error}"]
+
+
+def _museval(ref: Array, est: Array, rate_hz: int, wanted: dict[str, bool]) -> BSSEval:
+    exact = {"est": est.astype(np.float64), "ref": ref.astype(np.float64)}
+    return BSSEval(
+        bsseval_frames(**exact, rate_hz=rate_hz) if wanted["frames"] else {},
+        bsseval_whole(**exact) if wanted["whole"] else {},
+    )
+
+
+def _of_mixture(ref: Array, mixture: Array, rate_hz: int, plan: Plan) -> BSSEval:
+    """Score the mixture as the estimate of every source, by the fast engine, which is equal and takes it once."""
+    wanted = _wanted(plan, improvements=True)
+    if not plan.improvements or not any(wanted.values()) or not mixture.any():
+        return BSSEval({}, {})
+    try:
+        return decompose(est=mixture, ref=ref, rate_hz=rate_hz, **wanted)
+    except IllConditioned:
+        if plan.in_blocks:
+            raise
+        return _museval(ref, np.broadcast_to(mixture, ref.shape), rate_hz, wanted)
+
+
+def _by_metric(found: BSSEval, plan: Plan) -> dict[str, Floats]:
+    scores = {name: median_over_windows(frames) for name, frames in found.frames.items()}
+    scores |= {f"bss_{name}": values for name, values in found.whole.items()}
+    return {name: values for name, values in scores.items() if name in plan.metrics}

@@ -1,0 +1,63 @@
+"""What ideal masks make of a mixture: the bound for all that separates by masks in the same transform."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sepclip.audio.masks import ideal_binary_mask, mask_target
+from sepclip.audio.stft import STFT
+from sepclip.scoring.items import Array
+
+_CHUNK = 2**18  # samples of a longer file that are transformed at a time
+
+
+def default_stft(rate_hz: int) -> STFT:
+    """Return the transform where no run gives one: about 32 ms, a quarter of it as hop."""
+    window = 2 ** round(math.log2(0.032 * rate_hz))
+    return STFT(window, window // 4)
+
+
+def oracle_estimates(names: Sequence[str], *, mixture: Array, ref: Array, stft: STFT) -> Iterator[tuple[str, Array]]:
+    """Yield each oracle's name and estimates (S, T, C) from ``mixture`` (T, C) and its sources ``ref`` (S, T, C).
+
+    What the mixture holds beside the sources, such as noise, counts as one source more.
+    """
+    samples = len(mixture)
+    spans = [(start, min(start + _CHUNK, samples)) for start in range(0, samples, _CHUNK)]
+    # frames within a window's length of a cut are not those of the whole
+    margin = -(-stft.window_length // stft.hop_length) * stft.hop_length
+    kept = [_spectra(mixture, ref, stft, 0, samples)] if len(spans) == 1 else None
+    for name in names:
+        estimate = np.empty(ref.shape, np.float64 if kept else np.float32)
+        for start, stop in spans:
+            first = max(0, start - margin) // stft.hop_length * stft.hop_length
+            last = min(samples, stop + margin)
+            spectrum, sources = kept[0] if kept else _spectra(mixture, ref, stft, first, last)
+            masks = _mask(name, spectrum, sources)[:, : len(ref)]
+            waves = stft.inverse(masks * spectrum.unsqueeze(1), last - first)[..., start - first : stop - first]
+            estimate[:, start:stop] = waves.permute(1, 2, 0).numpy()  # (S, t, C)
+        yield name, estimate
+
+
+def _spectra(mixture: Array, ref: Array, stft: STFT, first: int, last: int) -> tuple[Tensor, Tensor]:
+    """Return the spectra of a stretch of the mixture (C, N, F), and of its sources and the rest (C, S + 1, N, F)."""
+    mixed = torch.from_numpy(np.ascontiguousarray(mixture[first:last].T, np.float64))
+    true = torch.from_numpy(np.ascontiguousarray(ref[:, first:last].transpose(2, 0, 1), np.float64))
+    spectrum, sources = stft.forward(mixed), stft.forward(true)
+    rest = spectrum.unsqueeze(1) - sources.sum(1, keepdim=True)
+    rest = rest * (rest.abs() > 1e-12 * spectrum.abs().unsqueeze(1))  # rounding is no source
+    return spectrum, torch.cat([sources, rest], 1)
+
+
+def _mask(name: str, spectrum: Tensor, sources: Tensor) -> Tensor:
+    """Return the mask (C, S, N, F); bins without anything are 0."""
+    if name == "ibm":
+        return ideal_binary_mask(sources)
+    if name in ("irm", "wiener"):
+        weights = sources.abs() if name == "irm" else sources.abs().square()
+        return weights / weights.sum(1, keepdim=True).clamp_min(1e-300)
+    target = mask_target(spectrum, sources, "psa" if name == "psm" else "tpsa")
+    return target / spectrum.abs().unsqueeze(1).clamp_min(1e-20)

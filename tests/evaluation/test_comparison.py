@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sepclip.errors import UserError
+from sepclip.evaluation.comparison import compare, holm
+from sepclip.evaluation.document import document, write_scores
+from sepclip.scoring.items import Plan, Row
+from sepclip.scoring.metrics import columns
+from tests.conftest import assert_told, sepclip
+
+PLAN = Plan(("si_sdr", "snr"), ())
+
+
+def scores(folder: Path, values: list[float | None], *, snr: float = 0.0, plan: Plan = PLAN, first: int = 0) -> Path:
+    """Write scores of files with two sources each, 1 dB apart, whose mean is one of ``values``."""
+    rows = []
+    for index, value in enumerate(values):
+        for source, offset in (("s1", -0.5), ("s2", 0.5)):
+            row = Row(f"{first + index:03d}", source, scores=dict.fromkeys(columns(plan.metrics, plan.oracles)))
+            row.scores |= {"si_sdr": None if value is None else value + offset, "snr": 1.0, "input_snr": snr}
+            rows.append(row)
+    write_scores(folder, document(rows, {}, plan))
+    return folder
+
+
+def test_differences_file_by_file(tmp_path: Path) -> None:
+    chance = np.random.default_rng(0)
+    base = chance.normal(5, 3, 40)  # files differ far more than systems do
+    gain = chance.normal(0.5, 0.3, 40)
+    one, other = scores(tmp_path / "one", base.tolist()), scores(tmp_path / "other", (base + gain).tolist())
+    result = compare([one, other])
+    (pair,) = result["scores"]["si_sdr"]["pairs"]
+    assert (pair["first"], pair["second"], result["files"]) == ("one", "other", 40)
+    assert pair["mean"] == pytest.approx(gain.mean())
+    assert pair["interval"][0] < gain.mean() < pair["interval"][1]
+    assert pair["interval"][1] - pair["interval"][0] == pytest.approx(2 * 1.96 * gain.std() / 40**0.5, rel=0.15)
+    assert pair["wins"] == pytest.approx((gain > 0).mean())
+    assert pair["p"] == pytest.approx(stats.wilcoxon(gain).pvalue, rel=1e-6)
+    (same,) = result["scores"]["snr"]["pairs"]
+    assert (same["mean"], same["wins"], same["p"]) == (0, 0.5, 1)
+
+
+def test_three_systems_are_corrected_for_three_pairs(tmp_path: Path) -> None:
+    chance = np.random.default_rng(1)
+    folders = [scores(tmp_path / name, chance.normal(5, 1, 12).tolist()) for name in "abc"]
+    pairs = compare(folders, ["si_sdr"])["scores"]["si_sdr"]["pairs"]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [("a", "b"), ("a", "c"), ("b", "c")]
+    smallest = min(pairs, key=lambda pair: pair["p"])
+    assert smallest["p_holm"] == pytest.approx(min(1, 3 * smallest["p"]))
+    # Holm's own example: sorted p times 4, 3, 2, 1, never falling
+    assert holm([0.01, 0.04, None, 0.03, 0.005]) == [
+        pytest.approx(v) if v else v for v in (0.03, 0.06, None, 0.06, 0.02)
+    ]
+
+
+def test_files_that_one_lacks_are_left_out_and_told(tmp_path: Path) -> None:
+    one = scores(tmp_path / "one", [1.0, 2.0, None, 4.0])
+    other = scores(tmp_path / "other", [3.0, 4.0, 5.0], first=1)
+    result = compare([one, other])
+    assert result["files"] == 3
+    assert result["left_out"] == ["000"]
+    assert result["scores"]["si_sdr"]["names"] == ["001", "003"]
+    with pytest.raises(UserError, match="no file with the same sources in common"):
+        compare([one, scores(tmp_path / "far", [1.0], first=9)])
+
+
+def test_what_is_not_the_same_is_refused(tmp_path: Path) -> None:
+    one = scores(tmp_path / "one", [1.0, 2.0])
+    changed = json.loads((one / "scores.json").read_text())
+    for name, words, change in (
+        ("words", "si_sdr of one is", {"metrics": {**changed["metrics"], "si_sdr": "something else"}}),
+        ("order", "score both alike", {"sources": "in their own order"}),
+        ("older", "has version 1, this sepclip reads 2", {"schema_version": 1}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scores.json").write_text(json.dumps({**changed, **change}))
+        with pytest.raises(UserError, match=words):
+            compare([one, tmp_path / name])
+    with pytest.raises(UserError, match="000 is not the same in one and loud"):
+        compare([one, scores(tmp_path / "loud", [1.0, 2.0], snr=3.0)])
+    with pytest.raises(UserError, match="not all have sdr; all have si_sdr, snr"):
+        compare([one, scores(tmp_path / "two", [1.0, 2.0])], ["sdr"])
+    with pytest.raises(UserError, match="given twice"):
+        compare([one, one / "scores.json"])
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "scores.json").write_text("[]")
+    for path, words in ((tmp_path / "none", "no such file"), (tmp_path / "bad", "cannot be read as scores")):
+        with pytest.raises(UserError, match=words):
+            compare([one, path])
+
+
+def test_the_command_writes_table_picture_and_json(tmp_path: Path) -> None:
+    one, other = scores(tmp_path / "one", [1.0, 2.0, 3.0]), scores(tmp_path / "other", [2.0, 4.0, 6.0])
+    wide = {"COLUMNS": "140"}
+    result = sepclip("compare", one, other, "--metrics", "si_sdr", "--out", tmp_path / "out", **wide)
+    assert result.returncode == 0, result.stderr
+    assert "other - one" in result.stdout
+    assert "+2.00" in result.stdout
+    assert "| SI-SDR | other - one | 3 | 4.00, 2.00 | +2.00 |" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "<svg" in (tmp_path / "out" / "comparison.svg").read_text()
+    told = json.loads(sepclip("compare", one, other, "--json").stdout)
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert told["scores"]["si_sdr"] == written["scores"]["si_sdr"]
+    assert_told(sepclip("compare", one), "two scores or more")

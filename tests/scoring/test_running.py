@@ -1,0 +1,113 @@
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from sepclip.audio.files import BadSound
+from sepclip.errors import UserError
+from sepclip.scoring.engines import memory_needed
+from sepclip.scoring.items import Item, Plan, Row, Waves
+from sepclip.scoring.journal import Journal
+from sepclip.scoring.metrics import DEFAULT, METRICS, chosen
+from sepclip.scoring.running import score
+
+RATE = 2000  # Hz: windows of 2000 samples hold filters of 512 taps and are fast
+PLAN = Plan(("si_sdr", "sdr"), ("ibm",), "fast")
+
+
+@dataclass(frozen=True)
+class Made:
+    """Waves of a seed, made where they are wanted."""
+
+    seed: int
+    samples: int = 2 * RATE
+
+    def __call__(self) -> Waves | str:
+        if self.seed == 3:
+            raise BadSound("three.wav", "truncated")
+        chance = np.random.default_rng(self.seed)
+        ref = chance.standard_normal((2, self.samples, 1))
+        return Waves(RATE, est=ref + 0.1 * chance.standard_normal(ref.shape), ref=ref, mixture=ref.sum(0))
+
+
+def items(count, here=False, values=0, **more):
+    return [
+        Item([Row(f"{n:03d}", f"s{s}") for s in (1, 2)], Made(n, **more), here=here, values=values, identity=str(n))
+        for n in range(count)
+    ]
+
+
+def flat(rows):
+    return [row.flat() for row in rows]
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_order_is_that_of_the_input_whatever_the_processes(here):
+    want = flat(score(items(9), PLAN, jobs=0))
+    assert [row["name"] for row in want] == [f"{n:03d}" for n in range(9) for _ in "12"]
+    assert want[6]["reason"] == want[7]["reason"] == "truncated (three.wav)"
+    found = score(items(9, here), PLAN, jobs=2)
+    assert [(row.name, row.source, row.reason) for row in found] == [
+        (r["name"], r["source"], r["reason"]) for r in want
+    ]
+    for row, one in zip(found, want, strict=True):  # another process may round otherwise
+        assert row.scores == pytest.approx({name: one[name] for name in row.scores}, abs=1e-9)
+
+
+def test_what_the_journal_holds_is_not_scored_again(tmp_path):
+    path = tmp_path / "journal"
+    want = flat(score(items(6), PLAN, jobs=0, journal=Journal(path, "d")))
+    lines = path.read_text().splitlines(keepends=True)
+    assert len(lines) == 7
+    path.write_text("".join(lines[:4]) + lines[4][:30])  # killed within a line
+    journal = Journal(path, "d")
+    assert sorted(journal.done) == [0, 1, 2]
+    kept = []
+    again = score(items(6), PLAN, jobs=0, journal=journal, keep=lambda index, *_: kept.append(index))
+    journal.close()
+    assert flat(again) == want
+    assert kept == [3, 4, 5]
+    assert path.read_text() == "".join(lines)
+
+
+def test_a_journal_of_something_else_is_begun_anew(tmp_path):
+    path = tmp_path / "journal"
+    score(items(2), PLAN, jobs=0, journal=Journal(path, "one"))
+    other = Journal(path, "other")
+    assert (other.done, other.replaced) == ({}, True)
+    other.remove()
+    assert not path.exists()
+    path.write_bytes(b"\xff\xfe no journal\n")
+    assert Journal(path, "d").done == {}
+    path.write_text(json.dumps({"digest": "d"}) + '\n{"file": 1}\n')
+    assert Journal(path, "d").done == {}
+
+
+def test_files_beyond_the_memory_are_scored_in_blocks_or_told():
+    values = 2 * 60 * 44100 * 4
+    museval, fast = (memory_needed(engine, values, 2) for engine in ("museval", "fast"))
+    assert museval > fast
+    plan = replace(PLAN, engine="museval")
+    whole, blocks, none = (
+        score(items(1, values=values), plan, jobs=0, memory=memory) for memory in (museval, fast, fast - 1)
+    )
+    assert whole[0].notes == []
+    assert "too long for museval" in blocks[0].notes[0]
+    assert blocks[0].scores == pytest.approx(whole[0].scores, abs=1e-6)
+    assert none[0].status == "excluded"
+    assert "too long for the memory" in (none[0].reason or "")
+
+
+def test_memory_follows_the_measured_rule():
+    # 180 s of four stereo stems took museval 4.3 GiB, and has to be in the rule
+    assert memory_needed("museval", 180 * 44100 * 8, 8) / 2**30 == pytest.approx(5.5, abs=0.7)
+
+
+def test_chosen_names_keep_the_order_of_the_table():
+    assert chosen("sdr, si_sdr", tuple(METRICS), DEFAULT, "metrics") == ("si_sdr", "sdr")
+    assert chosen(None, tuple(METRICS), DEFAULT, "metrics") == DEFAULT
+    assert chosen("all", tuple(METRICS), DEFAULT, "metrics") == tuple(METRICS)
+    assert chosen("none", ("ibm",), ("ibm",), "oracles") == ()
+    with pytest.raises(UserError, match="--metrics 'sdr,sisdr': choose from si_sdr, "):
+        chosen("sdr,sisdr", tuple(METRICS), DEFAULT, "metrics")
