@@ -20,8 +20,8 @@ from sepclip.config import load_config
 from sepclip.mixing.dataset import training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.training.dynamics import Surroundings, local_smoothness
-from sepclip.training.loop import mean_loss, take_step
 from sepclip.training.state import TrainingState, build_separator
+from sepclip.training.step import mean_loss, take_step
 
 
 def again(before, *step):

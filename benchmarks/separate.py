@@ -49,7 +49,7 @@ def own(arm: str):
     from sepclip.audio.stft import STFT
     from sepclip.model.separator import Separator
     from sepclip.separation.stream import BATCH, separate_wave
-    from sepclip.training.run import resolve_precision
+    from sepclip.training.hardware import resolve_precision
 
     loss, cpu = ("dc" if "dc" in arm else "mi"), torch.device("cpu")
     made = Separator(

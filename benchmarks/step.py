@@ -22,7 +22,7 @@ import torch
 from sepclip.audio.layout import Layout
 from sepclip.config import load_config
 from sepclip.mixing.dataset import Batch
-from sepclip.training.loop import training_step
+from sepclip.training.step import take_step
 from sepclip.training.state import TrainingState, build_separator
 config = load_config("demo", ["precision=" + sys.argv[1]])
 state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 1000)
@@ -30,10 +30,10 @@ state.separator.train()
 chance = torch.Generator().manual_seed(0)
 sources = 0.05 * torch.randn(16, 2, 19136, generator=chance)
 batch = Batch(sources.sum(1), sources)
-for _ in range(3): training_step(state, batch, config)
+for _ in range(3): take_step(state, batch, config)
 began = time.perf_counter()
 steps = int(sys.argv[3])
-for _ in range(steps): training_step(state, batch, config)
+for _ in range(steps): take_step(state, batch, config)
 print((time.perf_counter() - began) / steps)
 """
 ARMS = {  # name: (precision, allocator, environment)

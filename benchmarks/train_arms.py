@@ -47,14 +47,16 @@ def make_step(
     from sepclip.audio.layout import Layout
     from sepclip.config import load_config
     from sepclip.mixing.dataset import Batch
-    from sepclip.training.loop import take_step
+    from sepclip.training.hardware import resolved, set_up
     from sepclip.training.state import TrainingState, build_separator
+    from sepclip.training.step import take_step
 
     layers, hidden = network.split("x")
     name = FLOOR_OF.get(arm.removeprefix("floor-"), "mi") if arm not in LOSSES else arm
     settings = [f"precision={precision}", f"loss.name={name}", f"model.layers={layers}", f"model.hidden={hidden}"]
     settings += ["model.dropout=0.3", "optimizer.schedule=constant", f"device={device}"]
-    config = load_config("small", settings)
+    config = resolved(load_config("small", settings))
+    set_up(config)
     state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device(device), 1000)
     state.separator.train()
     chance = torch.Generator().manual_seed(0)
@@ -121,7 +123,7 @@ def main() -> None:
     kept = startup.keep_memory()
     import torch
 
-    from sepclip.training.run import resolve_precision
+    from sepclip.training.hardware import resolve_precision
 
     precision = resolve_precision(options.precision, torch.device("cpu"))
     step = make_step(options.arm, options.batch, precision)

@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     # a terminated command leaves by the same ways as an interrupted one; training has handlers of its own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     startup.spin_briefly()
-    if {"train", "demo", "prepare"} & set((arguments or sys.argv[1:])[:1]):
+    if {"demo", "prepare"} & set((arguments or sys.argv[1:])[:1]):  # a training does so by its configuration
         startup.keep_memory()
     sys.exit(_guarded(lambda: app(arguments, standalone_mode=True)))
 

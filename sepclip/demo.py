@@ -21,8 +21,9 @@ from sepclip.report.writing import report_at_end
 from sepclip.separation.files import Options, separate_files
 from sepclip.settings import Config
 from sepclip.terminal import say
+from sepclip.training.hardware import resolve_device
 from sepclip.training.loop import train
-from sepclip.training.run import Run, resolve_device
+from sepclip.training.run import Run
 
 MIXTURES = VoiceSettings(
     counts={"tr": 480, "cv": 40, "tt": 60},

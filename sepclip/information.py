@@ -18,7 +18,7 @@ from sepclip.mixing.corpora import corpora
 from sepclip.model.networks import NETWORKS
 from sepclip.model.separator import losses_of
 from sepclip.startup import keep_memory
-from sepclip.training.run import resolve_device, resolve_precision
+from sepclip.training.hardware import resolve_device, resolve_precision
 
 PACKAGES = (
     "torch",

@@ -1,5 +1,6 @@
 """The typed configuration: every section and key of configs/base.yaml, and what each may be."""
 
+import re
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -16,6 +17,8 @@ from sepclip.model.networks import NETWORKS, Init, InputNorm, MaskActivation, Re
 from sepclip.model.separator import losses_of
 
 LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"]
+_MOST_THREADS = 1024
 DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expression
 
 
@@ -152,10 +155,14 @@ class Data(_Section):
 class Optimizer(_Section):
     """Section ``optimizer``."""
 
+    name: Literal["adam", "adamw", "sgd"]
     learning_rate: float = Field(gt=0)
     epsilon: float = Field(gt=0)
+    momentum: float = Field(ge=0, lt=1)
+    weight_decay: float = Field(ge=0)
     schedule: Literal["constant", "cosine", "plateau"]
     patience: int = Field(ge=0)
+    warmup_steps: int = Field(ge=0)
 
 
 class Train(_Section):
@@ -163,9 +170,40 @@ class Train(_Section):
 
     epochs: int = Field(ge=1)
     steps: int | None = Field(ge=1)
+    max_minutes: float | None = Field(gt=0)
+    early_stopping: int | None = Field(ge=1)
+    accumulate: int = Field(ge=1)
+    average: float | None = Field(gt=0, lt=1)
+    skip_norm: float | None = Field(gt=0)
+    on_nonfinite: Literal["skip", "stop"]
+    stall_steps: int | None = Field(ge=2)
+    best_by: Literal["si-sdr", "loss"]
     valid_every: int | None = Field(ge=1)
     log_every: int = Field(ge=1)
-    save_every_seconds: float = Field(gt=0)
+    save_every: str
+    keep: int = Field(ge=1)
+
+    @field_validator("save_every", mode="before")
+    @classmethod
+    def _spaced(cls, text: Any) -> str:
+        parse_spacing(str(text))
+        return str(text).replace(" ", "")
+
+    def saves_at(self, step: int, seconds: float) -> bool:
+        """Tell whether a checkpoint is due after ``step`` steps, ``seconds`` after the last one."""
+        number, unit = parse_spacing(self.save_every)
+        return seconds > number * unit if unit else step % int(number) == 0
+
+
+def parse_spacing(text: str) -> tuple[float, int]:
+    """Read ``500`` (steps), ``10min`` or ``60s``: the number, and the seconds of its unit, 0 for steps.
+
+    Raises ValueError, which says what is allowed.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)(min|s|)", text.replace(" ", ""))
+    if not found or not float(found[1]) or (not found[2] and not found[1].isdecimal()):
+        raise ValueError("write it as steps, such as 500, or as time, such as 10min or 60s")
+    return float(found[1]), {"min": 60, "s": 1, "": 0}[found[2]]
 
 
 class Dynamics(_Section):
@@ -179,8 +217,12 @@ class Config(_Section):
     """A whole configuration."""
 
     seed: int = Field(ge=0)
-    device: str = Field(pattern=f"^({DEVICE})$")
-    precision: Literal["auto", "fp32", "bf16"]
+    init_from: str | None
+    device: str
+    precision: Precision
+    threads: int | Literal["auto"]
+    allocator: Literal["auto", "keep", "system"]
+    deterministic: bool
     clip: str
     stft: Stft
     model: Model
@@ -191,6 +233,20 @@ class Config(_Section):
     optimizer: Optimizer
     train: Train
     dynamics: Dynamics
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, name: str) -> str:
+        if not re.fullmatch(DEVICE, name):
+            raise ValueError("choose auto, cpu, cuda or cuda:N" + "; Apple's mps is not supported" * ("mps" in name))
+        return name
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _threads(cls, number: Any) -> Any:
+        if number != "auto" and not (str(number).isdecimal() and 1 <= int(number) <= _MOST_THREADS):
+            raise ValueError(f"choose auto, or a number from 1 to {_MOST_THREADS}")
+        return number if number == "auto" else int(number)
 
     @field_validator("clip")
     @classmethod

@@ -78,6 +78,11 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
             progress.advance(task)
 
 
+def speak(on: bool) -> None:
+    """Switch all output of this process but tracebacks on or off."""
+    out.quiet = notes.quiet = not on
+
+
 class AudioProgress:
     """A progress bar over sounds: files done of all, sound done, and how many times as fast as it plays.
 

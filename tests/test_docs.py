@@ -67,7 +67,7 @@ def test_every_command_has_an_example_in_the_readme(command: str) -> None:
 
 
 def test_every_option_named_in_the_readme_exists() -> None:
-    every: set[str] = {"--help", "--version", "--constraint", "--index-url"}
+    every: set[str] = {"--help", "--version", "--constraint", "--index-url", "--nproc-per-node"}
     every |= set(options(resolve(["prepare"])[0]))
     for name in leaves(get_command(app)):
         every |= set(options(resolve(name.split())[0]))

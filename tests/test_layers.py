@@ -20,7 +20,7 @@ LAYERS = {
     "mixing": {"audio", "errors", "terminal"},
     "settings": {"clip", "model", "audio"},
     "config": {"settings", "model", "errors"},
-    "training": {"audio", "mixing", "model", "clip", "config", "settings", "errors", "terminal"},
+    "training": {"audio", "mixing", "model", "clip", "config", "settings", "startup", "errors", "terminal"},
     "separation": {"training", "audio", "model", "errors", "terminal"},
     "scoring": {"audio", "errors", "terminal"},
     "evaluation": {"scoring", "audio", "mixing", "model", "errors", "terminal"},

@@ -130,7 +130,7 @@ def test_the_digest_is_that_of_the_training(tmp_path: Path) -> None:
         return load_grid(path, settings=settings, data_digest=data).cells[0].digest
 
     plain = digest()
-    for setting in ("device=cpu", "train.log_every=3", "train.save_every_seconds=1", "data.memory_gib=1"):
+    for setting in ("device=cpu", "train.log_every=3", "train.save_every=1s", "data.memory_gib=1"):
         assert digest(setting) == plain
     assert digest("train.steps=5", "train.epochs=7") == digest("train.steps=5")
     others = [digest(data="y"), *map(digest, ("seed=1", "train.steps=5", "train.epochs=7", "precision=fp32"))]
@@ -336,7 +336,7 @@ def test_the_same_scores_twice_are_told(whole: Path, small_set: Path, tmp_path: 
 def start(grid: str, data: Path, out: Path, *more: object) -> subprocess.Popen[str]:
     """Start a sweep as a process group of its own, and wait until a cell has saved."""
     command = [sys.executable, "-m", "sepclip", "sweep", grid, data, "--out", out, "--jobs", 1]
-    command += ["--set", "train.save_every_seconds=0.01", *more]
+    command += ["--set", "train.save_every=0.01s", *more]
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

@@ -57,7 +57,8 @@ def evaluate(
 
     if run is not None and data is not None and estimates is None and references is None:
         from sepclip.mixing.mixture import MixtureSet
-        from sepclip.training.run import Run, resolve_device
+        from sepclip.training.hardware import resolve_device
+        from sepclip.training.run import Run
 
         if mixtures is not None:
             raise typer.BadParameter("--mixtures goes with --estimates and --references")

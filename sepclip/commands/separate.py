@@ -54,7 +54,8 @@ def separate(
     is named and the others go on; the exit code is 1 then.
     """
     from sepclip.separation.files import Options, separate_files
-    from sepclip.training.run import Run, resolve_device, resolve_precision
+    from sepclip.training.hardware import resolve_device, resolve_precision
+    from sepclip.training.run import Run
 
     where = resolve_device(device)
     opened = Run.open(run)

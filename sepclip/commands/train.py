@@ -34,6 +34,26 @@ def train(
         bool | None,
         typer.Option("--dynamic/--no-dynamic", help="Mix anew at every step from the recipes' sources."),
     ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="A run whose best weights a new run begins with (fine-tuning).", show_default=False),
+    ] = None,
+    save_every: Annotated[
+        str | None,
+        typer.Option(metavar="N|Nmin|Ns", help="Steps or time between checkpoints, besides those at validations."),
+    ] = None,
+    keep: Annotated[int | None, typer.Option(help="Checkpoints to keep, besides the best.", min=1)] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(help="End after so many minutes of training in all.", show_default=False)
+    ] = None,
+    deterministic: Annotated[
+        bool | None,
+        typer.Option("--deterministic/--no-deterministic", help="The same bits each time on a GPU too; slower there."),
+    ] = None,
+    on_nonfinite: Annotated[
+        str | None,
+        typer.Option(metavar="skip|stop", help="What to do with a step whose loss or gradient is not finite."),
+    ] = None,
     dynamics: Annotated[
         str | None,
         typer.Option(
@@ -55,14 +75,16 @@ def train(
     root: Root = None,
     as_json: Json = False,
 ) -> None:
-    """Train a separator. The same command resumes it; Ctrl-C saves first.
+    """Train a separator. The same command resumes it; Ctrl-C saves first, SIGUSR1 saves and goes on.
+
+    Several GPUs: `torchrun --nproc-per-node N -m sepclip train ...`, with the same result.
 
     Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
     and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl; at the end RUN/report.html (`sepclip report`).
     """
     from sepclip.config import load_config
     from sepclip.mixing.mixture import MixtureSet
-    from sepclip.report.glance import training_lines
+    from sepclip.training.distributed import joined
     from sepclip.training.dynamics import parse_dynamics
     from sepclip.training.loop import train as train_run
     from sepclip.training.run import Run
@@ -76,6 +98,12 @@ def train(
         "train.epochs": epochs,
         "data.batch_size": batch_size,
         "data.dynamic": dynamic,
+        "init_from": None if init_from is None else str(init_from),
+        "train.save_every": save_every,
+        "train.keep": keep,
+        "train.max_minutes": max_minutes,
+        "deterministic": deterministic,
+        "train.on_nonfinite": on_nonfinite,
         "dynamics.every": None if dynamics is None else parse_dynamics(dynamics),
         "seed": seed,
     }
@@ -83,15 +111,22 @@ def train(
         raise typer.BadParameter("give --steps or --epochs, not both")
     # the steps of a recipe would override the epochs asked for
     own = ["train.steps=null"] if epochs is not None else []
-    resolved = load_config(config, [*(settings or ()), *own], flags)
-    if tensorboard:
-        require_tensorboard()
-    mixtures = MixtureSet.open(data, root)
-    opened = Run.start_or_resume(run, resolved, mixtures)
-    if tensorboard:
-        (run / FOLDER).mkdir(exist_ok=True)  # what tells this training, and those that resume it, to write them
-    summary = train_run(opened, mixtures, profile=profile)
-    page = _report(run, wanted=report, already=summary["already"])
+    with joined() as ranks:
+        resolved = load_config(config, [*(settings or ()), *own], flags)
+        if tensorboard:
+            require_tensorboard()
+        mixtures = MixtureSet.open(data, root)
+        opened = ranks.led(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
+        if tensorboard and ranks.first:
+            (run / FOLDER).mkdir(exist_ok=True)  # what tells this training, and those that resume it, to write them
+        summary = train_run(opened, mixtures, ranks, profile=profile)
+    if ranks.first:
+        _tell(run, summary, _report(run, wanted=report, already=summary["already"]), as_json)
+
+
+def _tell(run: Path, summary: dict[str, Any], page: Path | None, as_json: bool) -> None:
+    from sepclip.report.glance import training_lines
+
     if as_json:
         print_json({"run": str(run), "report": page and str(page), **summary})
         return

@@ -1,7 +1,7 @@
 """Training batches and validation crops: audio held in memory, every choice a function of the step."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
@@ -18,18 +18,58 @@ _MOST_BYTES = 4  # of a sample in memory
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of ``count`` processes works on; the parts are as even as they can be."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, total: int) -> range:
+        """Return the places of this part among ``total``."""
+        return range(total * self.index // self.count, total * (self.index + 1) // self.count)
+
+
+@dataclass(frozen=True)
 class Batch:
     """Mixtures (B, T) and their sources (B, S, T), float32; full scale is 1, which dynamic mixtures may exceed.
 
     Where there are several channels, T holds them one after the other.
+    ``names`` tell them to people. They stand at the places from ``first`` on among the ``total`` of the step, where
+    they are but a part of it.
     """
 
     mixture: Tensor
     sources: Tensor
+    names: tuple[str, ...] = ()
+    first: int = 0
+    total: int = 0  # 0: they are all
 
-    def to(self, device: torch.device) -> "Batch":
+    @property
+    def share(self) -> float:
+        """The share of the step's excerpts that is here, from 0 to 1."""
+        return len(self.mixture) / self.total if self.total else 1.0
+
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
         """Move both to ``device``."""
-        return Batch(self.mixture.to(device), self.sources.to(device))
+        return replace(self, mixture=self.mixture.to(device, dtype), sources=self.sources.to(device, dtype))
+
+    def split(self, parts: int) -> "list[Batch]":
+        """Return the batch in ``parts`` parts, or in as many as it has excerpts."""
+        count = len(self.mixture)
+        parts = min(parts, count)
+        if parts == 1:
+            return [self]
+        total = self.total or count
+        return [
+            Batch(
+                self.mixture[one.start : one.stop],
+                self.sources[one.start : one.stop],
+                self.names[one.start : one.stop],
+                self.first + one.start,
+                total,
+            )
+            for one in (Share(index, parts).of(count) for index in range(parts))
+        ]
 
 
 class _Kept:
@@ -75,15 +115,23 @@ class FixedMixtures:
     """Random excerpts of the training mixtures, so many of each in an epoch; the few that fill no batch sit it out."""
 
     def __init__(
-        self, mixtures: MixtureSet, segment: int, batch_size: int, seed: int, memory_bytes: float, excerpts: int = 1
+        self,
+        mixtures: MixtureSet,
+        segment: int,
+        batch_size: int,
+        seed: int,
+        memory_bytes: float,
+        excerpts: int = 1,
+        share: Share = Share(),
     ):
         self.recipes = mixtures.recipes("tr")
         self._mixtures = mixtures
         self._waves = _Kept(lambda index: mixtures.waves("tr", self.recipes[index]), memory_bytes)
         self._segment, self._seed, self._excerpts = segment, seed, excerpts
         in_all = excerpts * len(self.recipes)
-        self._batch_size = min(batch_size, in_all)
-        self.steps_per_epoch = in_all // self._batch_size
+        self.batch_size = min(batch_size, in_all)
+        self._places = share.of(self.batch_size)
+        self.steps_per_epoch = in_all // self.batch_size
         self._epoch, self._order = -1, list[int]()
 
     def batch(self, step: int) -> Batch:
@@ -92,9 +140,13 @@ class FixedMixtures:
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(self._excerpts * len(self.recipes)))
             generator(self._seed, "order", epoch).shuffle(self._order)
-        chosen = self._order[place * self._batch_size : (place + 1) * self._batch_size]
+        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
         chance = generator(self._seed, "crops", step)
-        return to_batch([self._excerpt(index // self._excerpts, chance.random()) for index in chosen])
+        positions = [chance.random() for _ in chosen]
+        mixtures = [index // self._excerpts for index in chosen]
+        made = to_batch([self._excerpt(mixtures[one], positions[one]) for one in self._places])
+        names = tuple(self.recipes[mixtures[one]].name for one in self._places)
+        return replace(made, names=names, first=self._places.start, total=self.batch_size)
 
     def _excerpt(self, index: int, position: float) -> Waves:
         recipe, layout = self.recipes[index], self._mixtures.layout
@@ -108,7 +160,14 @@ class DynamicMixtures:
     """Mixtures made anew at every step: other pairs, excerpts and levels of the utterances in the training recipes."""
 
     def __init__(
-        self, mixtures: MixtureSet, segment: int, batch_size: int, seed: int, memory_bytes: float, excerpts: int = 1
+        self,
+        mixtures: MixtureSet,
+        segment: int,
+        batch_size: int,
+        seed: int,
+        memory_bytes: float,
+        excerpts: int = 1,
+        share: Share = Share(),
     ):
         _require_additive(mixtures)
         mixtures.require_root()
@@ -116,7 +175,7 @@ class DynamicMixtures:
         stretches: dict[tuple[str, int], Source] = {
             (source.path, source.offset): source for recipe in recipes for source in recipe.sources
         }
-        utterances = [stretches[key] for key in sorted(stretches)]
+        self._utterances = utterances = [stretches[key] for key in sorted(stretches)]
         self._by_voice: dict[str, list[int]] = {}
         for index, source in enumerate(utterances):
             self._by_voice.setdefault(source.voice, []).append(index)
@@ -126,26 +185,30 @@ class DynamicMixtures:
             memory_bytes,
         )
         self._segment, self._seed, self._sources = segment, seed, mixtures.source_count
-        self._batch_size = batch_size
+        self.batch_size = batch_size
+        self._places = share.of(batch_size)
         self.steps_per_epoch = max(1, excerpts * len(recipes) // batch_size)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
-        sources = []
-        for place in range(self._batch_size):
+        sources, names = [], []
+        for place in self._places:
             chance = generator(self._seed, f"dynamic {step}", place)
             levels = relative_levels(chance, self._sources)
             voices = chance.sample(self._voices, self._sources)
-            rows = []
+            rows, paths = [], []
             for voice, level in zip(voices, levels, strict=True):
-                wave = self._waves[chance.choice(self._by_voice[voice])]
+                index = chance.choice(self._by_voice[voice])
+                wave = self._waves[index]
+                paths.append(self._utterances[index].path)
                 start = _start(len(wave), self._segment, chance.random())
                 rms = np.sqrt(np.square(wave, dtype=np.float64).mean()) or 1.0
                 gain = np.float32(10 ** ((LEVEL_DBFS + level) / 20) / rms)
                 rows.append(crop(wave, start, self._segment) * gain)
             sources.append(np.stack(rows))
+            names.append(" + ".join(paths))
         batch = torch.from_numpy(np.stack(sources))  # (B, S, T)
-        return Batch(batch.sum(1), batch)
+        return Batch(batch.sum(1), batch, tuple(names), self._places.start, self.batch_size)
 
 
 class DynamicStems:
@@ -156,26 +219,36 @@ class DynamicStems:
     """
 
     def __init__(
-        self, mixtures: MixtureSet, segment: int, batch_size: int, seed: int, memory_bytes: float, excerpts: int = 1
+        self,
+        mixtures: MixtureSet,
+        segment: int,
+        batch_size: int,
+        seed: int,
+        memory_bytes: float,
+        excerpts: int = 1,
+        share: Share = Share(),
     ):
         _require_additive(mixtures)
         self._recipes = mixtures.recipes("tr")
-        self._mixtures, self._segment, self._seed, self._batch_size = mixtures, segment, seed, batch_size
+        self._mixtures, self._segment, self._seed = mixtures, segment, seed
+        self.batch_size = batch_size
+        self._places = share.of(batch_size)
         self._waves = _Kept(lambda key: self._read(key, 0, self._length(key)), memory_bytes)
         self.steps_per_epoch = max(1, excerpts * len(self._recipes) // batch_size)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
         layout, tracks = self._mixtures.layout, range(len(self._recipes))
-        items = []
-        for place in range(self._batch_size):
+        items, names = [], []
+        for place in self._places:
             chance = generator(self._seed, f"dynamic {step}", place)
             enough = len(tracks) >= layout.sources
             chosen = chance.sample(tracks, layout.sources) if enough else chance.choices(tracks, k=layout.sources)
             stems = [self._stem(track * layout.sources + stem, chance) for stem, track in enumerate(chosen)]
             items.append(np.stack(stems).reshape(layout.sources, -1))
+            names.append(" + ".join(self._recipes[track].name for track in chosen))
         batch = torch.from_numpy(np.stack(items))  # (B, S, T)
-        return Batch(batch.sum(1), batch)
+        return Batch(batch.sum(1), batch, tuple(names), self._places.start, self.batch_size)
 
     def _stem(self, key: int, chance: Random) -> NDArray[np.float32]:
         """Return an excerpt of a stem, (T,) or (C, T)."""
@@ -204,6 +277,9 @@ def _require_additive(mixtures: MixtureSet) -> None:
         )
 
 
+Batches = FixedMixtures | DynamicMixtures | DynamicStems
+
+
 def training_data(
     mixtures: MixtureSet,
     *,
@@ -213,36 +289,51 @@ def training_data(
     seed: int,
     memory_gib: float,
     excerpts: int = 1,
-) -> FixedMixtures | DynamicMixtures | DynamicStems:
+    share: Share = Share(),
+) -> Batches:
     """Return the training batches of a set: excerpts of ``segment`` samples, fixed mixtures or dynamic ones.
 
-    ``excerpts``: how many of each mixture, on average where they are dynamic, make an epoch.
+    ``excerpts``: how many of each mixture, on average where they are dynamic, make an epoch. Of every batch only the
+    excerpts of ``share`` are read and made; they are the same for any number of processes.
     """
     kind = FixedMixtures if not dynamic else DynamicStems if mixtures.layout.fixed_order else DynamicMixtures
     if not mixtures.recipes("tr"):
         raise UserError(f"{mixtures.path} has no training mixtures: prepare it with --tr 1 or more")
-    return kind(mixtures, segment, batch_size, seed, memory_gib * 2**30, excerpts)
+    made: Batches = kind(mixtures, segment, batch_size, seed, memory_gib * 2**30, excerpts, share)
+    if made.batch_size < share.count:
+        raise UserError(f"{share.count} processes cannot share {made.batch_size} excerpts a step: start fewer")
+    return made
 
 
 class ValidationCrops:
-    """The same excerpts of every validation mixture each time: its middle, or so many, spread evenly."""
+    """The same excerpts of every validation mixture each time: its middle, or so many, spread evenly.
 
-    def __init__(self, mixtures: MixtureSet, segment: int, batch_size: int, excerpts: int = 1):
+    Of the batches those of ``share`` alone; ``total`` excerpts are in all batches of all.
+    """
+
+    def __init__(self, mixtures: MixtureSet, segment: int, batch_size: int, excerpts: int = 1, share: Share = Share()):
         self.recipes: list[Recipe] = mixtures.recipes("cv")
         if not self.recipes:
             raise UserError(f"{mixtures.path} has no validation mixtures: prepare it with --cv 1 or more")
-        self._mixtures, self._segment, self._batch_size = mixtures, segment, batch_size
-        self._count = excerpts
-        self._excerpts: list[Waves] = []  # each (1 + S, T)
+        self._mixtures, self._segment, self._count = mixtures, segment, excerpts
+        self.total = excerpts * len(self.recipes)
+        starts = range(0, self.total, batch_size)
+        ranges = [range(start, min(start + batch_size, self.total)) for start in starts]
+        self._ranges = ranges[share.index :: share.count]
+        self._excerpts: dict[int, Waves] = {}  # each (1 + S, T)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches; they are read at the first time and kept."""
-        if not self._excerpts:
-            self._excerpts = [self._excerpt(recipe, index) for recipe in self.recipes for index in range(self._count)]
-        for start in range(0, len(self._excerpts), self._batch_size):
-            yield to_batch(self._excerpts[start : start + self._batch_size])
+        """Yield the batches; they are read at the first time and kept. ``first`` is the place among all excerpts."""
+        for places in self._ranges:
+            made = to_batch([self._excerpt(place) for place in places])
+            names = tuple(self.recipes[place // self._count].name for place in places)
+            yield replace(made, names=names, first=places.start, total=self.total)
 
-    def _excerpt(self, recipe: Recipe, index: int) -> Waves:
-        start = max(0, recipe.length - self._segment) * (2 * index + 1) // (2 * self._count)
-        waves = self._mixtures.waves("cv", recipe, start=start, samples=self._segment)
-        return crop(waves, 0, self._segment).copy()
+    def _excerpt(self, place: int) -> Waves:
+        if place not in self._excerpts:
+            index, part = divmod(place, self._count)
+            recipe = self.recipes[index]
+            start = max(0, recipe.length - self._segment) * (2 * part + 1) // (2 * self._count)
+            waves = self._mixtures.waves("cv", recipe, start=start, samples=self._segment)
+            self._excerpts[place] = crop(waves, 0, self._segment).copy()
+        return self._excerpts[place]

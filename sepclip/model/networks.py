@@ -6,7 +6,7 @@ were asked for; a network that gives waves maps the mixture (B, T) to them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,62 @@ def dropout(x: Tensor, share: float) -> Tensor:
     return x * kept.to(x.dtype).mul_(2**16 / keep)
 
 
+def _exact(values: Tensor) -> Tensor:
+    """Return ``values`` in float32 where they are of less."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+class SharedNorm(nn.BatchNorm1d):
+    """Batch normalisation of an input that no parameter has touched, so that its statistics can be known beforehand.
+
+    Where a batch goes through in parts, or is shared by processes, every part is normalised by the statistics of the
+    whole: each part's are taken, joined, and put in place by :meth:`use` before the first forward pass of a step.
+    """
+
+    given: tuple[Tensor, Tensor] | None = None  # mean and biased variance, each (features,)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise (items, features, values)."""
+        if self.given is None or not self.training:
+            return super().forward(values)
+        mean, variance = self.given
+        return F.batch_norm(values, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+
+    @staticmethod
+    def statistics(values: Tensor) -> Tensor:
+        """Return the count, the mean and the sum of squared deviations of each feature (3, features), in float64."""
+        variance, mean = torch.var_mean(values.double(), (0, 2), correction=0)
+        count = torch.full_like(mean, values.shape[0] * values.shape[2])
+        return torch.stack([count, mean, variance * count])
+
+    @torch.no_grad()
+    def use(self, parts: Tensor) -> None:
+        """Normalise by the statistics of all ``parts`` (P, 3, features) together (Chan et al. 1979), from now on."""
+        counts, means, squares = parts.unbind(1)
+        total = counts.sum(0)
+        mean = (counts * means).sum(0) / total
+        square = (squares + counts * (means - mean).square()).sum(0)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        dtype = self.running_mean.dtype
+        self.given = (mean.to(dtype), (square / total).to(dtype))
+        self.running_mean.lerp_(self.given[0], self.momentum or 0.0)
+        self.running_var.lerp_((square / (total - 1)).to(dtype), self.momentum or 0.0)
+        self.num_batches_tracked += 1
+
+
+@runtime_checkable
+class NormalisesInput(Protocol):
+    """A network whose input statistics are those of a whole batch, also where that goes through in parts."""
+
+    def input_statistics(self, magnitude: Tensor) -> Tensor | None:
+        """Return the statistics of one part, of any but always equal shape; None where none are needed."""
+
+    def use_input_statistics(self, parts: Tensor) -> None:
+        """Take the statistics of all parts, stacked, for the forward passes that follow."""
+
+
 class Blstm(nn.Module):
     """The network of the AutoClip paper: bidirectional recurrent layers on the log magnitude, a linear layer per head.
 
@@ -75,7 +131,7 @@ class Blstm(nn.Module):
         super().__init__()
         self.bins, self.sources, self.embedding_size = bins, sources, embedding_size
         self.mask_activation, self.embedding_activation = mask_activation, embedding_activation
-        self.norm = None if input_norm == "none" else nn.BatchNorm1d(1 if input_norm == "all" else bins)
+        self.norm = None if input_norm == "none" else SharedNorm(1 if input_norm == "all" else bins)
         kind, gates = _RECURRENCES[recurrence]
         self.dropout = dropout
         # a module a layer and the dropout between them ours: cuDNN's own comes from a state that no checkpoint can keep
@@ -102,6 +158,24 @@ class Blstm(nn.Module):
                 gate = parameter.numel() // gates
                 nn.init.ones_(parameter.data[gate : 2 * gate])
 
+    def _features(self, magnitude: Tensor) -> Tensor:
+        """Return the log magnitude in dB as (items, normalised apart, values).
+
+        That is (B N, F, 1) for each of the bins, and (B N F, 1, 1) for all of them.
+        """
+        features = 20 * magnitude.clamp_min(LOG_FLOOR).log10()  # (B, N, F)
+        return features.reshape(-1, 1 if self.norm is None else self.norm.num_features, 1)
+
+    @torch.no_grad()
+    def input_statistics(self, magnitude: Tensor) -> Tensor | None:
+        """Return what :meth:`SharedNorm.use` takes of one part; None where the input is not normalised."""
+        return None if self.norm is None else self.norm.statistics(self._features(magnitude))
+
+    def use_input_statistics(self, parts: Tensor) -> None:
+        """Normalise the input by the statistics of all ``parts`` (P, 3, features) of a batch."""
+        if self.norm is not None:
+            self.norm.use(parts)
+
     def forward(self, magnitude: Tensor) -> dict[str, Tensor]:
         """Map the magnitude (B, N, F) of a mixture to the outputs of the heads."""
         return self.decode(self.encode(magnitude))
@@ -109,10 +183,10 @@ class Blstm(nn.Module):
     def encode(self, magnitude: Tensor) -> Tensor:
         """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H)."""
         batch, frames, bins = magnitude.shape
-        features = 20 * magnitude.clamp_min(LOG_FLOOR).log10()
+        features = self._features(magnitude)
         if self.norm is not None:
-            # as (items, normalised apart, values): (B N, F, 1) for each of the bins, (B N F, 1, 1) for all of them
-            features = self.norm(features.reshape(-1, self.norm.num_features, 1)).reshape(batch, frames, bins)
+            features = self.norm(features)
+        features = features.reshape(batch, frames, bins)
         hidden = features
         for index, layer in enumerate(self.recurrent):
             if index:
@@ -126,7 +200,7 @@ class Blstm(nn.Module):
         outputs = {}
         if "mask" in self.heads:
             masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources)
-            outputs["mask"] = _ACTIVATIONS[self.mask_activation](masks.permute(0, 3, 1, 2).float())  # (B, S, N, F)
+            outputs["mask"] = _ACTIVATIONS[self.mask_activation](_exact(masks.permute(0, 3, 1, 2)))  # (B, S, N, F)
         if "embedding" in self.heads:
             vectors = self.heads["embedding"](hidden).reshape(batch, frames, bins, self.embedding_size)
             outputs["embedding"] = unit_embedding(vectors, self.embedding_activation)  # (B, N, F, E)
@@ -169,7 +243,7 @@ class ConvTasNet(nn.Module):
 
     def forward(self, mixture: Tensor) -> dict[str, Tensor]:
         """Map mixtures (B, T) to the waves of their sources (B, S, T)."""
-        return {"wave": self.net(mixture.unsqueeze(1)).float()}
+        return {"wave": _exact(self.net(mixture.unsqueeze(1)))}
 
 
 @dataclass(frozen=True)

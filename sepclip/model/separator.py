@@ -15,7 +15,7 @@ from sepclip.audio.stft import STFT
 from sepclip.errors import UserError
 from sepclip.model.clustering import KMeans, assign, cluster_masks, fit_centroids
 from sepclip.model.losses import LOSSES, Signals
-from sepclip.model.networks import NETWORKS, build_network
+from sepclip.model.networks import NETWORKS, NormalisesInput, build_network
 
 Channels = Literal["mid", "each"]
 MaskSource = Literal["binary", "soft", "network"]  # k-means with masks of either kind, or the network itself
@@ -122,6 +122,18 @@ class Separator(nn.Module):
         mixture, sources = mixture * gain, sources * gain.unsqueeze(-1)
         fixed = self.layout.fixed_order
         return Signals(self.spectrum(mixture), self.spectrum(sources), mixture, sources, fixed_order=fixed)
+
+    @torch.no_grad()
+    def input_statistics(self, mixture: Tensor) -> Tensor | None:
+        """Return by what the network would normalise mixtures (B, T); None where it takes nothing from a batch."""
+        if not isinstance(self.network, NormalisesInput):
+            return None
+        return self.network.input_statistics(self.spectrum(mixture * self.level_gain(mixture)).abs())
+
+    def use_input_statistics(self, parts: Tensor) -> None:
+        """Let the network normalise by the statistics of all ``parts`` of a batch, stacked."""
+        assert isinstance(self.network, NormalisesInput)
+        self.network.use_input_statistics(parts)
 
     def forward(self, wave: Tensor, spectrum: Tensor) -> dict[str, Tensor]:
         """Run the network on levelled mixtures, given as waves (B, T) and as complex spectra (B, N, F).

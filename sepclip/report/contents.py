@@ -31,7 +31,7 @@ def _run(path: Path) -> dict[str, Any]:
     told["data"] = environment_of(path)["data"]["path"]
     told["mixtures"] = str(run.layout)
     found = checkpoint.find(run.checkpoint_path("last"))
-    told["checkpoint"] = f"at step {checkpoint.load_counters(found)['step']:,}" if found else "none yet"
+    told["checkpoint"] = f"at step {checkpoint.load_progress(found).step:,}" if found else "none yet"
     for scores in evaluations(path):
         values = values_of(scores.rows, GAIN)
         told[scores.folder.name] = (

@@ -14,7 +14,8 @@ from sepclip.evaluation import folder_items, set_items
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.report.scores import Scores
 from sepclip.scoring import Item, Waves
-from sepclip.training.run import Run, resolve_device
+from sepclip.training.hardware import resolve_device
+from sepclip.training.run import Run
 
 _MOST_TRIED = 6  # validation mixtures of a run that has no scores
 

@@ -12,7 +12,8 @@ from sepclip.errors import UserError
 from sepclip.model.separator import Channels, MaskSource
 from sepclip.model.separator import Separator as Network
 from sepclip.separation.stream import separate_wave
-from sepclip.training.run import Run, resolve_device, resolve_precision
+from sepclip.training.hardware import resolve_device, resolve_precision
+from sepclip.training.run import Run
 
 Wave = TypeVar("Wave", Tensor, NDArray[np.float32])
 

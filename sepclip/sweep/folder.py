@@ -21,7 +21,8 @@ from sepclip.sweep.running import Places, Task, places, run_tasks
 from sepclip.sweep.table import LOGS, RUNS
 from sepclip.terminal import notes, say, warn
 from sepclip.training import checkpoint
-from sepclip.training.run import hold, resolve_device, resolve_precision
+from sepclip.training.hardware import resolve_device, resolve_precision
+from sepclip.training.run import hold
 
 LOG = "sweep.log"
 
@@ -100,7 +101,7 @@ class Sweep:
         if self.results[cell.digest].status == "done":
             return "done"
         found = checkpoint.find(self.run_path(cell) / "checkpoints" / "last")
-        return f"stands at step {checkpoint.load_counters(found)['step']}" if found else "new"
+        return f"stands at step {checkpoint.load_progress(found).step}" if found else "new"
 
     def write(self, metric: str) -> list[Path]:
         """Write the files that tell of the sweep, where anything is new in them."""

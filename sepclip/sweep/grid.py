@@ -22,7 +22,13 @@ from sepclip.training.run import MAY_CHANGE
 SEED = "seed"
 _SECTIONS = ("config", "set", "grid", "reference")
 # a run may be resumed with more steps, but a cell with more steps is another result
-_NO_PART_OF_A_CELL = MAY_CHANGE - {"train.steps", "train.epochs"}
+_NO_PART_OF_A_CELL = MAY_CHANGE - {
+    "train.steps",
+    "train.epochs",
+    "train.max_minutes",
+    "train.early_stopping",
+    "train.on_nonfinite",
+}
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def load_grid(
 def digest_of(config: Config, data_digest: str) -> str:
     """Return what tells a training from others: 12 characters made of its mixtures and its configuration.
 
-    Left out is what changes neither its course nor its end: device, ``train.log_every``, ``train.save_every_seconds``,
+    Left out is what changes neither its course nor its end: device, ``train.log_every``, ``train.save_every``,
     ``data.memory_gib``, and ``train.epochs`` where ``train.steps`` overrides it.
     """
     keys = {key: value for key, value in flatten(config.model_dump()).items() if key not in _NO_PART_OF_A_CELL}

@@ -20,8 +20,8 @@ from sepclip.errors import Stopped, UserError, counted
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.sweep.grid import Cell
 from sepclip.terminal import notes, say
-from sepclip.training.loop import stop_signals
 from sepclip.training.run import METRICS
+from sepclip.training.signals import Requests
 
 MOST_JOBS = 4  # by default on a CPU: each holds a network, its gradients and audio in memory
 _LOOK_EVERY_SECONDS = 0.1
@@ -90,9 +90,9 @@ def run_tasks(
     saves them, and Stopped is raised.
     """
     waiting, running = list(tasks), list[_Child]()
-    with stop_signals() as asked, _Screen(len(tasks), done) as screen:
+    with Requests() as asked, _Screen(len(tasks), done) as screen:
         try:
-            while (waiting or running) and not asked:
+            while (waiting or running) and not asked.exit_code:
                 free = list(where.devices)
                 for child in running:
                     free.remove(child.device)
@@ -101,16 +101,16 @@ def run_tasks(
                     started(running[-1].task, device)
                 time.sleep(_LOOK_EVERY_SECONDS)
                 for child in [child for child in running if child.process.poll() is not None]:
-                    if asked:
+                    if asked.exit_code:
                         break  # what ends now may have ended by the signal: the next call finds out
                     running.remove(child)
                     screen.count(done=ended(child.task, child.reason(), time.monotonic() - child.began))
                 screen.show(running)
         finally:
             _end(running)
-    if asked:
+    if asked.exit_code:
         left = counted(len(waiting) + len(running), "cell")
-        raise Stopped(f"stopped with {left} left, and saved: the same command goes on", asked[0])
+        raise Stopped(f"stopped with {left} left, and saved: the same command goes on", asked.exit_code)
 
 
 class _Child:

@@ -33,7 +33,6 @@ def main() -> int:
     orders = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     startup.spin_briefly()
-    startup.keep_memory()
     try:
         work(orders)
     except UserError as error:

@@ -63,7 +63,8 @@ class Watch:
 
     def __init__(self, path: Path, settings: Dynamics, state: TrainingState):
         self._path, self._settings, self._state = path, settings, state
-        cut_metrics(path, state.step)
+        if settings.every is not None:
+            cut_metrics(path, state.step)
 
     @contextmanager
     def step(self, loss: Callable[[], Tensor]) -> Iterator[None]:

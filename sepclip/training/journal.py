@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from types import TracebackType
+from typing import Any
 
 from rich.console import Group
 from rich.live import Live
@@ -23,9 +26,11 @@ from sepclip import terminal
 from sepclip.audio.files import write_text
 from sepclip.errors import UserError
 from sepclip.terminal import notes, say
+from sepclip.training.state import TrainingState
 from sepclip.training.tensorboard import Scalars
 
 Value = float | int | str | None | dict[str, float]
+_SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal
 
 
@@ -64,23 +69,72 @@ def append_row(path: Path, row: Mapping[str, Value]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-class Journal:
-    """Appends rows to ``metrics.jsonl`` and shows the latest: two live lines, or now and then a plain one in a log."""
+def progress_row(state: TrainingState, waited: float) -> dict[str, Any]:
+    """Return the row of ``metrics.jsonl`` over the steps since the last one, and forget them.
 
-    def __init__(self, path: Path, steps: int, start: int):
+    Means of loss and gradient norm, the last threshold, the share of all steps so far that were clipped, and the layers
+    or tensors that were most often, where each has its own threshold; ``waited``: the share of the time for data.
+    """
+    losses, norms, thresholds = zip(*state.recent, strict=True)
+    usable = [norm for norm in norms if math.isfinite(norm)]
+    seconds = state.progress.seconds
+    elapsed = seconds - state.recent_since
+    row: dict[str, Any] = {
+        "step": state.step,
+        "loss": finite(fmean(losses)),
+        "grad_norm": fmean(usable) if usable else None,
+        "threshold": finite(thresholds[-1]),
+        "clipped_share": state.clip.clipped / state.clip.steps,
+        "skipped": state.clip.skipped + state.progress.refused,
+        "learning_rate": state.learning_rate,
+        "seconds": round(seconds, 3),
+        "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
+        "waited_share": round(waited, 3),
+    }
+    shares = state.clip.shares()
+    if shares:
+        row["most_clipped"] = dict(list(shares.items())[:_SHOWN_PARTS])
+    state.recent, state.recent_since = [], seconds
+    return row
+
+
+def summary(state: TrainingState, metrics: Path) -> dict[str, Any]:
+    """Return where a run stands, for people and for ``--json``; gradient norm and threshold as last recorded."""
+    last = last_with(metrics, "grad_norm")
+    return {
+        "steps": state.step,
+        "seconds": round(state.progress.seconds, 1),
+        "best_step": state.progress.best_step,
+        "best_valid_loss": state.progress.best_loss,
+        "best_valid_si_sdr_improvement": state.progress.best_score,
+        "clip": repr(state.clip),
+        "grad_norm": last.get("grad_norm"),
+        "threshold": last.get("threshold"),
+        "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
+        "skipped_steps": state.clip.skipped + state.progress.refused,
+        "clipped_share_of": state.clip.shares(),
+    }
+
+
+class Journal:
+    """Appends rows to ``metrics.jsonl`` and shows the latest: two live lines, or now and then a plain one in a log.
+
+    Without a ``path`` it does neither: the processes of a training but the first.
+    """
+
+    def __init__(self, path: Path | None, steps: int, start: int):
         self._path, self._steps = path, steps
-        self._scalars = Scalars(path)
+        if path is not None:
+            cut_metrics(path, start)
+        self._scalars = None if path is None else Scalars(path)
         self._shown: dict[str, Value] = {}
         self._last_plain = time.monotonic()
         self._bar = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._task = self._bar.add_task("", total=steps, completed=start)
-        self._live = (
-            Live(get_renderable=self._screen, console=notes)
-            if notes.is_terminal and not terminal.volume.quiet
-            else None
-        )
+        shown = notes.is_terminal and path is not None and not terminal.volume.quiet
+        self._live = Live(get_renderable=self._screen, console=notes) if shown else None
 
     def _screen(self) -> Group:
         return Group(self._bar.get_renderable(), Text(self._facts(), overflow="fold"))
@@ -95,10 +149,13 @@ class Journal:
     ) -> None:
         if self._live:
             self._live.stop()
-        self._scalars.close()
+        if self._scalars is not None:
+            self._scalars.close()
 
     def record(self, row: Mapping[str, Value]) -> None:
         """Append one row and show it."""
+        if self._path is None or self._scalars is None:
+            return
         append_row(self._path, row)
         self._scalars.add(row)
         self._shown.update(row)
@@ -106,6 +163,12 @@ class Journal:
         if not self._live and (due or terminal.volume.verbose or "valid_loss" in row):
             self._last_plain = time.monotonic()
             say(f"step {row['step']}/{self._steps}  {self._facts()}")
+
+    def flush(self) -> None:
+        """Have all rows on the disk, before the checkpoint that counts on them."""
+        if self._path is not None and self._path.is_file():
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
 
     def advance(self, step: int) -> None:
         """Show that ``step`` steps are done."""

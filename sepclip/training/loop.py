@@ -1,235 +1,198 @@
 """The training loop."""
 
-import math
-import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
-from types import FrameType
 from typing import Any
 
-import torch
-
-from sepclip import clip
-from sepclip.audio.metrics import si_sdr_improvement
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
-from sepclip.mixing.dataset import Batch, ValidationCrops, training_data
+from sepclip.mixing.dataset import Batches, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
-from sepclip.model.losses import LOSSES
-from sepclip.model.separator import Separator
-from sepclip.settings import Config
-from sepclip.terminal import say, warn
+from sepclip.terminal import say
 from sepclip.training import checkpoint
+from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
+from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.dynamics import Watch
 from sepclip.training.feed import Feed
-from sepclip.training.journal import Journal, cut_metrics, finite, last_with
+from sepclip.training.hardware import set_up
+from sepclip.training.journal import Journal, finite, progress_row, summary
 from sepclip.training.profiling import VALIDATION, profiling, stage
 from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
-from sepclip.training.state import TrainingState, build_separator
-
-_SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
-
-
-def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Return the loss (B,) of a batch and what the network gave; spectra are made here, on the batch's device."""
-    with stage("STFT"):
-        signals = separator.signals(batch.mixture, batch.sources)
-    device = signals.mixture.device.type
-    with stage("forward"), torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
-        outputs = separator(signals.mixture_wave, signals.mixture)
-    with stage("loss"):
-        loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
-    return loss, {"outputs": outputs, "mixture": signals.mixture}
+from sepclip.training.signals import Requests
+from sepclip.training.state import TrainingState, build_separator, dtype_of, seed_dropout
+from sepclip.training.step import mean_loss, take_step
+from sepclip.training.validation import validate
 
 
-def mean_loss(separator: Separator, batch: Batch, config: Config) -> torch.Tensor:
-    """Return the loss of a batch, whose gradient is the one of a training step."""
-    return compute_loss(separator, batch, config)[0].mean()
-
-
-def training_step(state: TrainingState, batch: Batch, config: Config) -> tuple[float, clip.Step]:
-    """Do one step; returns the loss of the batch and what the clip rule did."""
-    state.optimizer.zero_grad(set_to_none=True)
-    loss = mean_loss(state.separator, batch, config)
-    with stage("backward"):
-        loss.backward()  # type: ignore[no-untyped-call]
-    with stage("clip"):
-        clipped = state.clip(state.separator.named_parameters())
-    with stage("optimizer"):
-        state.optimizer.step()
-    if config.optimizer.schedule == "cosine":
-        state.schedule.step()
-    state.step += 1
-    return loss.item(), clipped
-
-
-@torch.no_grad()
-def validate(separator: Separator, crops: ValidationCrops, config: Config, device: torch.device) -> dict[str, float]:
-    """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops.
-
-    Crops with a silent source have no SI-SDR and do not count (in a fixed order its other sources do); a silent
-    estimate counts as -100 dB.
-    """
-    separator.eval()
-    losses, gains = [], []
-    for item in crops:
-        batch = item.to(device)
-        loss, made = compute_loss(separator, batch, config)
-        losses.append(loss)
-        estimates = separator.estimates(made["outputs"], made["mixture"], batch.mixture.shape[-1])
-        fixed = separator.layout.fixed_order
-        gains.append(
-            si_sdr_improvement(est=estimates, ref=batch.sources, mixture=batch.mixture, fixed_order=fixed)  # (K,)
-        )
-    separator.train()
-    return {
-        "valid_loss": torch.cat(losses).mean().item(),
-        "valid_si_sdr_improvement": torch.cat(gains).mean().item(),
-    }
-
-
-@contextmanager
-def stop_signals() -> Iterator[list[int]]:
-    """Collect the exit code of the first Ctrl-C or termination; a second Ctrl-C stops at once."""
-    asked: list[int] = []
-
-    def ask(number: int, _: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.append(EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_TERMINATED)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def train(run: Run, data: MixtureSet, *, profile: bool = False) -> dict[str, Any]:
+def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = False) -> dict[str, Any]:
     """Train a run from where it stands to its last step; returns the summary.
 
     ``profile`` looks at where the time of a few steps goes. Raises Stopped after Ctrl-C or a termination, with all
     saved, and UserError where training cannot go on.
     """
-    with run.alone(), stop_signals() as asked:
-        return _train(run, data, asked, run.path / TRACE if profile else None)
+    with run.alone() if ranks.first else nullcontext(), Requests() as requests, memory_told(run.config):
+        training = Training.prepare(run, data, ranks)
+        already = training.ended
+        if not already:
+            _train(training, requests, run.path / TRACE if profile and ranks.first else None)
+        return {"already": already, **summary(training.state, run.path / METRICS)}
 
 
-def _train(run: Run, data: MixtureSet, asked: list[int], trace: Path | None) -> dict[str, Any]:
-    """Train until the last step, or until a signal has ``asked`` to stop."""
-    config, device = run.config, torch.device(run.config.device)
-    separator = build_separator(config, data.layout)
-    settings = config.data
-    segment = separator.stft.samples(settings.segment_frames)
-    batches = training_data(
-        data,
-        segment=segment,
-        batch_size=settings.batch_size,
-        dynamic=settings.dynamic,
-        seed=config.seed,
-        memory_gib=settings.memory_gib,
-        excerpts=settings.excerpts,
-    )
-    crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts)
-    steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
-    valid_every = config.train.valid_every or batches.steps_per_epoch
-    state = TrainingState.start(config, separator, device, steps)
-    found = checkpoint.find(run.checkpoint_path("last"))
-    if found:
-        checkpoint.load(found, state)
-        if state.step >= steps:
-            return {"already": True, **summary(state, run)}
-        say(f"resuming {run.path} at step {state.step} of {steps}")
-    cut_metrics(run.path / METRICS, state.step)
+def _train(training: "Training", requests: Requests, trace: Path | None = None) -> None:
+    """Train until the end, or until a signal has asked to stop."""
+    run, ranks, state, config = training.run, training.ranks, training.state, training.run.config
     watch = Watch(run.path / DYNAMICS, config.dynamics, state)
-    separator.train()
-
+    nonfinite, watchdog, clock = NonFinite(run.path, config, ranks), Watchdog(config), Clock(state)
+    separator = state.separator.train()
     with (
-        Journal(run.path / METRICS, steps, state.step) as journal,
-        Feed(batches.batch, steps, device, torch.float32) as feed,
+        Journal(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal,
+        Feed(training.batches.batch, training.steps, state.device, dtype_of(config)) as feed,
         profiling(trace) as step_done,
     ):
-        began, saved = time.monotonic() - state.seconds, time.monotonic()
-        while state.step < steps:
-            with stage("data"):
+        while not training.ended:
+            seed_dropout(config.seed, state.step, ranks.rank)
+            with clock.waiting(), stage("data"):
                 batch = feed.batch(state.step)
             with watch.step(partial(mean_loss, separator, batch, config)):
-                take_step(state, batch, config)
-            state.seconds = time.monotonic() - began
-            last = state.step == steps
-            at_validation = last or state.step % valid_every == 0
-            if last or state.step % config.train.log_every == 0:
-                journal.record(progress_row(state))
-            if at_validation:
+                done = take_step(state, batch, config, ranks)
+            nonfinite.look(done, batch, state)
+            watchdog.look(state, done, *clock.tick())
+            stop, save = training.agree(requests, clock)
+
+            validates = training.ended or state.step % training.valid_every == 0
+            if validates or state.step % config.train.log_every == 0:
+                journal.record(progress_row(state, clock.waited_share()))
+            if validates:
                 with stage(VALIDATION):
-                    scores = validate(separator, crops, config, device)
+                    scores = validate(state.judged, training.crops, config, state.device, ranks)
                 journal.record({"step": state.step, **{name: finite(value) for name, value in scores.items()}})
-                if state.note_validation(scores["valid_loss"], scores["valid_si_sdr_improvement"]):
-                    checkpoint.save(run.checkpoint_path("best"), state)
+                if state.note_validation(*scores.values(), by=config.train.best_by):
+                    training.save("best")
             journal.advance(state.step)
+            if validates or stop or save:
+                journal.flush()
+                training.save("last", config.train.keep)
+                clock.saved()
             step_done()
-            if at_validation or asked or time.monotonic() - saved > config.train.save_every_seconds:
-                checkpoint.save(run.checkpoint_path("last"), state)
-                saved = time.monotonic()
-            if asked and not last:
-                raise Stopped(f"saved at step {state.step} of {steps}: the same command resumes", asked[0])
-    return {"already": False, **summary(state, run)}
+            if stop and not training.ended:
+                raise Stopped(f"saved at step {state.step} of {training.steps}: the same command resumes", stop)
 
 
-def take_step(state: TrainingState, batch: Batch, config: Config) -> None:
-    """Do one step and note in the state what it did; UserError where training cannot go on."""
-    try:
-        loss, clipped = training_step(state, batch, config)
-    except clip.TooManySkipped as error:
-        raise UserError(f"training stopped at step {state.step + 1}: {error}; lower the learning rate") from error
-    if clipped.skipped and state.clip.skipped_in_a_row == 1:
-        warn(f"step {state.step}: skipped, {clipped.skipped}")
-    state.recent.append([loss, clipped.norm, clipped.threshold])
+@dataclass
+class Training:
+    """What a training works with, and where it ends."""
+
+    run: Run
+    ranks: Ranks
+    state: TrainingState
+    batches: Batches
+    crops: ValidationCrops
+    steps: int
+    valid_every: int
+    time_up: bool = False
+
+    @classmethod
+    def prepare(cls, run: Run, data: MixtureSet, ranks: Ranks) -> "Training":
+        """Put all together, as the last checkpoint left it where there is one."""
+        config = run.config
+        device = ranks.device(set_up(config))
+        if config.dynamics.every is not None and (ranks.size > 1 or config.train.accumulate > 1):
+            raise UserError("--dynamics: only for trainings of one process, with train.accumulate=1")
+        separator = build_separator(config, data.layout)
+        segment, settings = separator.stft.samples(config.data.segment_frames), config.data
+        batches = training_data(
+            data,
+            segment=segment,
+            batch_size=settings.batch_size,
+            dynamic=settings.dynamic,
+            seed=config.seed,
+            memory_gib=settings.memory_gib,
+            excerpts=settings.excerpts,
+            share=ranks.share,
+        )
+        crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share)
+        steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
+        found = checkpoint.find(run.checkpoint_path("last"))
+        if not found:
+            run.begin_from(separator)
+        state = TrainingState.start(config, separator, device, steps)
+        training = cls(run, ranks, state, batches, crops, steps, config.train.valid_every or batches.steps_per_epoch)
+        if found:
+            checkpoint.load(found, state)
+            training.time_up = training._time_is_up()
+            if not training.ended:
+                say(f"resuming {run.path} at step {state.step} of {steps}")
+        training._require_agreement()
+        return training
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last step is done, the time is up, or validations no longer get better."""
+        patience, mine = self.run.config.train.early_stopping, self.state.progress
+        return mine.step >= self.steps or self.time_up or (patience is not None and mine.since_best >= patience)
+
+    def agree(self, requests: Requests, clock: "Clock") -> tuple[int, bool]:
+        """Return the exit code of a wish to stop, 0 for none, and whether to save: the same in all processes."""
+        due = self.run.config.train.saves_at(self.state.step, clock.since_saved())
+        codes = (EXIT_INTERRUPTED, EXIT_TERMINATED)
+        flags = [*(requests.exit_code == code for code in codes), requests.save or due, self._time_is_up()]
+        interrupted, terminated, save, self.time_up = self.ranks.any(flags)
+        requests.save = False
+        return next((code for code, set_ in zip(codes, (interrupted, terminated), strict=True) if set_), 0), save
+
+    def save(self, which: str, keep: int = 1) -> None:
+        """Save a checkpoint, by the first process, after all agree on what it holds."""
+        self._require_agreement()
+        if self.ranks.first:
+            checkpoint.save(self.run.checkpoint_path(which), self.state, keep)
+
+    def _require_agreement(self) -> None:
+        if self.ranks.size > 1:
+            weights = sum(parameter.double().abs().sum().item() for parameter in self.state.separator.parameters())
+            latest = self.state.recent[-1] if self.state.recent else [0.0, 0.0, 0.0]
+            self.ranks.require_same([float(self.state.step), weights, *latest])
+
+    def _time_is_up(self) -> bool:
+        most = self.run.config.train.max_minutes
+        return most is not None and self.state.progress.seconds >= 60 * most
 
 
-def progress_row(state: TrainingState) -> dict[str, Any]:
-    """Return the row of ``metrics.jsonl`` over the steps since the last one, and forget them.
+class Clock:
+    """Keeps the time of a training in its state, that since the last checkpoint, and that spent waiting for data."""
 
-    Means of loss and gradient norm, the last threshold, the share of all steps so far that were clipped, and the layers
-    or tensors that were most often, where each has its own threshold.
-    """
-    losses, norms, thresholds = zip(*state.recent, strict=True)
-    usable = [norm for norm in norms if math.isfinite(norm)]
-    elapsed = state.seconds - state.recent_since
-    row: dict[str, Any] = {
-        "step": state.step,
-        "loss": finite(fmean(losses)),
-        "grad_norm": fmean(usable) if usable else None,
-        "threshold": finite(thresholds[-1]),
-        "clipped_share": state.clip.clipped / state.clip.steps,
-        "skipped": state.clip.skipped,
-        "learning_rate": state.learning_rate,
-        "seconds": round(state.seconds, 3),
-        "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
-    }
-    shares = state.clip.shares()
-    if shares:
-        row["most_clipped"] = dict(list(shares.items())[:_SHOWN_PARTS])
-    state.recent, state.recent_since = [], state.seconds
-    return row
+    def __init__(self, state: TrainingState):
+        self._state, now = state, time.monotonic()
+        self._began, self._saved = now - state.progress.seconds, now
+        self._waited = 0.0  # for the batch at hand
+        self._row_began, self._row_waited = now, 0.0  # since the last row
 
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as spent waiting."""
+        began = time.monotonic()
+        yield
+        self._waited = time.monotonic() - began
+        self._row_waited += self._waited
 
-def summary(state: TrainingState, run: Run) -> dict[str, Any]:
-    """Return where a run stands, for people and for ``--json``; gradient norm and threshold as last recorded."""
-    last = last_with(run.path / METRICS, "grad_norm")
-    return {
-        "steps": state.step,
-        "seconds": round(state.seconds, 1),
-        "best_step": state.best_step,
-        "best_valid_si_sdr_improvement": state.best_score,
-        "clip": repr(state.clip),
-        "grad_norm": last.get("grad_norm"),
-        "threshold": last.get("threshold"),
-        "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
-        "skipped_steps": state.clip.skipped,
-        "clipped_share_of": state.clip.shares(),
-    }
+    def tick(self) -> tuple[float, float]:
+        """Take the time at the end of a step; returns the seconds waited for its data, and those since the last."""
+        before, self._state.progress.seconds = self._state.progress.seconds, time.monotonic() - self._began
+        return self._waited, self._state.progress.seconds - before
+
+    def waited_share(self) -> float:
+        """Return the share of the time spent waiting since the last call."""
+        now = time.monotonic()
+        share = self._row_waited / max(now - self._row_began, 1e-9)
+        self._row_began, self._row_waited = now, 0.0
+        return share
+
+    def since_saved(self) -> float:
+        """Return the seconds since :meth:`saved`."""
+        return time.monotonic() - self._saved
+
+    def saved(self) -> None:
+        """Note that a checkpoint was saved just now."""
+        self._saved = time.monotonic()

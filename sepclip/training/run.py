@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,46 +20,32 @@ from sepclip.config import differences, load_run_config, with_kmeans
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.separator import MaskSource, Separator, require_trainable
-from sepclip.settings import DEVICE, Config
+from sepclip.settings import Config
 from sepclip.training import checkpoint, tensorboard
+from sepclip.training.hardware import AUTOMATIC, resolve_device, resolved
 from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
 TRACE = "trace.json.gz"  # of --profile
+NONFINITE = "nonfinite"  # folder of the steps that diagnosis keeps
 # a resumed run may change what does not change the course of its training
 MAY_CHANGE = {
     "device",
+    "threads",
+    "allocator",
     "train.epochs",
     "train.steps",
+    "train.max_minutes",
+    "train.early_stopping",
+    "train.accumulate",
+    "train.on_nonfinite",
+    "train.stall_steps",
     "train.log_every",
-    "train.save_every_seconds",
+    "train.save_every",
+    "train.keep",
     "data.memory_gib",
     "dynamics.every",
 }
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError where it is not there."""
-    if not re.fullmatch(DEVICE, name):
-        raise UserError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device, or a CPU build of it"
-            raise UserError(f"--device {name}: torch finds {found}; use --device cpu")
-    return device
-
-
-def resolve_precision(name: str, device: torch.device) -> str:
-    """Return ``fp32`` or ``bf16``; ``auto`` is bf16 where the device computes in it and does not just emulate it."""
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 @dataclass(frozen=True)
@@ -97,16 +82,14 @@ class Run:
             TRACE,
             tensorboard.FOLDER,
             "checkpoints",
+            NONFINITE,
         }  # of a run that has not saved yet: nothing to keep
         others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)
         if others:
             raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
-        device = resolve_device(config.device)
-        precision = resolve_precision(config.precision, device)
         layout = data.layout
         require_trainable(layout, loss=config.loss.name, network=config.model.network)
-        stft = config.stft.at(layout.rate_hz)
-        config = config.model_copy(update={"device": str(device), "precision": precision, "stft": stft})
+        config = resolved(_with_origin(config)).model_copy(update={"stft": config.stft.at(layout.rate_hz)})
         data_facts = {"path": str(data.path.resolve()), "digest": data.digest, "layout": asdict(layout)}
         write_text(path / ENVIRONMENT, json.dumps({"data": data_facts, **environment()}, indent=1) + "\n")
         write_text(path / CONFIG, config.to_yaml())
@@ -114,18 +97,18 @@ class Run:
 
     @classmethod
     def _resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
-        run = cls.open(path)
+        run, config = cls.open(path), _with_origin(config)
         if run.layout != data.layout:
             raise UserError(f"{path} was trained on {run.layout}; {data.path} has {data.layout}: choose another --run")
         if _read_environment(path)["data"]["digest"] != data.digest:
             raise UserError(f"{path} was trained on other mixtures than {data.path}: choose another --run")
         config = config.model_copy(update={"stft": config.stft.at(run.layout.rate_hz)})
         changed = differences(run.config, config)
-        automatic = {key for key in ("device", "precision") if changed.get(key, ("", ""))[1] == "auto"}
+        automatic = {key for key in AUTOMATIC if changed.get(key, ("", ""))[1] == "auto"}
         allowed = MAY_CHANGE | automatic
         if config.optimizer.schedule == "cosine":  # its learning rates follow from the number of steps
             allowed = allowed - {"train.epochs", "train.steps"}
-        refused = {key: change for key, change in changed.items() if key not in allowed}
+        refused = {key: change for key, change in changed.items() if key not in allowed or _shortens(key, *change)}
         if refused:
             told = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
             raise UserError(f"{path} is a run with other settings ({told}): use those, or choose another --run")
@@ -143,6 +126,17 @@ class Run:
         if not (path / CONFIG).is_file() or not (path / ENVIRONMENT).is_file():
             raise UserError(f"{path} is no run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` makes one")
         return cls(path, load_run_config(path / CONFIG), _layout(_read_environment(path)))
+
+    def begin_from(self, separator: Separator) -> None:
+        """Load the weights of the run ``init_from`` into ``separator``; UserError where they do not fit."""
+        if self.config.init_from is None:
+            return
+        origin = Run.open(Path(self.config.init_from))
+        if origin.layout != self.layout:
+            raise UserError(
+                f"--init-from {origin.path}: it separates {origin.layout}, these mixtures have {self.layout}"
+            )
+        checkpoint.load_weights(origin._trained(), separator)
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the run for this process; UserError where another one trains it. A kill lets go of it."""
@@ -176,6 +170,17 @@ class Run:
             if found:
                 return found
         raise UserError(f"{self.path} has no checkpoint yet: let `sepclip train` reach one")
+
+
+def _shortens(key: str, old: Any, new: Any) -> bool:
+    """Whether a run would have to be shorter than it was to be; what it has done cannot be undone."""
+    return key in ("train.steps", "train.epochs") and old is not None and new is not None and new < old
+
+
+def _with_origin(config: Config) -> Config:
+    """Return ``config`` with the whole path of the run that it begins from: the command may be given elsewhere."""
+    origin = config.init_from
+    return config if origin is None else config.model_copy(update={"init_from": str(Path(origin).resolve())})
 
 
 class Busy(UserError):

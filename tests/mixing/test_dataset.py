@@ -1,12 +1,13 @@
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import ValidationCrops, crop, training_data
+from sepclip.mixing.dataset import Share, ValidationCrops, crop, training_data
 from sepclip.mixing.mixture import MixtureSet, read_source
 from tests.mixing.conftest import make_corpus, prepare
 
@@ -182,3 +183,28 @@ def test_a_set_without_mixtures_is_told(corpus, tmp_path):
         data(made)
     with pytest.raises(UserError, match="no validation mixtures"):
         ValidationCrops(made, SEGMENT, 4)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_shares_of_a_batch_make_the_whole(small_set: Path, dynamic: bool, count: int) -> None:
+    settings = {"segment": 4000, "batch_size": 5, "dynamic": dynamic, "seed": 3, "memory_gib": 1}
+    mixtures = MixtureSet.open(small_set)
+    whole = training_data(mixtures, **settings)
+    shares = [training_data(mixtures, **settings, share=Share(index, count)) for index in range(count)]
+    for step in (0, 1, 4):
+        want, parts = whole.batch(step), [share.batch(step) for share in shares]
+        assert torch.equal(torch.cat([part.sources for part in parts]), want.sources)
+        assert torch.equal(torch.cat([part.mixture for part in parts]), want.mixture)
+        assert sum((part.names for part in parts), ()) == want.names
+        assert [part.first for part in parts] == [5 * index // count for index in range(count)]
+        assert sum(part.share for part in parts) == pytest.approx(1)
+
+
+def test_the_shares_of_a_validation_make_the_whole(small_set: Path) -> None:
+    mixtures = MixtureSet.open(small_set)
+    whole = list(ValidationCrops(mixtures, 4000, 2, 2))
+    shares = [list(ValidationCrops(mixtures, 4000, 2, 2, Share(index, 3))) for index in range(3)]
+    parts = sorted((part for share in shares for part in share), key=lambda part: part.first)
+    assert [part.first for part in parts] == [0, 2, 4, 6]
+    assert all(torch.equal(one.sources, other.sources) for one, other in zip(parts, whole, strict=True))

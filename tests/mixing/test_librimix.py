@@ -19,8 +19,9 @@ from sepclip.mixing.librimix import floor_to_int16, prolong
 from sepclip.mixing.librimix_lists import read_tables, subsets_of
 from sepclip.mixing.mixture import SPLITS, MixtureSet
 from sepclip.mixing.preflight import Preflight
-from sepclip.training.loop import training_step, validate
 from sepclip.training.state import TrainingState, build_separator
+from sepclip.training.step import take_step
+from sepclip.training.validation import validate
 from tests.conftest import TINY, assert_told, sepclip, train_tiny
 from tests.mixing.conftest import every_recipe, samples, tree, write_wave
 
@@ -156,7 +157,7 @@ def losses(mixtures):
     config = load_config(None, [*TINY, "data.batch_size=2"])
     state = TrainingState.start(config, build_separator(config, mixtures.layout), torch.device("cpu"), 3)
     data = training_data(mixtures, segment=3000, batch_size=2, dynamic=False, seed=0, memory_gib=1)
-    trained = [training_step(state, data.batch(step), config)[0] for step in range(3)]
+    trained = [take_step(state, data.batch(step), config).losses for step in range(3)]
     return [*trained, validate(state.separator, ValidationCrops(mixtures, 3000, 2), config, torch.device("cpu"))]
 
 

@@ -15,7 +15,7 @@ from tests.conftest import TINY
 def state(step: int) -> TrainingState:
     config = load_config(settings=TINY)
     made = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
-    made.step = step
+    made.progress.step = step
     with torch.no_grad():
         next(made.separator.parameters()).fill_(step)
     return made

@@ -17,9 +17,10 @@ from sepclip.mixing.mixture import MixtureSet
 from sepclip.pictures import draw_dynamics
 from sepclip.settings import Dynamics
 from sepclip.training.dynamics import Records, Surroundings, Watch, correlation, local_smoothness, parse_dynamics
-from sepclip.training.loop import mean_loss, take_step, train
+from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.state import TrainingState, build_separator
+from sepclip.training.step import mean_loss, take_step
 from tests.conftest import TINY, assert_told, sepclip, train_tiny
 
 # two layers, or there is no dropout; one row a step
@@ -36,7 +37,7 @@ def run_of(data: Path, path: Path, *settings: str) -> Path:
 
 
 def rows(run: Path, name: str = "dynamics.jsonl") -> list[dict[str, float]]:
-    timings = {"seconds", "steps_per_second"}
+    timings = {"seconds", "steps_per_second", "waited_share"}
     found = [json.loads(line) for line in (run / name).read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in timings} for row in found]
 

@@ -17,8 +17,10 @@ import torch
 from sepclip.config import load_config
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.losses import LOSSES
-from sepclip.training.loop import compute_loss, train, validate
+from sepclip.training.loop import train
 from sepclip.training.run import Run
+from sepclip.training.step import compute_loss
+from sepclip.training.validation import validate
 from tests.conftest import SPEECH, TINY, assert_told, sepclip, train_tiny
 
 
@@ -27,7 +29,7 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 def untimed(run: Path) -> list[dict[str, float]]:
-    timings = {"seconds", "steps_per_second"}
+    timings = {"seconds", "steps_per_second", "waited_share"}
     return [{key: value for key, value in row.items() if key not in timings} for row in rows(run)]
 
 
@@ -164,7 +166,7 @@ def test_the_same_command_again_says_that_it_is_done(small_set: Path, tiny_run: 
 @pytest.mark.parametrize("mode", ["--dynamic", "--no-dynamic"])
 def test_killed_and_resumed_is_the_undisturbed_run(mode: str, small_set: Path, tmp_path: Path) -> None:
     chance = random.Random(mode)
-    more = [mode, "--steps", 60, "--set", "train.save_every_seconds=0.01", "--set", "model.dropout=0.3"]
+    more = [mode, "--steps", 60, "--set", "train.save_every=0.01s", "--set", "model.dropout=0.3"]
     more += ["--set", "model.layers=2"]
     more += ["--clip", "auto:10" if mode == "--dynamic" else "auto:30,window=20,per=layer"]
     assert train_tiny(small_set, tmp_path / "whole", *more).returncode == 0

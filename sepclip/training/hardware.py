@@ -1,0 +1,81 @@
+"""Where and how a run computes: device, precision, threads, allocator; ``auto`` is resolved once, when it starts."""
+
+import os
+import re
+
+import torch
+
+from sepclip import startup
+from sepclip.errors import UserError
+from sepclip.settings import DEVICE, Config
+
+AUTOMATIC = ("device", "precision", "threads", "allocator")  # keys that may be "auto"
+
+_AMPERE = (8, 0)  # compute capability from which on GPUs have TF32 and bfloat16
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError where it is not there."""
+    if name.startswith("mps"):
+        raise UserError(
+            f"--device {name}: not supported, for Apple's GPUs have no float64 and lack operations on complex spectra; "
+            f"use --device cpu"
+        )
+    if not re.fullmatch(DEVICE, name):
+        raise UserError(f"--device {name}: choose auto, cpu, cuda or cuda:N")
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device, or a CPU build of it"
+            raise UserError(f"--device {name}: torch finds {found}; use --device cpu")
+    return device
+
+
+def resolve_precision(name: str, device: torch.device) -> str:
+    """Return a precision by name; ``auto`` is bf16 where the device computes in it and does not just emulate it.
+
+    Raises UserError for one that the device does not have.
+    """
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("precision fp16: processors do not train in it; use bf16 or fp32")
+    if name == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < _AMPERE):
+        raise UserError("precision tf32: only NVIDIA's GPUs since Ampere (A100, RTX 30) have it; use fp32 or bf16")
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= _AMPERE else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def resolved(config: Config) -> Config:
+    """Return ``config`` with nothing left to ``auto``; UserError where its device is not there."""
+    device = resolve_device(config.device)
+    keeps = config.allocator == "auto" and startup.keep_memory()
+    return config.model_copy(
+        update={
+            "device": str(device),
+            "precision": resolve_precision(config.precision, device),
+            "threads": torch.get_num_threads() if config.threads == "auto" else config.threads,
+            "allocator": ("keep" if keeps else "system") if config.allocator == "auto" else config.allocator,
+        }
+    )
+
+
+def set_up(config: Config) -> torch.device:
+    """Make this process compute as a resolved ``config`` says; returns the device."""
+    if config.allocator == "keep":
+        startup.keep_memory()
+    if torch.get_num_threads() != config.threads:
+        torch.set_num_threads(int(config.threads))
+    # recurrent layers and convolutions alone: products of embeddings in TF32 would be too rough for their losses
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not config.deterministic  # the shapes of a training do not change
+    if config.deterministic:
+        # cuBLAS reads this at its first use; without it torch refuses to run cuBLAS deterministically
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic)
+    return resolve_device(config.device)

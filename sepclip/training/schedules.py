@@ -1,0 +1,75 @@
+"""Optimizers and learning rates by name. To add one: a line in ``OPTIMIZERS``, or a branch of ``Schedule.rate``."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW
+
+from sepclip.settings import Optimizer as Settings
+
+_LESS = 1e-4  # share of the best loss by which a loss must be lower, as in torch's ReduceLROnPlateau
+
+
+def _adam(kind: type[Adam]) -> Callable[..., torch.optim.Optimizer]:
+    return lambda parameters, s: kind(
+        parameters, lr=s.learning_rate, eps=s.epsilon, weight_decay=s.weight_decay, fused=True
+    )
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": _adam(Adam),
+    "adamw": _adam(AdamW),
+    "sgd": lambda parameters, s: SGD(
+        parameters, lr=s.learning_rate, momentum=s.momentum, weight_decay=s.weight_decay, fused=True
+    ),
+}
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
+    """Return the optimizer of the section ``optimizer``, fused: one pass over all parameters."""
+    return OPTIMIZERS[settings.name](parameters, settings)
+
+
+class Schedule:
+    """The learning rate of each step: ``learning_rate`` times a warm-up times what ``schedule`` says.
+
+    Warm-up: step k of the first W (from 1) has k / W. ``cosine``: (1 + cos(pi t)) / 2, where t goes from 0 after the
+    warm-up to 1 at the last of ``steps``. ``plateau``: halved once more than ``patience`` validations in a row had no
+    lower loss; lower by at least 1e-4 of the best, for losses below zero too.
+    """
+
+    def __init__(self, settings: Settings, steps: int):
+        self._settings, self._steps = settings, steps
+        self.halvings, self.best_loss, self.worse = 0, math.inf, 0
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of the step that follows ``step`` steps."""
+        settings, warmup = self._settings, self._settings.warmup_steps
+        rate = settings.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
+        if settings.schedule == "cosine" and step > warmup:
+            rate *= (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self._steps - warmup)))) / 2
+        return float(rate * 0.5**self.halvings)
+
+    def note_validation(self, loss: float) -> None:
+        """Take the loss of a validation into account; one that is not finite counts as worse."""
+        if self._settings.schedule != "plateau":
+            return
+        least = self.best_loss - _LESS * abs(self.best_loss) if math.isfinite(self.best_loss) else math.inf
+        if loss < least:
+            self.best_loss, self.worse = loss, 0
+        else:
+            self.worse += 1
+        if self.worse > self._settings.patience:
+            self.halvings, self.worse = self.halvings + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has to be remembered."""
+        return {"halvings": self.halvings, "best_loss": self.best_loss, "worse": self.worse}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from ``state``."""
+        self.halvings, self.worse = int(state["halvings"]), int(state["worse"])
+        self.best_loss = float(state["best_loss"])

@@ -1,0 +1,40 @@
+"""The validation of a separator in training: mean loss and SI-SDR improvement over fixed excerpts."""
+
+import torch
+
+from sepclip.audio.metrics import si_sdr_improvement
+from sepclip.mixing.dataset import ValidationCrops
+from sepclip.model.separator import Separator
+from sepclip.settings import Config
+from sepclip.training.distributed import ALONE, Ranks
+from sepclip.training.state import dtype_of
+from sepclip.training.step import compute_loss
+
+
+@torch.no_grad()
+def validate(
+    separator: Separator, crops: ValidationCrops, config: Config, device: torch.device, ranks: Ranks = ALONE
+) -> dict[str, float]:
+    """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops of all processes.
+
+    Crops with a silent source have no SI-SDR and do not count (in a fixed order its other sources do); a silent
+    estimate counts as -100 dB.
+    """
+    training = separator.training
+    separator.eval()
+    # every process fills in the places of its own batches, so that the sums are the same for any number of them
+    found = torch.zeros(3, crops.total, dtype=torch.float64)  # sums of loss and improvement, count of the latter
+    for item in crops:
+        batch = item.to(device, dtype_of(config))
+        loss, made = compute_loss(separator, batch, config)
+        estimates = separator.estimates(made["outputs"], made["mixture"], batch.mixture.shape[-1])
+        fixed = separator.layout.fixed_order
+        gains = si_sdr_improvement(est=estimates, ref=batch.sources, mixture=batch.mixture, fixed_order=fixed)  # (K,)
+        found[:, batch.first] = torch.tensor([loss.sum().item(), gains.sum().item(), len(gains)])
+    separator.train(training)
+    ranks.add_up([found])
+    loss_sum, gain_sum, count = found.sum(1).tolist()
+    return {
+        "valid_loss": loss_sum / crops.total,
+        "valid_si_sdr_improvement": gain_sum / count if count else float("nan"),
+    }

@@ -1,0 +1,85 @@
+"""Trainings in processes of their own that can be killed, without the seconds that importing torch takes each time.
+
+A server process imports sepclip once and then forks a child for every training (``multiprocessing``'s "forkserver");
+the server itself has computed nothing, so that its children are as good as new.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+# torch._dynamo is what the first optimizer imports, for longer than any of these trainings takes
+CONTEXT.set_forkserver_preload(["sepclip.cli", "sepclip.training.loop", "tests.training.launch", "torch._dynamo"])
+FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.truncate"}
+
+
+def start(arguments: Sequence[object], log: Path, *, die_at: int = 0, below: Path | None = None, **environment: str):
+    """Start ``sepclip ARGUMENTS``; its output goes to the end of ``log``.
+
+    ``die_at``: kill it by SIGKILL at the N-th operation on files whose path lies ``below`` a folder.
+    """
+    told = [str(argument) for argument in arguments]
+    process = CONTEXT.Process(target=_main, args=(told, str(log), die_at, str(below), environment))
+    process.start()
+    return process
+
+
+def run(arguments: Sequence[object], log: Path, **options) -> tuple[int, str]:
+    """Run ``sepclip ARGUMENTS``; returns the exit code, and what it has added to ``log``."""
+    before = log.stat().st_size if log.exists() else 0
+    process = start(arguments, log, **options)
+    process.join(300)
+    with log.open() as file:
+        file.seek(before)
+        return process.exitcode, file.read()
+
+
+def kill_after(process: BaseProcess, seconds: float) -> bool:
+    """Kill a process in so many seconds; whether it was still at work."""
+    process.join(seconds)
+    if process.exitcode is not None:
+        return False
+    process.kill()
+    process.join(60)
+    return process.exitcode == -signal.SIGKILL
+
+
+def wait_for(ready, process: BaseProcess, seconds: float = 120) -> None:
+    """Wait until ``ready()``."""
+    until = time.monotonic() + seconds
+    while not ready():
+        assert time.monotonic() < until
+        assert process.exitcode is None
+        time.sleep(0.005)
+
+
+def _main(arguments: list[str], log: str, die_at: int, below: str, environment: dict[str, str]) -> None:
+    handle = os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    os.environ.update(environment)
+    if die_at:
+        _die(die_at, below)
+    from sepclip.cli import main
+
+    sys.argv = ["sepclip", *arguments]
+    main(arguments)
+
+
+def _die(at: int, below: str) -> None:
+    count = 0
+
+    def hook(event: str, details: tuple) -> None:
+        nonlocal count
+        if event in FILE_EVENTS and str(details[0]).startswith(below):
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)

@@ -1,0 +1,372 @@
+"""A run that was stopped in whatever way, and started again by the same command, is the undisturbed run."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sepclip.config import load_config
+from sepclip.errors import UserError
+from sepclip.training import checkpoint
+from tests.conftest import TINY
+from tests.training import launch
+from tests.training.test_checkpoint import state
+
+STEPS, PER_EPOCH = 45, 6  # 12 mixtures, 2 a step
+# all that has to survive: dropout, averaged weights, an adaptive schedule with a warm-up, and moments
+COMMON = [
+    *("model.layers=2", "model.dropout=0.3", "data.batch_size=2", "data.segment_frames=40", "train.valid_every=9"),
+    *("train.average=0.9", "optimizer.schedule=plateau", "optimizer.patience=0", "optimizer.warmup_steps=5"),
+    *("train.log_every=4", "train.save_every=1"),
+]
+CASES = {
+    "fixed": ("--no-dynamic", "--clip", "auto:30,window=20,per=layer"),
+    "dynamic": ("--dynamic", "--clip", "auto:10", "--set", "optimizer.name=sgd"),
+}
+
+
+def command(data: Path, run: Path, *more: object) -> list[object]:
+    settings = [part for setting in (*TINY, *COMMON) for part in ("--set", setting)]
+    return ["train", data, "--run", run, "--steps", STEPS, *settings, *more]
+
+
+def outcome(run: Path) -> tuple[list[dict], dict, dict]:
+    """Return rows, weights and all else that a run has at its end, but for how long it took."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows = [{k: v for k, v in row.items() if k not in ("seconds", "steps_per_second", "waited_share")} for row in rows]
+    weights, rest = {}, {}
+    for which in ("last", "best"):
+        folder = run / "checkpoints" / which
+        for name in (checkpoint.WEIGHTS, checkpoint.AVERAGE):
+            weights |= {f"{which} {name} {key}": value for key, value in load_file(folder / name).items()}
+        rest[which] = torch.load(folder / checkpoint.REST, weights_only=True)
+        rest[which].pop("recent_since")
+        counters = json.loads((folder / checkpoint.COUNTERS).read_text())
+        counters.pop("seconds")
+        rest[which]["counters"] = counters
+    return rows, weights, rest
+
+
+def same(one: object, other: object) -> bool:
+    """Whether two trees are equal to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def assert_same_run(run: Path, whole: Path) -> None:
+    rows, weights, rest = outcome(run)
+    want_rows, want_weights, want_rest = outcome(whole)
+    assert rows == want_rows
+    assert same(weights, want_weights)
+    assert same(rest["last"]["clip"], want_rest["last"]["clip"])
+    assert same(rest, want_rest)
+
+
+def step_of(run: Path) -> int:
+    try:
+        return int(json.loads((run / "checkpoints" / "last" / "state.json").read_text())["step"])
+    except (OSError, ValueError):
+        return 0
+
+
+@pytest.fixture(scope="module", params=list(CASES))
+def whole(request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory):
+    """Return the settings of a case, and its undisturbed run."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, told = launch.run(command(small_set, folder / "run", *CASES[request.param]), folder / "log")
+    assert code == 0, told
+    return CASES[request.param], folder / "run"
+
+
+def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> None:
+    """Kill a training ``kills`` times at random moments, let it end, and compare it with the undisturbed one."""
+    settings, undisturbed = whole
+    chance, run, log = random.Random(seed), folder / "run", folder / "log"
+    resumed = []
+    while len(resumed) < kills:
+        before = step_of(run)
+        process = launch.start(command(data, run, *settings), log)
+        if before < STEPS - 3:  # else what is left would be done before it is killed: begin anew
+            # from the first file operation on to some steps later, whatever a step takes here
+            target = before + chance.choice([0, 1, 2, 3])
+            launch.wait_for(lambda target=target: step_of(run) >= target, process)
+            assert launch.kill_after(process, chance.uniform(0, 0.05 if target > before else 0.5))
+            resumed.append(before)
+        else:
+            process.join(120)
+            assert process.exitcode == 0
+            assert_same_run(run, undisturbed)
+            shutil.rmtree(run)
+    code, told = launch.run(command(data, run, *settings), log)
+    assert code == 0, told
+    assert_same_run(run, undisturbed)
+    assert "Traceback" not in log.read_text()
+    inside = [step for step in resumed if step % PER_EPOCH]
+    assert inside
+    assert all(f"resuming {run} at step {step} of {STEPS}" in log.read_text() for step in inside[:-1])
+
+
+def test_killed_at_random_moments(whole, small_set: Path, tmp_path: Path) -> None:
+    kill_at_random(whole, small_set, tmp_path, 10, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_killed_at_a_hundred_random_moments(whole, small_set: Path, tmp_path: Path, seed: int) -> None:
+    kill_at_random(whole, small_set, tmp_path, 10, seed)
+
+
+def save_in_a_child(folder: str, die_at: int) -> None:
+    launch._die(die_at, folder)
+    checkpoint.save(Path(folder) / "last", state(2), 2)
+
+
+def test_killed_at_every_file_operation_of_a_save(tmp_path: Path) -> None:
+    """A whole checkpoint is found whatever the operation before which the process dies."""
+    from tests.training.test_checkpoint import loaded
+
+    moment, found, ended = 0, [], -signal.SIGKILL
+    while ended == -signal.SIGKILL:
+        moment += 1
+        folder = tmp_path / str(moment)
+        checkpoint.save(folder / "last", state(1), 2)
+        process = launch.CONTEXT.Process(target=save_in_a_child, args=(str(folder), moment))
+        process.start()
+        process.join(60)
+        ended = process.exitcode
+        found.append(loaded(folder / "last"))
+        checkpoint.save(folder / "last", state(3), 2)  # the next save puts all in order
+        assert loaded(folder / "last") == 3
+        assert {path.name for path in folder.iterdir()} <= {"last", "last-00000001", "last-00000002"}
+    assert ended == 0
+    assert set(found) == {1, 2}
+    assert moment > 10
+
+
+def test_killed_within_saves_and_resumed(small_set: Path, whole, tmp_path: Path) -> None:
+    """One training, killed at one operation on its files after the other."""
+    settings, undisturbed = whole
+    run, log = tmp_path / "run", tmp_path / "log"
+    deaths, moment = 0, 9
+    while True:
+        moment = moment + 5 if moment < 90 else 60
+        code, told = launch.run(command(small_set, run, *settings), log, die_at=moment, below=run)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, told
+        deaths += 1
+    assert deaths >= 4
+    assert_same_run(run, undisturbed)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_finishes_the_step_saves_and_stops(
+    number: int, code: int, whole, small_set: Path, tmp_path: Path
+) -> None:
+    settings, undisturbed = whole
+    run, log = tmp_path / "run", tmp_path / "log"
+    seldom = ("--save-every", "60min", "--set", "train.valid_every=9")
+    process = launch.start(command(small_set, run, *settings, *seldom), log)
+    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == code
+    assert f"saved at step {step_of(run)} of {STEPS}: the same command resumes" in log.read_text()
+    assert 0 < step_of(run) < STEPS
+    assert launch.run(command(small_set, run, *settings), log)[0] == 0
+    assert_same_run(run, undisturbed)
+
+
+def test_sigusr1_saves_and_goes_on(small_set: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    rare = ("--steps", 100000, "--save-every", "60min", "--set", "train.valid_every=100000")
+    process = launch.start(command(small_set, run, *rare), log)
+    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    assert step_of(run) == 0
+    os.kill(process.pid, signal.SIGUSR1)
+    launch.wait_for(lambda: step_of(run) > 0, process)
+    rows = len((run / "metrics.jsonl").read_text().splitlines())
+    launch.wait_for(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows, process)
+    process.kill()
+    process.join(60)
+
+
+def test_every_so_many_steps_and_the_last_few_are_kept(small_set: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    more = ("--steps", 23, "--save-every", 5, "--keep", 3, "--set", "train.valid_every=100")
+    assert launch.run(command(small_set, run, *more), log)[0] == 0
+    kept = {path.name: checkpoint.load_progress(path).step for path in (run / "checkpoints").iterdir()}
+    assert kept == {"best": 23, "last": 23, "last-00000020": 20, "last-00000015": 15}
+    assert launch.run(command(small_set, run, *more, "--keep", 1, "--steps", 24), log)[0] == 0
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "last"}
+
+
+def test_what_was_automatic_once_is_used_again(small_set: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    first = launch.run(command(small_set, run, "--steps", 4), log, OMP_NUM_THREADS="3", SEPCLIP_MALLOC="system")
+    assert first[0] == 0
+    config = load_config(str(run / "config.yaml"))
+    assert config.allocator == "system"
+    assert isinstance(config.threads, int)
+    assert config.precision in ("fp32", "bf16")
+    text = (run / "config.yaml").read_text().replace(f"threads: {config.threads}", "threads: 2")
+    (run / "config.yaml").write_text(text)
+    assert launch.run(command(small_set, run, "--steps", 8), log)[0] == 0
+    again = load_config(str(run / "config.yaml"))
+    assert (again.threads, again.allocator, again.train.steps) == (2, "system", 8)
+    code, told = launch.run(command(small_set, run, "--steps", 8, "--set", "precision=fp64"), log)
+    assert code == 1
+    assert f"precision was {config.precision}, now fp64" in told
+    code, told = launch.run(command(small_set, run, "--steps", 7), log)
+    assert code == 1
+    assert "train.steps was 8, now 7" in told
+
+
+def test_the_allocator_changes_no_bit(small_set: Path, tmp_path: Path) -> None:
+    for name in ("keep", "system"):
+        more = ("--steps", 9, "--set", f"allocator={name}")
+        assert launch.run(command(small_set, tmp_path / name, *more), tmp_path / "log")[0] == 0
+    assert_same_run(tmp_path / "keep", tmp_path / "system")
+
+
+def test_a_new_run_begins_from_another(small_set: Path, whole, tmp_path: Path) -> None:
+    settings, undisturbed = whole
+    run, log = tmp_path / "run", tmp_path / "log"
+    more = (*settings, "--init-from", undisturbed, "--steps", 1, "--set", "optimizer.learning_rate=1e-30")
+    code, told = launch.run(command(small_set, run, *more), log)
+    assert code == 0, told
+    mine, best = (
+        load_file(run / "checkpoints" / "last" / checkpoint.WEIGHTS),
+        load_file(undisturbed / "checkpoints" / "best" / checkpoint.AVERAGE),
+    )
+    assert all(torch.equal(mine[name], best[name]) for name in mine if not name.startswith("network.norm"))
+    history = torch.load(run / "checkpoints" / "last" / checkpoint.REST, weights_only=True)["clip"]
+    assert history["steps"] == 1
+    assert launch.run(command(small_set, run, *more), log)[0] == 0  # the same command: done, whatever the origin does
+    code, told = launch.run(command(small_set, tmp_path / "other", "--set", "model.hidden=9", *more), log)
+    assert code == 1
+    assert "of another network" in told
+    code, told = launch.run(command(small_set, tmp_path / "third", "--init-from", tmp_path / "nowhere"), log)
+    assert code == 1
+    assert "no such run" in told
+
+
+def as_nobody(arguments: list[str], log: str) -> None:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    launch._main(arguments, log, 0, "", {})
+
+
+def test_a_read_only_folder_is_told(small_set: Path, tiny_run: Path) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(small_set, folder / "set")
+        shutil.copytree(tiny_run, folder / "run")
+        (folder / "log").touch()
+        (folder / "log").chmod(0o666)
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o555)
+        settings = [part for setting in TINY for part in ("--set", setting)]
+        more = ["train", folder / "set", "--run", folder / "run", "--steps", 40, *settings]
+        process = launch.CONTEXT.Process(target=as_nobody, args=(list(map(str, more)), str(folder / "log")))
+        process.start()
+        process.join(60)
+        told = (folder / "log").read_text()
+        assert process.exitcode == 1, told
+        assert "cannot be written: Permission denied" in told
+        assert len(told.splitlines()) == 1
+        assert step_of(folder / "run") == 20
+        for path in (folder, *folder.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a checkpoint after two steps."""
+    from sepclip.mixing.dataset import Batch
+    from sepclip.training.step import take_step
+
+    made, config = state(0), load_config(settings=TINY)
+    sources = 0.1 * torch.randn(2, 2, 2000, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        take_step(made, Batch(sources.sum(1), sources), config)
+    folder = tmp_path_factory.mktemp("saved") / "last"
+    checkpoint.save(folder, made)
+    return folder
+
+
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.REST, checkpoint.COUNTERS])
+def test_a_truncated_or_changed_checkpoint_is_one_line(name: str, saved: Path, tmp_path: Path) -> None:
+    content = (saved / name).read_bytes()
+    chance = random.Random(name)
+    broken = [content[: chance.randrange(len(content))] for _ in range(15)]
+    for _ in range(25):
+        flipped = bytearray(content)
+        flipped[chance.randrange(min(len(content), 1500))] ^= 1 << chance.randrange(8)
+        broken.append(bytes(flipped))
+    shutil.copytree(saved, tmp_path / "last")
+    errors = []
+    for one in broken:
+        (tmp_path / "last" / name).write_bytes(one)
+        try:
+            checkpoint.load(tmp_path / "last", state(0))
+        except UserError as error:
+            errors.append(str(error))
+    assert len(errors) >= 15
+    assert all(len(error.splitlines()) == 1 for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("step", -1),
+        ("step", 1.5),
+        ("step", True),
+        ("step", "3"),
+        ("seconds", None),
+        ("seconds", 1e999),
+        ("best_score", []),
+        ("version", 99),
+        ("more", 1),
+    ],
+)
+def test_a_hostile_state_is_told(key: str, value: object, saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "last")
+    path = tmp_path / "last" / checkpoint.COUNTERS
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(UserError, match=r"last is damaged or of another network \(.*\): remove it"):
+        checkpoint.load(tmp_path / "last", state(0))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "null", "[" * 100_000, '{"version": 1}', "\ufeff{}"])
+def test_counters_that_are_none_are_told(text: str, saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "last")
+    (tmp_path / "last" / checkpoint.COUNTERS).write_text(text)
+    with pytest.raises(UserError, match="damaged"):
+        checkpoint.load_progress(tmp_path / "last")
+
+
+def test_moments_of_another_network_are_told(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "last")
+    rest = torch.load(saved / checkpoint.REST, weights_only=True)
+    rest["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3, 3)
+    torch.save(rest, tmp_path / "last" / checkpoint.REST)
+    with pytest.raises(UserError, match="exp_avg is"):
+        checkpoint.load(tmp_path / "last", state(0))
