@@ -1,7 +1,7 @@
 """How fast a training step is: against the bare network, against other toolkits, and as part of `sepclip train`.
 
     python benchmarks/train.py floor [--batch 8 25] [--precision fp32 bf16] [--rounds 5] [--json FILE]
-    python benchmarks/train.py floor --device cuda --network 2x300 4x600 --precision fp32 bf16
+    python benchmarks/train.py floor --device cuda --network 2x300 4x600 --precision fp32 tf32 bf16
     python benchmarks/train.py peers --peer-python peers/bin/python     (how to make it: train_peers.py)
     python benchmarks/train.py whole MIXTURES                           (a set made by `sepclip prepare`)
 

@@ -17,7 +17,7 @@ from sepclip.model.networks import NETWORKS, Init, InputNorm, MaskActivation, Re
 from sepclip.model.separator import losses_of
 
 LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
-Precision = Literal["auto", "fp32", "bf16", "fp16", "fp64"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"]
 _MOST_THREADS = 1024
 DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expression
 

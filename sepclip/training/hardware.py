@@ -11,6 +11,8 @@ from sepclip.settings import DEVICE, Config
 
 AUTOMATIC = ("device", "precision", "threads", "allocator")  # keys that may be "auto"
 
+_AMPERE = (8, 0)  # compute capability from which on GPUs have TF32 and bfloat16
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError where it is not there."""
@@ -39,10 +41,12 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """
     if name == "fp16" and device.type == "cpu":
         raise UserError("precision fp16: processors do not train in it; use bf16 or fp32")
+    if name == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < _AMPERE):
+        raise UserError("precision tf32: only NVIDIA's GPUs since Ampere (A100, RTX 30) have it; use fp32 or bf16")
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+        return "bf16" if torch.cuda.get_device_capability(device) >= _AMPERE else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
@@ -66,9 +70,12 @@ def set_up(config: Config) -> torch.device:
         startup.keep_memory()
     if torch.get_num_threads() != config.threads:
         torch.set_num_threads(int(config.threads))
+    # recurrent layers and convolutions alone: products of embeddings in TF32 would be too rough for their losses
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not config.deterministic  # the shapes of a training do not change
     if config.deterministic:
         # cuBLAS reads this at its first use; without it torch refuses to run cuBLAS deterministically
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(config.deterministic)
     return resolve_device(config.device)

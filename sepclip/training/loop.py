@@ -78,6 +78,7 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
                 journal.flush()
                 training.save("last", config.train.keep)
                 clock.saved()
+            step_done()
             if stop and not training.ended:
                 raise Stopped(f"saved at step {state.step} of {training.steps}: the same command resumes", stop)
 

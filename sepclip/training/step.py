@@ -63,8 +63,8 @@ def take_step(state: TrainingState, batch: Batch, config: Config, ranks: Ranks =
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate
     losses = _gradient(state, batch, config, ranks)
-    state.scaler.unscale_(state.optimizer)
     with stage("clip"):
+        state.scaler.unscale_(state.optimizer)
         done = _clip(state, losses, config)
     with stage("optimizer"):
         state.scaler.step(state.optimizer)
@@ -79,8 +79,8 @@ def take_step(state: TrainingState, batch: Batch, config: Config, ranks: Ranks =
     return done
 
 
-def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) -> list[float]:
-    """Leave the gradient of the mean loss over all excerpts of the step in ``grad``; return their losses."""
+def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) -> Tensor:
+    """Leave the gradient of the mean loss over all excerpts of the step in ``grad``; return their losses (B,)."""
     state.optimizer.zero_grad(set_to_none=True)
     parts = batch.split(config.train.accumulate)
     if len(parts) > 1 or ranks.size > 1:
@@ -93,8 +93,7 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
             state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         losses[part.first : part.first + len(loss)] = loss.detach()
     ranks.add_up([p.grad for p in state.separator.parameters() if p.grad is not None] + [losses])
-    found: list[float] = losses.tolist()
-    return found
+    return losses
 
 
 def _share_statistics(separator: Separator, parts: list[Batch], ranks: Ranks) -> None:
@@ -105,14 +104,15 @@ def _share_statistics(separator: Separator, parts: list[Batch], ranks: Ranks) ->
         separator.use_input_statistics(ranks.gather(torch.stack(own)))
 
 
-def _clip(state: TrainingState, losses: list[float], config: Config) -> Done:
+def _clip(state: TrainingState, losses: Tensor, config: Config) -> Done:
     """Clip the gradient, and drop it where the step is not to be done."""
     try:
         clipped = state.clip(state.separator.named_parameters())
     except clip.TooManySkipped as error:
         raise UserError(f"training stopped at step {state.step + 1}: {error}; lower the learning rate") from error
+    found: list[float] = losses.tolist()  # after the rule, which has waited for the device already
     most, refused = config.train.skip_norm, clipped.skipped
-    if not refused and not math.isfinite(fmean(losses)):
+    if not refused and not math.isfinite(fmean(found)):
         refused = "loss is not finite"
     elif not refused and most is not None and clipped.norm > most:
         refused = f"gradient norm {clipped.norm:.3g} is above train.skip_norm={most:g}"
@@ -127,4 +127,4 @@ def _clip(state: TrainingState, losses: list[float], config: Config) -> Done:
             raise UserError(f"training stopped at step {state.step + 1}: {_MOST_REFUSED} steps in a row: {refused}")
     if refused and state.clip.skipped_in_a_row + mine.refused_in_a_row == 1:
         warn(f"step {state.step + 1}: skipped, {refused}")
-    return Done(losses, clipped, refused)
+    return Done(found, clipped, refused)

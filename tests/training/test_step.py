@@ -137,6 +137,8 @@ def test_float16_scales_its_gradients() -> None:
     assert other.scaler.state_dict() == half.scaler.state_dict()
     with pytest.raises(UserError, match="precision fp16: processors do not train in it; use bf16 or fp32"):
         resolve_precision("fp16", torch.device("cpu"))
+    with pytest.raises(UserError, match="precision tf32: only NVIDIA"):
+        resolve_precision("tf32", torch.device("cpu"))
 
 
 def trained(data: Path, run: Path, *settings: str) -> dict[str, object]:
