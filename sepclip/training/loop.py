@@ -73,7 +73,6 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
                 if state.note_validation(*scores.values(), by=config.train.best_by):
                     training.save("best")
             journal.advance(state.step)
-            step_done()
             if validates or stop or save:
                 journal.flush()
                 training.save("last", config.train.keep)
