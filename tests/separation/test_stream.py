@@ -11,26 +11,15 @@ from sepclip.model.separator import Separator
 from sepclip.separation.recording import WaveRecording
 from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, separate_wave
 from tests.conftest import SPEECH
+from tests.model.test_separator import SETTINGS
 
 RATE = 8000
 CPU = torch.device("cpu")
 
 
 def separator(loss="mi", network="blstm", sources=2, **options):
-    settings = {
-        "blstm": {"layers": 1, "hidden": 8, "dropout": 0.0, "embedding_size": 5},
-        "conv-tasnet": {
-            "filters": 16,
-            "filter_length": 8,
-            "bottleneck": 6,
-            "hidden": 8,
-            "blocks": 2,
-            "repeats": 1,
-            "mask_activation": "sigmoid",
-        },
-    }[network]
     options = {"layout": Layout(RATE, sources), "input_level_dbfs": -25.0, **options}
-    return Separator(stft=STFT(), loss=loss, network=network, seed=0, **options, **settings).eval()
+    return Separator(stft=STFT(), loss=loss, network=network, seed=0, **options, **SETTINGS[network]).eval()
 
 
 def voice(name, seconds):
