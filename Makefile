@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/sepclip demo
 
 test: .venv/tools lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile  # a process a core, with one thread each
 
 slow: .venv/tools
 	$(BIN)/python -m pytest -m slow
