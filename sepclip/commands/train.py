@@ -77,7 +77,7 @@ def train(
 ) -> None:
     """Train a separator. The same command resumes it; Ctrl-C saves first, SIGUSR1 saves and goes on.
 
-    Several GPUs: `torchrun --nproc-per-node N -m sepclip train ...`, with the same result.
+    Several GPUs: `torchrun --nproc-per-node N -m sepclip -- train ...`, with the same result.
 
     Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
     and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl; at the end RUN/report.html (`sepclip report`).

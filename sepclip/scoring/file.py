@@ -136,7 +136,8 @@ def _enter_oracles(
             pairs = [(index, index) for index in range(len(rows))]
             ours = Ratios(est=estimate, ref=waves.ref).score(pairs, ("si_sdr",))["si_sdr"]
             for row, score, before in zip(rows, ours, mixture_si_sdr, strict=True):
-                _enter(row, f"{name}_si_sdr_improvement", float(score - before))
+                if np.isfinite(before):  # that of a silent reference is not
+                    _enter(row, f"{name}_si_sdr_improvement", float(score - before))
         if "sdr" in plan.metrics and with_windows:
             scores = window_sdr(est=estimate[sounding], ref=waves.ref[sounding], rate_hz=waves.rate_hz)
             for index, score in zip(sounding, scores, strict=True):

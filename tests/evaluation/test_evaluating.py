@@ -278,7 +278,9 @@ def test_what_cannot_be_scored_at_all_is_told(tiny_run: Path, small_set: Path, t
     ):
         assert_told(sepclip("eval", *arguments), words)
     assert_told(sepclip("eval", tiny_run), "either RUN and DATA", code=2)
-    assert_told(sepclip("eval", tiny_run, small_set, "--mixtures", tmp_path), "--mixtures goes with", code=2)
+    assert_told(
+        sepclip("eval", tiny_run, small_set, "--mixtures", tmp_path), "--mixtures, ", "go with --estimates", code=2
+    )
     folders = ("--estimates", tmp_path / "ref", "--references", tmp_path / "ref")
     assert_told(sepclip("eval", *folders, "--split", "tt"), "go with RUN and DATA", code=2)
     assert_told(sepclip("eval", tiny_run, small_set, "--device", "gpu"), "choose auto, cpu, cuda or cuda:N")

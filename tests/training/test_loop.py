@@ -9,9 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 
 from sepclip.config import load_config
@@ -101,8 +99,6 @@ def test_conv_tasnet_goes_the_whole_way(small_set: Path, tmp_path: Path) -> None
     result = sepclip("separate", run, SPEECH / "en-f" / "0000.flac", "--out", out)
     assert result.returncode == 0, result.stderr
     assert sorted(path.name for path in out.iterdir()) == ["0000_s1.wav", "0000_s2.wav"]
-    soundfile.write(tmp_path / "long.wav", np.zeros(11 * 60 * 1000, np.int16), 1000)
-    assert_told(sepclip("separate", run, tmp_path / "long.wav", "--out", out), "11 min long, more than 10 min")
 
 
 def test_a_run_writes_what_design_says(tiny_run: Path) -> None:
