@@ -112,26 +112,33 @@ def _start(length: int, segment: int, position: float) -> int:
     return int(position * (max(0, length - segment) + 1))
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How excerpts of ``segment`` samples are drawn: ``excerpts`` of each mixture an epoch, ``share`` of each batch."""
+
+    segment: int
+    batch_size: int
+    seed: int
+    memory_bytes: float
+    excerpts: int
+    share: Share
+
+    def steps(self, mixtures: int) -> int:
+        """Return the steps of an epoch of so many dynamic mixtures."""
+        return max(1, self.excerpts * mixtures // self.batch_size)
+
+
 class FixedMixtures:
     """Random excerpts of the training mixtures, so many of each in an epoch; the few that fill no batch sit it out."""
 
-    def __init__(
-        self,
-        mixtures: MixtureSet,
-        segment: int,
-        batch_size: int,
-        seed: int,
-        memory_bytes: float,
-        excerpts: int = 1,
-        share: Share = Share(),
-    ):
+    def __init__(self, mixtures: MixtureSet, sampling: Sampling):
         self.recipes = mixtures.recipes("tr")
         self._mixtures = mixtures
-        self._waves = _Kept(lambda index: mixtures.waves("tr", self.recipes[index]), memory_bytes)
-        self._segment, self._seed, self._excerpts = segment, seed, excerpts
-        in_all = excerpts * len(self.recipes)
-        self.batch_size = min(batch_size, in_all)
-        self._places = share.of(self.batch_size)
+        self._waves = _Kept(lambda index: mixtures.waves("tr", self.recipes[index]), sampling.memory_bytes)
+        self._segment, self._seed, self._excerpts = sampling.segment, sampling.seed, sampling.excerpts
+        in_all = sampling.excerpts * len(self.recipes)
+        self.batch_size = min(sampling.batch_size, in_all)
+        self._places = sampling.share.of(self.batch_size)
         self.steps_per_epoch = in_all // self.batch_size
         self._epoch, self._order = -1, list[int]()
 
@@ -160,21 +167,12 @@ class FixedMixtures:
 class DynamicMixtures:
     """Mixtures made anew at every step: other pairs, excerpts and levels of the utterances in the training recipes."""
 
-    def __init__(
-        self,
-        mixtures: MixtureSet,
-        segment: int,
-        batch_size: int,
-        seed: int,
-        memory_bytes: float,
-        excerpts: int = 1,
-        share: Share = Share(),
-        augmentation: Augmentation = NO_AUGMENTATION,
-    ):
-        self._mixer = VoiceMixer(mixtures, segment, augmentation, lambda load: _Kept(load, memory_bytes))
-        self._seed, self.batch_size = seed, batch_size
-        self._places = share.of(batch_size)
-        self.steps_per_epoch = max(1, excerpts * len(mixtures.recipes("tr")) // batch_size)
+    def __init__(self, mixtures: MixtureSet, sampling: Sampling, augmentation: Augmentation):
+        kept = sampling.memory_bytes
+        self._mixer = VoiceMixer(mixtures, sampling.segment, augmentation, lambda load: _Kept(load, kept))
+        self._seed, self.batch_size = sampling.seed, sampling.batch_size
+        self._places = sampling.share.of(self.batch_size)
+        self.steps_per_epoch = sampling.steps(len(mixtures.recipes("tr")))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
@@ -191,23 +189,14 @@ class DynamicStems:
     Open-Unmix).
     """
 
-    def __init__(
-        self,
-        mixtures: MixtureSet,
-        segment: int,
-        batch_size: int,
-        seed: int,
-        memory_bytes: float,
-        excerpts: int = 1,
-        share: Share = Share(),
-    ):
+    def __init__(self, mixtures: MixtureSet, sampling: Sampling):
         _require_additive(mixtures)
         self._recipes = mixtures.recipes("tr")
-        self._mixtures, self._segment, self._seed = mixtures, segment, seed
-        self.batch_size = batch_size
-        self._places = share.of(batch_size)
-        self._waves = _Kept(lambda key: self._read(key, 0, self._length(key)), memory_bytes)
-        self.steps_per_epoch = max(1, excerpts * len(self._recipes) // batch_size)
+        self._mixtures, self._segment, self._seed = mixtures, sampling.segment, sampling.seed
+        self.batch_size = sampling.batch_size
+        self._places = sampling.share.of(self.batch_size)
+        self._waves = _Kept(lambda key: self._read(key, 0, self._length(key)), sampling.memory_bytes)
+        self.steps_per_epoch = sampling.steps(len(self._recipes))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
@@ -276,12 +265,12 @@ def training_data(
     voices = dynamic and not mixtures.layout.fixed_order
     if augmentation != NO_AUGMENTATION and not voices:
         raise UserError("data.speed and data.noise_snr_db are for voices mixed in training: leave them out")
-    settings = (mixtures, segment, batch_size, seed, memory_gib * 2**30, excerpts, share)
+    sampling = Sampling(segment, batch_size, seed, memory_gib * 2**30, excerpts, share)
     made: Batches
     if voices:
-        made = DynamicMixtures(*settings, augmentation)
+        made = DynamicMixtures(mixtures, sampling, augmentation)
     else:
-        made = DynamicStems(*settings) if dynamic else FixedMixtures(*settings)
+        made = DynamicStems(mixtures, sampling) if dynamic else FixedMixtures(mixtures, sampling)
     if made.batch_size < share.count:
         raise UserError(f"{share.count} processes cannot share {made.batch_size} excerpts a step: start fewer")
     return made
