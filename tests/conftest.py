@@ -1,11 +1,14 @@
-"""Real voices, a small mixture set of them, and a run trained on it for a moment."""
+"""Real voices, a small mixture set of them, a run trained on it for a moment, and a browser."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.report.browser import CHROMIUM, Browser
 
 REPOSITORY = Path(__file__).parent.parent
 SPEECH = REPOSITORY / "data" / "speech"
@@ -72,3 +75,13 @@ def tiny_run(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = train_tiny(small_set, run, "--no-report")
     assert result.returncode == 0, result.stderr
     return run
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Return a headless Chromium; without one the tests that need it are skipped, and say so."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium on PATH: on Debian `apt-get install chromium`")
+    opened = Browser()
+    yield opened
+    opened.close()

@@ -11,6 +11,8 @@ import pytest
 import soundfile
 
 from tests.conftest import SPEECH, assert_told, sepclip
+from tests.report.browser import Browser
+from tests.report.looks import assert_good_looks, assert_valid
 
 WORDS_OF_DONE = "The demo is done already"
 
@@ -78,6 +80,14 @@ def test_it_says_what_to_listen_to(demo) -> None:
     assert (out / "run" / "report.html").read_text(encoding="utf-8").count("<audio") == 15
     for words in ("six voices teach", "it-f: http://www.voip.ammdomus.it", "Time: ", str(out / "run" / "report.html")):
         assert words.lower() in result.stdout.lower()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1280])
+def test_its_report_opens_in_a_browser(demo, browser: Browser, width: int) -> None:
+    page = demo[0] / "run" / "report.html"
+    assert_valid(page.read_text(encoding="utf-8"))
+    assert_good_looks(browser, page, width, "light")
 
 
 @pytest.mark.slow

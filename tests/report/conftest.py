@@ -1,7 +1,6 @@
-"""A run with scores, and a browser to open its page in."""
+"""A run with scores, and the command that makes its page."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,20 +13,9 @@ from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.scoring.items import Plan
 from sepclip.training.run import Run
-from tests.report.browser import CHROMIUM, Browser
 
 PLAN = Plan(("si_sdr",), ())
 EVIL = '<script>window.hacked=1</script>"><img src=x onerror="window.hacked=1">&amp;'
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Return a headless Chromium; without one the tests that need it are skipped, and say so."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: on Debian `apt-get install chromium`")
-    opened = Browser()
-    yield opened
-    opened.close()
 
 
 def report(*arguments: object) -> Result:
