@@ -10,15 +10,17 @@ from pathlib import Path
 from rich.console import Console
 
 from sepclip.demo import demo
-from sepclip.evaluation.shown import score_table
+from sepclip.evaluation.shown import BRIEF, score_table
 
 
 def main(folder: Path, picture: Path) -> None:
     done = demo(Path("data/speech"), folder)
     console = Console(record=True, width=100, file=io.StringIO(), highlight=False)
     console.print("$ make demo\n")
-    console.print(score_table(done.result))
-    for line in done.words()[:-1]:
+    console.print(score_table(done.result, BRIEF))
+    for line in done.words():
+        if line.startswith("The demo is done already"):
+            continue
         console.print(line, markup=False)
     picture.write_text(console.export_svg(title="sepclip demo"), encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """Scores in the terminal."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -9,10 +10,14 @@ from sepclip.errors import counted
 from sepclip.scoring.metrics import METRICS, ORACLES
 from sepclip.terminal import out, say, say_some
 
+# what one who sees such scores for the first time asks for
+BRIEF = ("si_sdr_improvement", "sdr_improvement", "ibm_si_sdr_improvement", "ibm_sdr_improvement")
 
-def score_table(result: dict[str, Any]) -> Table:
+
+def score_table(result: dict[str, Any], columns: Sequence[str] | None = None) -> Table:
     """Return the summary as a table: a column a group (a source in fixed order), a line a score.
 
+    ``columns`` are the scores that it has, as ``scores.json`` names them, by default all for which there is room.
     All columns and figures are in ``scores.md`` and ``scores.json``.
     """
     summary = result["summary"]
@@ -24,14 +29,14 @@ def score_table(result: dict[str, Any]) -> Table:
     table.add_column(f"{first} ({second}), dB" + (" over files" if sources else ""))
     for name, part in parts.items():
         table.add_column(f"{name}, {counted(part['count']['files'], 'file')}", justify="right")
-    for column in _shown(result):
+    for column in _shown(result) if columns is None else columns:
         title, unit = result["titles"][column], result["units"][column]
         cells = []
         for part in parts.values():
             values = [part[stat][column] for stat in (first, second)]
             cells.append("-" if values[0] is None else f"{values[0]:.2f} ({values[1]:.2f})")
         table.add_row(title if unit == "dB" else f"{title}, {unit}", *cells)
-    for oracle, (title, _) in ORACLES.items():
+    for oracle, (title, _) in ORACLES.items() if columns is None else ():
         shares = [part["oracle_share"].get(oracle) for part in parts.values()]
         if any(share is not None for share in shares):
             table.add_row(f"reached of {title}", *("-" if share is None else f"{share:.0%}" for share in shares))
@@ -48,9 +53,9 @@ def _shown(result: dict[str, Any]) -> list[str]:
     return [name for name in wanted if name in result["titles"] and result["summary"]["count"][name]]
 
 
-def show(result: dict[str, Any]) -> None:
+def show(result: dict[str, Any], columns: Sequence[str] | None = None) -> None:
     """Print the table of a result, and what was left out of it and why."""
-    out.print(score_table(result))
+    out.print(score_table(result, columns))
     left_out = {row["name"]: row["reason"] for row in result["rows"] if row["reason"]}
     if left_out:
         say_some(
