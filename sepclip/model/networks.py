@@ -81,7 +81,10 @@ class NormalisesInput(Protocol):
     """A network whose input statistics are those of a whole batch, also where that goes through in parts."""
 
     def input_statistics(self, magnitude: Tensor) -> Tensor | None:
-        """Return the statistics of one part, of any but always equal shape; None where none are needed."""
+        """Return the statistics of one part, of any but always equal shape; None where none are needed.
+
+        Zeros are those of no part at all.
+        """
 
     def use_input_statistics(self, parts: Tensor) -> None:
         """Take the statistics of all parts, stacked, for the forward passes that follow."""

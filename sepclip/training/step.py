@@ -84,7 +84,7 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
     state.optimizer.zero_grad(set_to_none=True)
     parts = batch.split(config.train.accumulate)
     if len(parts) > 1 or ranks.size > 1:
-        _share_statistics(state.separator, parts, ranks)
+        _share_statistics(state.separator, parts, ranks, config.train.accumulate)
     losses = torch.zeros(batch.total or len(batch.mixture), device=batch.mixture.device, dtype=batch.mixture.dtype)
     for part in parts:
         loss, _ = compute_loss(state.separator, part, config)
@@ -96,11 +96,13 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
     return losses
 
 
-def _share_statistics(separator: Separator, parts: list[Batch], ranks: Ranks) -> None:
-    """Let every part of the step be normalised by the statistics of the whole."""
+def _share_statistics(separator: Separator, parts: list[Batch], ranks: Ranks, most: int) -> None:
+    """Let every part of the step be normalised by the statistics of the whole; ``most``: parts of a process."""
     found = [separator.input_statistics(part.mixture) for part in parts]
     own = [statistics for statistics in found if statistics is not None]
     if own:
+        if ranks.size > 1:  # those of a process with fewer excerpts than parts: all must gather alike
+            own += [torch.zeros_like(own[0])] * (most - len(own))
         separator.use_input_statistics(ranks.gather(torch.stack(own)))
 
 
