@@ -151,12 +151,13 @@ def test_every_kind_of_rule_trains(rule: str, small_set: Path, tmp_path: Path) -
     assert all(row["loss"] > 0 for row in rows(tmp_path / "run") if "loss" in row)
 
 
-def test_the_same_command_again_says_that_it_is_done(small_set: Path, tiny_run: Path) -> None:
-    before = (tiny_run / "metrics.jsonl").read_bytes()
-    again = train_tiny(small_set, tiny_run)
+def test_the_same_command_again_says_that_it_is_done(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    before = (run / "metrics.jsonl").read_bytes()
+    again = train_tiny(small_set, run)
     assert again.returncode == 0
     assert "already trained" in again.stdout
-    assert (tiny_run / "metrics.jsonl").read_bytes() == before
+    assert (run / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("mode", ["--dynamic", "--no-dynamic"])
