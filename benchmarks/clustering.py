@@ -34,7 +34,7 @@ def bins_of_files(run: Path, data: Path, split: str):
         wave = torch.from_numpy(mixtures.waves(split, recipe)[:1].copy()).float() / FULL_SCALE  # (1, T)
         levelled = wave * separator.level_gain(wave)
         spectrum = separator.spectrum(levelled)
-        embeddings = separator(levelled, spectrum)["embedding"].flatten(0, 2)  # (N F, E)
+        embeddings = separator(levelled, spectrum)["embedding"].unit().flatten(0, 2)  # (N F, E)
         yield embeddings[_active(spectrum.abs().flatten(), "vad")]
 
 

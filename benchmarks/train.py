@@ -4,10 +4,12 @@
     python benchmarks/train.py floor --device cuda --network 2x300 4x600 --precision fp32 tf32 bf16
     python benchmarks/train.py peers --peer-python peers/bin/python     (how to make it: train_peers.py)
     python benchmarks/train.py whole MIXTURES                           (a set made by `sepclip prepare`)
+    python benchmarks/train.py memory MIXTURES
 
 ``floor``: the step of each loss and its floor in one process, in turns; ratios round by round. On a GPU also torch's
 LSTM alone, and the share of the time in which the GPU is busy. ``peers``: deep clustering, each toolkit as it comes,
 every measurement a process of its own, in turns. ``whole``: `sepclip train` for 200 steps against 200 bare steps.
+``memory``: the peak of a process that trains the largest recipe, and what `sepclip train` holds during 10,000 steps.
 
 ``--clock cpu`` counts CPU time instead of time, for machines that others use meanwhile; with OMP_NUM_THREADS=1, for
 threads that wait for each other spin.
@@ -170,6 +172,48 @@ def whole(options: argparse.Namespace) -> Table:
     return table
 
 
+def memory(options: argparse.Namespace) -> Table:
+    """Print and return the peak of a few steps in a process of their own, and what a long training holds."""
+    table: Table = {}
+    for network, batch_size in zip(options.network, options.batch, strict=True):
+        for precision in options.precision:
+            for allocator in ([], ["--system-allocator"]):
+                arm = [sys.executable, HERE / "train_arms.py", options.loss, "--batch", batch_size, "--steps", 2]
+                found = measured([*arm, "--network", network, "--precision", precision, *allocator])
+                name = f"peak of {options.loss}, {network}, batch {batch_size}"
+                print(f"{name}: {found['peak_mib']:.0f} MiB   {found['facts']}", flush=True)
+                table[f"{name}, {found['facts']}"] = {"mib": found["peak_mib"]}
+    if options.steps:
+        held = held_while_training(options.data, options.steps)
+        for share in (0.1, 0.25, 0.5, 0.75, 1.0):
+            step, mib = max(point for point in held if point[0] <= share * options.steps)
+            print(f"`sepclip train` at step {step}: {mib:.1f} MiB")
+        table["held"] = {"steps and mib": held}
+    return table
+
+
+def held_while_training(data: Path, steps: int) -> list[tuple[int, float]]:
+    """Return steps and the MiB that `sepclip train` of a tiny network held then, as Linux tells."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        tiny = ["data.segment_frames=20", "data.valid_excerpts=8", "model.hidden=8", "model.layers=1"]
+        tiny += ["train.log_every=50", f"train.valid_every={steps // 10}", "train.average=0.999"]
+        command = [sys.executable, "-m", "sepclip", "train", data, "--run", run, "--steps", steps, "--batch-size", 4]
+        command += ["--config", "small", "--no-report", *(part for one in tiny for part in ("--set", one))]
+        held: list[tuple[int, float]] = []
+        with subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL) as training:
+            while training.poll() is None:
+                time.sleep(0.25)
+                rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
+                pages = Path(f"/proc/{training.pid}/statm").read_text().split()
+                if rows and int(pages[1]):  # 0 once it has ended
+                    step = json.loads(rows[-1])["step"]
+                    held.append((step, int(pages[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20))
+        if training.returncode:
+            sys.exit("sepclip train failed")
+        return held
+
+
 def spent(clock: str) -> float:
     """Return the time, or the CPU time of all processes that this one has started and that have ended."""
     children = os.times()
@@ -179,7 +223,7 @@ def spent(clock: str) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     modes = parser.add_subparsers(required=True)
-    defaults = {floor: ([8, 25], 2, 5), peers: ([8, 25], 6, 3), whole: ([8], 200, 2)}
+    defaults = {floor: ([8, 25], 2, 5), peers: ([8, 25], 6, 3), whole: ([8], 200, 2), memory: ([25], 10_000, 1)}
     for mode, (batch, steps, rounds) in defaults.items():
         command = modes.add_parser(mode.__name__)
         command.set_defaults(mode=mode)
@@ -197,7 +241,10 @@ def main() -> None:
             command.add_argument("--peer-python", required=True)
         else:
             command.add_argument("data", type=Path)
-            command.add_argument("--loss", choices=LOSSES, default="mi")
+            command.add_argument("--loss", choices=LOSSES, default="chimera" if mode is memory else "mi")
+        if mode is memory:
+            command.add_argument("--network", nargs="+", default=["4x600"])
+            command.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
     options = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(HERE.parent))
     table = options.mode(options)

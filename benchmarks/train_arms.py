@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--network", default="2x300")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--system-allocator", action="store_true")
     options = parser.parse_args()
@@ -126,13 +128,11 @@ def main() -> None:
     from sepclip.training.hardware import resolve_precision
 
     precision = resolve_precision(options.precision, torch.device("cpu"))
-    step = make_step(options.arm, options.batch, precision)
-    print(
-        json.dumps(
-            timed(step, options.steps, CLOCKS[options.clock])
-            | {"facts": facts("kept" if kept else "as it comes", precision)}
-        )
-    )
+    step = make_step(options.arm, options.batch, precision, network=options.network)
+    found = timed(step, options.steps, CLOCKS[options.clock])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB, on Linux
+    told = facts("kept" if kept else "as it comes", precision)
+    print(json.dumps(found | {"peak_mib": peak, "facts": told}))
 
 
 def timed(step: Callable[[], object], steps: int, clock: Callable[[], float]) -> dict[str, float]:

@@ -5,14 +5,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sepclip.audio.stft import magnitude
+
 MaskTarget = Literal["tpsa", "psa", "msa"]
 
 
 def ideal_binary_mask(sources: Tensor) -> Tensor:
     """Return the mask (B, S, N, F) that gives each bin to its loudest source; ties (silence) go to none."""
-    magnitude = sources.abs()
-    loudest = magnitude == magnitude.amax(1, keepdim=True)  # (B, S, N, F)
-    return (loudest & (loudest.sum(1, keepdim=True) == 1)).to(magnitude.dtype)
+    magnitudes = magnitude(sources)
+    loudest = magnitudes == magnitudes.amax(1, keepdim=True)  # (B, S, N, F)
+    return (loudest & (loudest.sum(1, keepdim=True) == 1)).to(magnitudes.dtype)
 
 
 def mask_target(mixture: Tensor, sources: Tensor, kind: MaskTarget = "tpsa") -> Tensor:
@@ -23,10 +25,10 @@ def mask_target(mixture: Tensor, sources: Tensor, kind: MaskTarget = "tpsa") -> 
     ``psa`` leaves out the clamp, ``msa`` is |S|.
     """
     if kind == "msa":
-        return sources.abs()
-    magnitude = mixture.abs().unsqueeze(1)  # (B, 1, N, F)
+        return magnitude(sources)
+    whole = magnitude(mixture).unsqueeze(1)  # (B, 1, N, F)
     # Re(S conj(X)) / |X| = |S| cos(angle X - angle S); without a mixture there is nothing to mask
-    projection = (sources * mixture.conj().unsqueeze(1)).real / magnitude.clamp_min(1e-20)  # (B, S, N, F)
-    if kind == "psa":
-        return projection
-    return torch.minimum(projection.clamp_min(0), magnitude)
+    real, imaginary = (part.unsqueeze(1) / whole.clamp_min(1e-20) for part in (mixture.real, mixture.imag))
+    projection = sources.real * real
+    projection += sources.imag * imaginary  # (B, S, N, F)
+    return projection if kind == "psa" else torch.minimum(projection.clamp_min_(0), whole)

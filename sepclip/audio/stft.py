@@ -7,10 +7,11 @@ of the mask-inference loss and its gradients, hence what Adam's epsilon does to 
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 from torch.nn import functional as F
 
 Scale = Literal["window_sum", "none"]
@@ -29,6 +30,39 @@ def _is_fast(length: int) -> bool:
     return length == 1
 
 
+def magnitude(spectrum: Tensor) -> Tensor:
+    """Return the magnitudes of a complex ``spectrum``, less than half as long as ``abs`` takes.
+
+    That guards against overflow and underflow of the squares; no bin of audio is that loud, and those below 1e-19 are
+    silence to all that use this.
+    """
+    return (spectrum.real.square() + spectrum.imag.square()).sqrt()
+
+
+def _added_up(frames: Tensor, hop: int) -> Tensor:
+    """Add up frames (..., N, W), each ``hop`` samples after the one before: (..., (N - 1 + R) hop), R hops a window."""
+    *lead, count, length = frames.shape
+    hops = -(-length // hop)
+    parts = F.pad(frames, (0, hops * hop - length)).reshape(*lead, count, hops, hop)  # (..., N, R, hop)
+    wave = frames.new_zeros(*lead, count + hops - 1, hop)
+    for part in range(hops):
+        wave[..., part : part + count, :] += parts[..., part, :]
+    return wave.flatten(-2)
+
+
+class _OverlapAdd(Function):
+    """What :func:`_added_up` does, with a gradient that is a view."""
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, hop: int) -> Tensor:
+        ctx.length, ctx.hop, ctx.count = frames.shape[-1], hop, frames.shape[-2]
+        return _added_up(frames, hop)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].unfold(-1, ctx.length, ctx.hop)[..., : ctx.count, :], None
+
+
 @dataclass(frozen=True)
 class STFT:
     """The transform, fixed by its window and hop in samples.
@@ -40,6 +74,10 @@ class STFT:
     window_length: int = 256
     hop_length: int = 64
     scale: Scale = "window_sum"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.hop_length < self.window_length:
+            raise ValueError(f"a hop of {self.hop_length} samples loses some between windows of {self.window_length}")
 
     @classmethod
     def of_seconds(cls, window: float, hop: float, rate_hz: int, scale: Scale = "window_sum") -> "STFT":
@@ -78,16 +116,11 @@ class STFT:
 
     def inverse(self, spectrum: Tensor, samples: int) -> Tensor:
         """Turn ``spectrum`` (..., N, F) back into a wave (..., T) of ``samples`` samples."""
-        *lead, frames, bins = spectrum.shape
+        frames, half = spectrum.shape[-2], self.window_length // 2
         window = _window(self.window_length, spectrum.device, spectrum.real.dtype)
-        if self.scale == "window_sum":
-            spectrum = spectrum * window.sum()
-        wave = torch.istft(
-            spectrum.reshape(-1, frames, bins).mT,
-            self.window_length,
-            self.hop_length,
-            window=window,
-            center=True,
-            length=samples,
-        )  # (*, T)
-        return wave.reshape(*lead, samples)
+        scaled = window * window.sum() if self.scale == "window_sum" else window
+        pieces = torch.fft.irfft(spectrum, self.window_length) * scaled  # (..., N, W)
+        filled: Tensor = _OverlapAdd.apply(pieces, self.hop_length)  # type: ignore[no-untyped-call]
+        known = slice(half, half + min(samples, self.samples(frames)))
+        wave = filled[..., known] / _added_up(window.square().expand(frames, -1), self.hop_length)[known]
+        return F.pad(wave, (0, samples - wave.shape[-1]))  # (..., T)

@@ -2,11 +2,12 @@
 
 An excerpt of 3 s has a million numbers here. Activation, unit norm, weights and products, written one operation after
 another, go through all of them some twenty times a step, forward and backward: a quarter of the whole step. These
-functions do it piece by piece on a CPU, so that a piece stays in the cache, and keep no more than the backward pass
-needs. Figures in docs/RESULTS.md.
+functions do it piece by piece on a CPU, so that a piece stays in the cache. What a loss takes comes from what the layer
+gave in one function, which stores no vectors: the backward pass makes them anew. Figures in docs/RESULTS.md.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -23,7 +24,7 @@ _ACTIVATIONS: dict[EmbeddingActivation, tuple[Callable[[Tensor], Tensor], Callab
     "none": (lambda x: x, lambda gradient, _: gradient),
 }
 _SHORTEST = 1e-12  # a vector of zeros stays one, as in torch.nn.functional.normalize
-_ROWS = 16384  # of 20 numbers: 1.3 MB
+_ROWS = 32768  # of 20 numbers: 2.6 MB
 
 
 def unit_embedding(raw: Tensor, activation: EmbeddingActivation) -> Tensor:
@@ -34,12 +35,31 @@ def unit_embedding(raw: Tensor, activation: EmbeddingActivation) -> Tensor:
     return _UnitEmbedding.apply(raw, activation)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def weighted_products(vectors: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Return V^T W V (B, E, E) and Y^T W V (B, S, E) for V ``vectors`` (B, N F, E), Y^T ``labels`` (B, S, N F).
+def weighted_products(
+    raw: Tensor, labels: Tensor, weights: Tensor, activation: EmbeddingActivation
+) -> tuple[Tensor, Tensor]:
+    """Return V^T W V (B, E, E) and Y^T W V (B, S, E) for V the unit vectors of ``raw`` (B, K, E), K bins.
 
-    W is diagonal with ``weights`` (B, N F). Differentiable with respect to the vectors alone.
+    Y^T is ``labels`` (B, S, K), W is diagonal with ``weights`` (B, K), none of them negative; what is returned is of
+    their type. Differentiable with respect to ``raw`` alone.
     """
-    return _WeightedProducts.apply(vectors, labels, weights)  # type: ignore[no-any-return, no-untyped-call]
+    return _UnitProducts.apply(raw, labels, weights, activation)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@dataclass(frozen=True)
+class RawEmbedding:
+    """The embeddings of all bins as a layer gave them (B, N, F, E), before ``activation`` and unit norm."""
+
+    raw: Tensor
+    activation: EmbeddingActivation = "none"
+
+    def unit(self) -> Tensor:
+        """Return the vectors of unit norm (B, N, F, E)."""
+        return unit_embedding(self.raw, self.activation)
+
+    def products(self, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :func:`weighted_products` does of all bins."""
+        return weighted_products(self.raw.flatten(1, 2), labels, weights, self.activation)
 
 
 def _pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -75,22 +95,58 @@ class _UnitEmbedding(Function):
         return to_raw, None
 
 
-class _WeightedProducts(Function):
+class _UnitProducts(Function):
+    """The products of unit vectors, from what a layer gave; the vectors themselves are never stored.
+
+    With s the activated vector of a bin and u = w^1/2 s / |s|, V^T W V sums up u u^T, and Y^T W V w^1/2 y u^T.
+    """
+
     @staticmethod
-    def forward(ctx: Any, vectors: Tensor, labels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        grams, crosses = [], []
-        for v, y, w in _pieces(1, vectors, labels, weights):  # excerpt by excerpt
-            weighted = v * w.unsqueeze(-1)  # (1, N F, E)
-            grams.append(v.mT @ weighted)
-            crosses.append(y @ weighted)
-        ctx.save_for_backward(vectors, labels, weights)
-        return torch.cat(grams), torch.cat(crosses)
+    def forward(
+        ctx: Any, raw: Tensor, labels: Tensor, weights: Tensor, activation: EmbeddingActivation
+    ) -> tuple[Tensor, Tensor]:
+        batch, bins, size = raw.shape
+        roots = weights.sqrt()  # (B, K)
+        marks = labels * roots.unsqueeze(1)  # (B, S, K)
+        gram = weights.new_zeros(batch, size, size)
+        cross = weights.new_zeros(batch, labels.shape[1], size)
+        norms = weights.new_empty(batch, bins, 1)
+        for first, (scaled,) in _buffers(1, weights, raw):
+            part = slice(first, first + scaled.shape[1])
+            _ACTIVATIONS[activation][0](scaled.copy_(raw[:, part]))
+            norms[:, part] = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min_(_SHORTEST)
+            scaled.mul_(roots[:, part].unsqueeze(-1) / norms[:, part])
+            gram.baddbmm_(scaled.mT, scaled)
+            cross.baddbmm_(marks[:, :, part], scaled)
+        ctx.save_for_backward(raw, labels, roots, norms)
+        ctx.activation = activation
+        return gram, cross
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        vectors, labels, weights = ctx.saved_tensors
-        to_vectors = torch.empty_like(vectors)
-        for gram, cross, v, y, w, result in _pieces(1, *gradients, vectors, labels, weights, to_vectors):
-            torch.bmm(v, gram + gram.mT, out=result).baddbmm_(y.mT, cross).mul_(w.unsqueeze(-1))
-        return to_vectors, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        raw, labels, roots, norms = ctx.saved_tensors
+        to_gram, to_cross = gradients
+        to_gram = to_gram + to_gram.mT
+        factors = roots.unsqueeze(-1) / norms  # (B, K, 1), of s to u
+        marks = labels.mT * (factors * roots.unsqueeze(-1))  # (B, K, S)
+        to_raw = torch.empty_like(raw)
+        for first, (active, scratch, result) in _buffers(3, roots, raw):
+            part = slice(first, first + active.shape[1])
+            _ACTIVATIONS[ctx.activation][0](active.copy_(raw[:, part]))
+            torch.mul(active, factors[:, part].square(), out=scratch)
+            torch.bmm(scratch, to_gram, out=result).baddbmm_(marks[:, part], to_cross)
+            along = torch.mul(result, active, out=scratch).sum(-1, keepdim=True).div_(norms[:, part].square())
+            result.addcmul_(along, active, value=-1)  # what turns the vector
+            to_raw[:, part] = _ACTIVATIONS[ctx.activation][1](result, active)
+        return to_raw, None, None, None
+
+
+def _buffers(count: int, like: Tensor, raw: Tensor) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """Yield the first bin of each piece of ``raw`` (B, K, E), and ``count`` buffers of its shape, the same for all."""
+    batch, bins, size = raw.shape
+    most = max(1, _ROWS // max(1, batch)) if raw.device.type == "cpu" else bins
+    whole = [like.new_empty(batch * min(most, bins) * size) for _ in range(count)]
+    for first in range(0, bins, max(1, most)):
+        length = min(most, bins - first)
+        yield first, tuple(one[: batch * length * size].view(batch, length, size) for one in whole)

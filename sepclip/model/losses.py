@@ -6,14 +6,15 @@ section. To add one: a function and its line in ``LOSSES``. Equations are those 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from sepclip.audio.masks import MaskTarget, ideal_binary_mask, mask_target
 from sepclip.audio.permutation import best_permutation
-from sepclip.model.embedding import weighted_products
+from sepclip.audio.stft import magnitude
+from sepclip.model.embedding import RawEmbedding
 
 Weights = Literal["ratio", "vad", "none"]
 Clustering = Literal["wkm", "dc"]
@@ -30,7 +31,7 @@ class Signals:
     """
 
     mixture: Tensor  # (B, N, F)
-    sources: Tensor  # (B, S, N, F)
+    sources: Tensor  # (B, S, N, F), or empty for a loss that does not compare spectra
     mixture_wave: Tensor  # (B, T)
     source_waves: Tensor  # (B, S, T)
     fixed_order: bool = False
@@ -51,7 +52,9 @@ class LossSettings:
     alpha: float = 0.75
 
 
-Outputs = dict[str, Tensor]
+Outputs = dict[
+    str, Any
+]  # tensors; for the embeddings a RawEmbedding, or vectors (B, N, F, E) that are taken as they are
 
 
 def mask_inference(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
@@ -59,16 +62,23 @@ def mask_inference(outputs: Outputs, signals: Signals, settings: LossSettings) -
 
     Averaged over frames, bins and sources, and permuted once for the whole utterance.
     """
-    masked = outputs["mask"] * signals.mixture.abs().unsqueeze(1)  # (B, S, N, F)
+    masked = outputs["mask"] * magnitude(signals.mixture).unsqueeze(1)  # (B, S, N, F)
     wanted = mask_target(signals.mixture, signals.sources, settings.target)  # (B, S, N, F)
-    if signals.fixed_order:
-        return (masked - wanted).abs().mean((1, 2, 3))
-    pairwise = torch.stack(
-        [torch.stack([(est - ref).abs().mean((-2, -1)) for ref in wanted.unbind(1)], -1) for est in masked.unbind(1)],
-        1,
-    )  # (B, est, ref)
-    loss, _ = best_permutation(pairwise, maximise=False)
+    if not signals.fixed_order:
+        pairwise = torch.cdist(masked.detach().flatten(2), wanted.flatten(2), p=1)  # (B, est, ref)
+        wanted = _reordered(wanted, pairwise)
+    loss: Tensor = (masked - wanted).abs().mean((1, 2, 3))
     return loss
+
+
+def _reordered(references: Tensor, pairwise: Tensor) -> Tensor:
+    """Return ``references`` (B, ref, ...) in the order of the estimates, as ``pairwise`` (B, est, ref) pairs them best.
+
+    All pairs are looked at without a gradient, and the loss is that of the chosen ones: the others have none.
+    """
+    _, order = best_permutation(pairwise, maximise=False)  # (B, ref), the estimate of each
+    places = order.argsort(1)  # (B, est), the reference of each
+    return references[torch.arange(len(places), device=places.device).unsqueeze(1), places]
 
 
 def bin_weights(mixture: Tensor, sources: Tensor, kind: Weights) -> Tensor:
@@ -77,12 +87,12 @@ def bin_weights(mixture: Tensor, sources: Tensor, kind: Weights) -> Tensor:
     ``ratio``: the share of the mixture's magnitude, times N F, so that they average 1 (Wang et al. 2018). ``vad``: 1
     where any source is within 40 dB of the loudest bin of all sources, else 0. ``none``: 1.
     """
-    magnitude = mixture.abs().flatten(1)  # (B, N F)
+    loudness = magnitude(mixture).flatten(1)  # (B, N F)
     if kind == "ratio":
-        return magnitude.shape[1] * magnitude / (magnitude.sum(1, keepdim=True) + _RATIO_FLOOR)
+        return loudness * (loudness.shape[1] / (loudness.sum(1, keepdim=True) + _RATIO_FLOOR))
     if kind == "none":
-        return torch.ones_like(magnitude)
-    loudest = sources.abs().flatten(2).amax(1)  # (B, N F)
+        return torch.ones_like(loudness)
+    loudest = magnitude(sources).flatten(2).amax(1)  # (B, N F)
     return (loudest > loudest.amax(1, keepdim=True) * 10 ** (VAD_DB / 20)).to(loudest.dtype)
 
 
@@ -94,7 +104,12 @@ def _products(outputs: Outputs, signals: Signals, kind: Weights) -> tuple[Tensor
     """
     weights = bin_weights(signals.mixture, signals.sources, kind)  # (B, N F)
     labels = ideal_binary_mask(signals.sources).flatten(2)  # (B, S, N F)
-    gram, cross = weighted_products(outputs["embedding"].flatten(1, 2), labels, weights)
+    vectors = outputs["embedding"]
+    if isinstance(vectors, RawEmbedding):
+        gram, cross = vectors.products(labels, weights)
+    else:
+        weighted = vectors.flatten(1, 2) * weights.unsqueeze(2)  # (B, N F, E)
+        gram, cross = vectors.flatten(1, 2).mT @ weighted, labels @ weighted
     return gram, cross, (labels @ weights.unsqueeze(2)).squeeze(2), weights.sum(1)
 
 
@@ -151,11 +166,12 @@ def snr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
     The ratio's inverse is raised by -80 dB, so that a perfect estimate has a finite loss and gradient. References that
     are silent, or 80 dB below the loudest, do not count: they have no SNR; a silent excerpt gives 0.
     """
-    est, ref = _facing(outputs["wave"], signals)  # (B, est, T), (B, ref, T)
-    error = (est.unsqueeze(2) - ref.unsqueeze(1)).square().sum(-1)  # (B, est, ref)
-    energy = ref.square().sum(-1)  # (B, ref)
-    relative = error / energy.clamp_min(torch.finfo(energy.dtype).tiny).unsqueeze(1)
-    return _permuted_decibels(relative + _power(SILENT_DB), energy, signals)
+    return _permuted_decibels(_error_share, outputs["wave"], signals)
+
+
+def _error_share(est: Tensor, ref: Tensor) -> Tensor:
+    energy = ref.square().sum(-1)
+    return (est - ref).square().sum(-1) / energy.clamp_min(torch.finfo(energy.dtype).tiny) + _power(SILENT_DB)
 
 
 def si_sdr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
@@ -165,44 +181,43 @@ def si_sdr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor
     raised by the estimate's energy at -80 dB. Silent references and excerpts as in :func:`snr`. The estimates' scale
     and sign are left open.
     """
-    est, ref = _facing(outputs["wave"], signals)
-    est = est - est.mean(-1, keepdim=True)  # (B, est, T)
-    ref = ref - ref.mean(-1, keepdim=True)  # (B, ref, T)
-    energy = ref.square().sum(-1)  # (B, ref)
-    scale = (est @ ref.mT) / energy.clamp_min(torch.finfo(energy.dtype).tiny).unsqueeze(1)  # (B, est, ref)
-    target = scale.unsqueeze(-1) * ref.unsqueeze(1)  # (B, est, ref, T)
-    residual = (est.unsqueeze(2) - target).square().sum(-1)  # (B, est, ref)
-    floor = (est.square().sum(-1) * _power(SILENT_DB)).clamp_min(1e-20).unsqueeze(2)  # a silent estimate: 0 / 0
-    return _permuted_decibels((residual + floor) / (target.square().sum(-1) + floor), energy, signals)
+    return _permuted_decibels(_residual_share, outputs["wave"], signals)
 
 
-def _facing(est: Tensor, signals: Signals) -> tuple[Tensor, Tensor]:
-    """Return estimates and references, each against each: (B, est, T), (B, ref, T).
-
-    In a fixed order each stands alone with its own, (B S, 1, T), so that no other pair is computed.
-    """
-    ref = signals.source_waves  # (B, S, T)
-    return (est.flatten(0, 1).unsqueeze(1), ref.flatten(0, 1).unsqueeze(1)) if signals.fixed_order else (est, ref)
+def _residual_share(est: Tensor, ref: Tensor) -> Tensor:
+    est = est - est.mean(-1, keepdim=True)
+    ref = ref - ref.mean(-1, keepdim=True)
+    energy = ref.square().sum(-1, keepdim=True)
+    target = (est * ref).sum(-1, keepdim=True) / energy.clamp_min(torch.finfo(energy.dtype).tiny) * ref
+    floor = (est.square().sum(-1) * _power(SILENT_DB)).clamp_min(1e-20)  # a silent estimate: 0 / 0
+    return ((est - target).square().sum(-1) + floor) / (target.square().sum(-1) + floor)
 
 
 def _power(decibels: float) -> float:
     return float(10 ** (decibels / 10))
 
 
-def _permuted_decibels(ratio: Tensor, energy: Tensor, signals: Signals) -> Tensor:
-    """Return the mean of 10 log10(``ratio`` (B, est, ref)) over the references that sound, at its best permutation.
+def _permuted_decibels(share: Callable[[Tensor, Tensor], Tensor], est: Tensor, signals: Signals) -> Tensor:
+    """Return the mean of 10 log10(``share``) of estimates (B, S, T) over the references that sound, permuted best.
 
-    ``energy`` (B, ref) is that of the references. What is paired with a silent one costs nothing. In a fixed order both
-    are as :func:`_facing` has them.
+    What is paired with a silent reference costs nothing.
     """
-    if signals.fixed_order:
-        energy = energy.reshape(signals.source_waves.shape[:2])  # (B, ref)
-        ratio = ratio.reshape(energy.shape).unsqueeze(1)  # (B, 1, ref): the one way to pair them
-    sounds = (energy > 0) & (energy >= energy.amax(1, keepdim=True) * _power(SILENT_DB))  # (B, ref)
+    ref = signals.source_waves  # (B, S, T)
+    if not signals.fixed_order:
+        with torch.no_grad():
+            pairwise, _ = _decibels(share(est.unsqueeze(2), ref.unsqueeze(1)), ref)  # (B, est, ref)
+        ref = _reordered(ref, pairwise)
+    decibels, sounds = _decibels(share(est, ref), ref)  # (B, S)
+    return decibels.sum(1) / sounds.sum(1).clamp_min(1)
+
+
+def _decibels(share: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``share`` (B, ref) or (B, est, ref) in dB, 0 for silent references; and which of these sound (B, ref)."""
+    energy = ref.square().sum(-1)  # (B, ref)
+    sounds = (energy > 0) & (energy >= energy.amax(1, keepdim=True) * _power(SILENT_DB))
+    which = sounds if share.dim() == 2 else sounds.unsqueeze(1)
     # replaced before the logarithm: what it would make of a silent reference has no finite gradient
-    pairwise = 10 * torch.where(sounds.unsqueeze(1), ratio, torch.ones_like(ratio)).log10()  # (B, est, ref)
-    mean = pairwise.mean((1, 2)) if signals.fixed_order else best_permutation(pairwise, maximise=False)[0]  # (B,)
-    return mean * energy.shape[1] / sounds.sum(1).clamp_min(1)
+    return 10 * torch.where(which, share, torch.ones_like(share)).log10(), sounds
 
 
 @dataclass(frozen=True)
@@ -218,14 +233,23 @@ class Loss:
     separates_by: Literal["mask", "embedding", "wave"]
     scale_free: bool = False
 
+    @property
+    def compares_spectra(self) -> bool:
+        """Whether it looks at the spectra of the sources."""
+        return self.heads != ("wave",)
+
     def __call__(self, outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
         """Return the loss (B,), in float32 (or float64) whatever precision the network computes in.
 
         Sums over some 50,000 bins, and their squares, are beyond 16 bits.
         """
         with torch.autocast(signals.mixture.device.type, enabled=False):
-            exact = {name: x if x.dtype == torch.float64 else x.float() for name, x in outputs.items()}
+            exact = {name: _exact(x) if isinstance(x, Tensor) else x for name, x in outputs.items()}
             return self.function(exact, signals, settings)
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 LOSSES = {

@@ -6,14 +6,14 @@ were asked for; a network that gives waves maps the mixture (B, T) to them.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepclip.audio.resample import load_torchaudio
-from sepclip.model.embedding import EmbeddingActivation, unit_embedding
+from sepclip.model.embedding import EmbeddingActivation, RawEmbedding
 
 LOG_FLOOR = 1e-4  # magnitudes below do not count: -80 dB re 1, as in the AutoClip author's code
 
@@ -31,9 +31,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _exact(values: Tensor) -> Tensor:
-    """Return ``values`` in float32 where they are of less."""
-    return values if values.dtype == torch.float64 else values.float()
+def _exact_type(values: Tensor) -> torch.dtype:
+    """Return float32 for ``values`` of less, else their type."""
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 class SharedNorm(nn.BatchNorm1d):
@@ -179,9 +179,9 @@ class Blstm(nn.Module):
         if self.norm is not None:
             self.norm.use(parts)
 
-    def forward(self, magnitude: Tensor) -> dict[str, Tensor]:
-        """Map the magnitude (B, N, F) of a mixture to the outputs of the heads."""
-        return self.decode(self.encode(magnitude))
+    def forward(self, magnitude: Tensor) -> dict[str, Any]:
+        """Map the magnitude (B, N, F) of a mixture to what a loss takes: masks, and a :class:`RawEmbedding`."""
+        return self._heads(self.encode(magnitude))
 
     def encode(self, magnitude: Tensor) -> Tensor:
         """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H)."""
@@ -198,15 +198,20 @@ class Blstm(nn.Module):
         return hidden
 
     def decode(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to the outputs of the heads."""
+        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to masks and embeddings of unit norm."""
+        return {name: x.unit() if isinstance(x, RawEmbedding) else x for name, x in self._heads(hidden).items()}
+
+    def _heads(self, hidden: Tensor) -> dict[str, Any]:
         batch, frames, bins = *hidden.shape[:2], self.bins
-        outputs = {}
+        outputs: dict[str, Any] = {}
         if "mask" in self.heads:
-            masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources)
-            outputs["mask"] = _ACTIVATIONS[self.mask_activation](_exact(masks.permute(0, 3, 1, 2)))  # (B, S, N, F)
+            masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources).permute(0, 3, 1, 2)
+            # each source in a piece from here on: all that follows would else go through them two by two
+            masks = masks.to(_exact_type(masks), memory_format=torch.contiguous_format).contiguous()
+            outputs["mask"] = _ACTIVATIONS[self.mask_activation](masks)  # (B, S, N, F)
         if "embedding" in self.heads:
             vectors = self.heads["embedding"](hidden).reshape(batch, frames, bins, self.embedding_size)
-            outputs["embedding"] = unit_embedding(vectors, self.embedding_activation)  # (B, N, F, E)
+            outputs["embedding"] = RawEmbedding(vectors, self.embedding_activation)  # (B, N, F, E)
         return outputs
 
 
@@ -246,7 +251,8 @@ class ConvTasNet(nn.Module):
 
     def forward(self, mixture: Tensor) -> dict[str, Tensor]:
         """Map mixtures (B, T) to the waves of their sources (B, S, T)."""
-        return {"wave": _exact(self.net(mixture.unsqueeze(1)))}
+        waves: Tensor = self.net(mixture.unsqueeze(1))
+        return {"wave": waves.to(_exact_type(waves))}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from sepclip.audio.layout import Layout
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.permutation import best_permutation
-from sepclip.audio.stft import STFT
+from sepclip.audio.stft import STFT, magnitude
 from sepclip.errors import UserError
 from sepclip.model.clustering import KMeans, assign, cluster_masks, fit_centroids
 from sepclip.model.losses import LOSSES, Signals
@@ -117,40 +117,47 @@ class Separator(nn.Module):
         return folded.reshape(*folded.shape[:-1], self.layout.channels, -1)
 
     def signals(self, mixture: Tensor, sources: Tensor) -> Signals:
-        """Return mixtures (B, T) and their sources (B, S, T) at the level of the network, as waves and spectra."""
+        """Return mixtures (B, T) and their sources (B, S, T) at the level of the network, as waves and spectra.
+
+        No spectra of the sources where the loss takes none: they are two thirds of all.
+        """
         gain = self.level_gain(mixture)  # (B, 1)
         mixture, sources = mixture * gain, sources * gain.unsqueeze(-1)
-        fixed = self.layout.fixed_order
-        return Signals(self.spectrum(mixture), self.spectrum(sources), mixture, sources, fixed_order=fixed)
+        spectrum = self.spectrum(mixture)
+        spectra = self.spectrum(sources) if LOSSES[self.loss].compares_spectra else spectrum[:0]
+        return Signals(spectrum, spectra, mixture, sources, fixed_order=self.layout.fixed_order)
 
     @torch.no_grad()
     def input_statistics(self, mixture: Tensor) -> Tensor | None:
         """Return by what the network would normalise mixtures (B, T); None where it takes nothing from a batch."""
         if not isinstance(self.network, NormalisesInput):
             return None
-        return self.network.input_statistics(self.spectrum(mixture * self.level_gain(mixture)).abs())
+        return self.network.input_statistics(magnitude(self.spectrum(mixture * self.level_gain(mixture))))
 
     def use_input_statistics(self, parts: Tensor) -> None:
         """Let the network normalise by the statistics of all ``parts`` of a batch, stacked."""
         assert isinstance(self.network, NormalisesInput)
         self.network.use_input_statistics(parts)
 
-    def forward(self, wave: Tensor, spectrum: Tensor) -> dict[str, Tensor]:
+    def forward(self, wave: Tensor, spectrum: Tensor) -> dict[str, Any]:
         """Run the network on levelled mixtures, given as waves (B, T) and as complex spectra (B, N, F).
 
-        Returns the heads that the loss takes; ``wave`` comes from the masks by the inverse transform where the network
-        has none of its own.
+        Returns the heads that the loss takes, embeddings as a :class:`RawEmbedding`; ``wave`` comes from the masks by
+        the inverse transform where the network has none of its own.
         """
-        outputs: dict[str, Tensor] = self.network(wave if self.takes_waves else spectrum.abs())
+        outputs: dict[str, Any] = self.network(wave if self.takes_waves else magnitude(spectrum))
         if "wave" in LOSSES[self.loss].heads and not self.takes_waves:
             outputs["wave"] = self.apply_masks(outputs["mask"], spectrum, wave.shape[-1])
         return outputs
 
-    def masks(self, outputs: dict[str, Tensor], spectrum: Tensor) -> Tensor:
+    def masks(self, outputs: dict[str, Any], spectrum: Tensor) -> Tensor:
         """Return the masks (B, S, N, F) that separate a mixture, from the outputs of the network."""
         if not self.clusters:
-            return outputs["mask"]
-        return cluster_masks(outputs["embedding"], spectrum.abs(), self.sources, settings=self.kmeans, seed=self.seed)
+            masks: Tensor = outputs["mask"]
+            return masks
+        return cluster_masks(
+            outputs["embedding"].unit(), spectrum.abs(), self.sources, settings=self.kmeans, seed=self.seed
+        )
 
     def clusters_by(self) -> dict[str, object] | None:
         """Return the settings of k-means, to be kept with scores; None where nothing is clustered."""
@@ -160,10 +167,11 @@ class Separator(nn.Module):
         """Multiply the mixture's spectrogram (B, N, F) by ``masks`` and return the waves (B, S, T)."""
         return self.wave(masks * spectrum.unsqueeze(1), samples)
 
-    def estimates(self, outputs: dict[str, Tensor], spectrum: Tensor, samples: int) -> Tensor:
+    def estimates(self, outputs: dict[str, Any], spectrum: Tensor, samples: int) -> Tensor:
         """Return the waves (B, S, T) that the outputs of the network stand for, at the level of ``spectrum``."""
         if "wave" in outputs:
-            return outputs["wave"]
+            waves: Tensor = outputs["wave"]
+            return waves
         return self.apply_masks(self.masks(outputs, spectrum), spectrum, samples)
 
     def set_inference(self, *, misi: int = 0, channels: Channels = "mid", bf16: bool = False) -> None:
@@ -238,7 +246,7 @@ class Separator(nn.Module):
             if self.takes_waves:
                 outputs = self.network(items)["wave"]
             else:
-                outputs = self.network.encode(self.spectrum(items).abs())
+                outputs = self.network.encode(magnitude(self.spectrum(items)))
         return list(outputs.reshape(*seen.shape[:2], *outputs.shape[1:]))
 
     def decode(self, encoded: Tensor) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from sepclip.audio.files import replace_file
 from sepclip.audio.layout import Layout
 from sepclip.errors import UserError
 from sepclip.mixing.dataset import Batch
+from sepclip.model.embedding import RawEmbedding
 from sepclip.model.separator import Separator
 from sepclip.settings import Config
 from sepclip.terminal import say, say_some, warn
@@ -111,7 +112,8 @@ def find(separator: Separator, batch: Batch, config: Config) -> Finding:
 
 def _find(separator: Separator, batch: Batch, config: Config) -> Finding:
     loss, made = compute_loss(separator, batch, config)
-    outputs = [name for name, value in made["outputs"].items() if not value.isfinite().all()]
+    given = {name: x.raw if isinstance(x, RawEmbedding) else x for name, x in made["outputs"].items()}
+    outputs = [name for name, value in given.items() if not value.isfinite().all()]
     guilty = [name for name, value in zip(batch.names, loss.tolist(), strict=False) if not math.isfinite(value)]
     gradients = _broken_gradients(separator, loss)
     if gradients and not guilty:

@@ -4,7 +4,7 @@ import pytest
 import scipy.signal
 import torch
 
-from sepclip.audio.stft import STFT
+from sepclip.audio.stft import STFT, magnitude
 
 
 def test_25536_zeros_give_400_frames_of_129_bins():
@@ -47,6 +47,41 @@ def test_mask_of_one_gives_the_wave_back(samples, window, hop, scale):
     spectrum = stft.forward(waves)
     torch.testing.assert_close(spectrum[1, 2], stft.forward(waves[1, 2]))
     assert (stft.inverse(spectrum * 1.0, samples) - waves).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("scale", ["window_sum", "none"])
+@pytest.mark.parametrize(("window", "hop"), [(16, 4), (16, 8), (16, 6), (15, 4)])
+def test_inverse_is_torchs_and_so_is_its_gradient(window, hop, scale):
+    stft, samples = STFT(window, hop, scale), 61
+    chance = torch.Generator().manual_seed(0)
+    frames = stft.frames(samples)
+    spectrum = torch.randn(2, 3, frames, stft.bins, dtype=torch.complex128, generator=chance, requires_grad=True)
+    root = torch.hann_window(window, dtype=torch.float64).sqrt()
+    factor = root.sum() if scale == "window_sum" else 1
+    want = torch.istft((spectrum * factor).flatten(0, 1).mT, window, hop, window=root, length=samples)
+    got = stft.inverse(spectrum, samples)
+    torch.testing.assert_close(got, want.unflatten(0, (2, 3)))
+    towards = torch.randn(2, 3, samples, dtype=torch.float64, generator=chance)
+    gradients = [torch.autograd.grad((x.reshape(towards.shape) * towards).sum(), spectrum)[0] for x in (got, want)]
+    torch.testing.assert_close(*gradients)
+    assert torch.autograd.gradcheck(lambda x: stft.inverse(x, samples), spectrum[:1, :1].detach().requires_grad_())
+
+
+def test_a_wave_asked_for_too_long_ends_in_silence():
+    spectrum = STFT(16, 4).forward(torch.ones(40))
+    assert STFT(16, 4).inverse(spectrum, 50)[40:].tolist() == [0] * 10
+
+
+@pytest.mark.parametrize("hop", [0, 16, 20])
+def test_a_hop_must_leave_no_gap(hop):
+    with pytest.raises(ValueError, match=f"hop of {hop} samples"):
+        STFT(16, hop)
+
+
+def test_magnitude_is_the_absolute_value():
+    spectrum = torch.randn(5, 7, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(magnitude(spectrum), spectrum.abs(), rtol=1e-6, atol=0)
+    assert magnitude(torch.zeros(3, dtype=torch.complex64)).tolist() == [0, 0, 0]
 
 
 def test_first_use_in_inference_mode_does_not_spoil_training():

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from sepclip.model import embedding
-from sepclip.model.embedding import unit_embedding, weighted_products
+from sepclip.model.embedding import RawEmbedding, unit_embedding, weighted_products
 
 PLAIN = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "none": lambda x: x}
 every_activation = pytest.mark.parametrize("activation", PLAIN)
@@ -52,23 +52,71 @@ def test_zeros_and_extremes_have_finite_gradients(activation):
     assert raw.grad.isfinite().all()
 
 
+def products_by_definition(raw, labels, weights, activation):
+    """Return V^T W V and Y^T W V by torch's own operations."""
+    vectors = F.normalize(PLAIN[activation](raw), dim=-1)
+    weighted = weights.diag_embed() @ vectors
+    return vectors.mT @ weighted, labels @ weighted
+
+
+@every_activation
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_weighted_products_are_their_definition(kind):
-    vectors, labels = random(3, 15, 4).to(kind).requires_grad_(), random(3, 2, 15, seed=1).to(kind)
+def test_products_and_their_gradient_are_those_of_the_definition(activation, kind):
+    raw, labels = (2 * random(3, 15, 4)).to(kind).requires_grad_(), random(3, 2, 15, seed=1).to(kind)
     weights = random(3, 15, seed=2).square().to(kind)
-    gram, cross = weighted_products(vectors, labels, weights)
-    for item in range(3):
-        v, y, w = vectors[item], labels[item], weights[item].diag()
-        torch.testing.assert_close(gram[item], v.mT @ w @ v)
-        torch.testing.assert_close(cross[item], y @ w @ v)
+    weights[:, ::4] = 0
+    towards = random(3, 4, 4, seed=3).to(kind), random(3, 2, 4, seed=4).to(kind)
+    got = weighted_products(raw, labels, weights, activation)
+    want = products_by_definition(raw, labels, weights, activation)
+    torch.testing.assert_close(got, want)
+    gradients = [torch.autograd.grad(one, raw, towards)[0] for one in (got, want)]
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().amax((0, 2))[::4].eq(0).all()  # bins without weight
     if kind == torch.float64:
-        assert torch.autograd.gradcheck(lambda v: weighted_products(v, labels, weights), (vectors,))
-        assert torch.autograd.gradcheck(lambda v: weighted_products(v, labels, weights)[0], (vectors,))
-        assert torch.autograd.gradcheck(lambda v: weighted_products(v, labels, weights)[1], (vectors,))
+        for part in (slice(None), slice(1), slice(1, 2)):  # both products, and each alone
+            assert torch.autograd.gradcheck(lambda x, p=part: weighted_products(x, labels, weights, activation)[p], raw)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_products_are_exact_whatever_the_layer_computes_in(kind):
+    raw, labels = random(2, 300, 20).to(kind).requires_grad_(), (random(2, 2, 300, seed=1) > 0).float()
+    weights = random(2, 300, seed=2).square().float()
+    got = weighted_products(raw, labels, weights, "sigmoid")
+    exact = raw.detach().double().requires_grad_()
+    want = products_by_definition(exact, labels.double(), weights.double(), "sigmoid")
+    towards = random(2, 20, 20, seed=3), random(2, 2, 20, seed=4)
+    torch.testing.assert_close([x.double() for x in got], list(want), rtol=1e-5, atol=1e-4)
+    assert {x.dtype for x in got} == {torch.float32}
+    torch.autograd.backward(got, [x.float() for x in towards])
+    torch.autograd.backward(want, towards)
+    assert raw.grad.dtype == kind
+    torch.testing.assert_close(raw.grad.double(), exact.grad, rtol=2 * torch.finfo(kind).eps, atol=1e-4)
+
+
+def test_products_of_zeros_and_extremes_have_finite_gradients():
+    raw = torch.tensor([[[0.0, 0, 0], [1e4, -1e4, 0], [-200, -200, -200]]])
+    for activation in PLAIN:
+        given = raw.clone().requires_grad_()
+        found = weighted_products(given, torch.ones(1, 2, 3), torch.ones(1, 3), activation)
+        assert all(x.isfinite().all() for x in found)
+        sum(x.sum() for x in found).backward()
+        assert given.grad.isfinite().all()
+
+
+def test_a_raw_embedding_gives_the_vectors_and_their_products():
+    given = RawEmbedding(random(2, 3, 5, 4), "tanh")
+    labels, weights = random(2, 2, 15, seed=1), random(2, 15, seed=2).square()
+    torch.testing.assert_close(given.unit(), F.normalize(given.raw.tanh(), dim=-1))
+    want = products_by_definition(given.raw.flatten(1, 2), labels, weights, "tanh")
+    torch.testing.assert_close(given.products(labels, weights), want)
 
 
 def test_second_derivatives_are_refused_and_not_wrong():
     raw = random(1, 2, 3, 4).requires_grad_()
     (first,) = torch.autograd.grad(unit_embedding(raw, "tanh").pow(3).sum(), raw, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+    gram, _ = weighted_products(raw.flatten(1, 2), torch.ones(1, 1, 6), torch.ones(1, 6), "tanh")
+    (first,) = torch.autograd.grad(gram.pow(3).sum(), raw, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()

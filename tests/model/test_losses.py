@@ -8,6 +8,7 @@ from sepclip.audio.masks import ideal_binary_mask, mask_target
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.stft import STFT
 from sepclip.model import losses
+from sepclip.model.embedding import RawEmbedding
 from sepclip.model.losses import LOSSES, LossSettings, Signals, bin_weights
 from sepclip.settings import LEAST_RIDGE
 
@@ -290,6 +291,21 @@ def item(true, index):
 
 
 DENSE = {"dc": dense_clustering, "wkm": dense_whitened}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "embedding" in LOSSES[CASES[case][0]].heads])
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "none"])
+def test_a_layer_s_embeddings_have_the_loss_and_gradient_of_their_unit_vectors(case, activation):
+    given, true = outputs(sources=3), signals(sources=3)
+    raw = torch.randn(2, N, F, E, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+    plain = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "none": lambda x: x}[activation](raw)
+    vectors = plain / plain.norm(dim=-1, keepdim=True)
+    want = loss_of(case, given | {"embedding": vectors}, true)
+    got = loss_of(case, given | {"embedding": RawEmbedding(raw, activation)}, true)
+    torch.testing.assert_close(got, want)
+    gradients = [torch.autograd.grad(x.sum(), raw)[0] for x in (got, want)]
+    torch.testing.assert_close(*gradients)
+    assert gradients[0].abs().max() > 1e-6
 
 
 @every_clustering

@@ -30,6 +30,11 @@ def given(name):
     )
 
 
+def tensors(outputs):
+    """Return outputs with embeddings as vectors of unit norm."""
+    return {head: x if torch.is_tensor(x) else x.unit() for head, x in outputs.items()}
+
+
 def magnitude(batch=2, frames=7, seed=0):
     return torch.rand(batch, frames, 9, generator=torch.Generator().manual_seed(seed))
 
@@ -63,12 +68,13 @@ def test_heads_have_their_shapes_and_ranges():
     outputs = network()(magnitude())
     assert set(outputs) == set(BOTH)
     assert outputs["mask"].shape == (2, 2, 7, 9)
-    assert outputs["embedding"].shape == (2, 7, 9, 4)
+    vectors = outputs["embedding"].unit()
+    assert vectors.shape == (2, 7, 9, 4)
     assert outputs["mask"].min() > 0
     assert outputs["mask"].max() < 1
     assert (outputs["mask"].sum(1) - 1).abs().max() > 1e-3  # sigmoid, not softmax
-    assert outputs["embedding"].min() >= 0
-    torch.testing.assert_close(outputs["embedding"].norm(dim=-1), torch.ones(2, 7, 9))
+    assert vectors.min() >= 0
+    torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2, 7, 9))
 
 
 @pytest.mark.parametrize("head", BOTH)
@@ -99,8 +105,8 @@ def test_masks_of_conv_tasnet_are_of_the_kind_asked_for():
 @pytest.mark.parametrize("name", NETWORKS)
 def test_items_of_a_batch_do_not_meet(name):
     some, batch = network(name).eval(), given(name)
-    for head, both in some(batch).items():
-        torch.testing.assert_close(some(batch[1:])[head], both[1:], rtol=1e-4, atol=1e-5)
+    for head, both in tensors(some(batch)).items():
+        torch.testing.assert_close(tensors(some(batch[1:]))[head], both[1:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "softmax", "relu", "none"])
@@ -129,7 +135,7 @@ def test_activations_of_embeddings(name):
     direct(magnitude())
     raw = seen[0].reshape(2, 7, 9, 4)
     want = {"sigmoid": raw.sigmoid(), "tanh": raw.tanh(), "none": raw}[name]
-    got = network(embedding_activation=name).eval()(magnitude())["embedding"]
+    got = network(embedding_activation=name).eval()(magnitude())["embedding"].unit()
     torch.testing.assert_close(got, want / want.norm(dim=-1, keepdim=True))
 
 
@@ -193,9 +199,16 @@ def test_weights_depend_on_the_seed_alone(name):
 def test_what_is_below_80_db_does_not_count():
     evaluated = network().eval()
     quiet = magnitude() * 1e-4
-    for head, output in evaluated(quiet).items():
-        assert torch.equal(output, evaluated(torch.zeros_like(quiet))[head])
-        assert not torch.equal(output, evaluated(quiet * 10)[head])
+    for head, output in tensors(evaluated(quiet)).items():
+        assert torch.equal(output, tensors(evaluated(torch.zeros_like(quiet)))[head])
+        assert not torch.equal(output, tensors(evaluated(quiet * 10))[head])
+
+
+def test_decoding_is_the_second_half_with_embeddings_of_unit_norm():
+    made = network().eval()
+    halves, whole = made.decode(made.encode(magnitude())), tensors(made(magnitude()))
+    assert set(halves) == set(whole)
+    assert all(torch.equal(halves[head], whole[head]) for head in whole)
 
 
 @pytest.mark.parametrize(("kind", "axes"), [("all", (0, 1, 2)), ("bins", (0, 1))])

@@ -191,6 +191,13 @@ def test_signals_are_brought_to_the_input_level_together():
     torch.testing.assert_close(true.sources, made.stft.forward(true.source_waves))
 
 
+def test_a_loss_of_waves_takes_no_spectra_of_the_sources():
+    waves = wave(4).reshape(2, 2, -1)
+    true = separator("snr").signals(waves.sum(1), waves)
+    assert true.sources.numel() == 0
+    assert true.mixture.numel() > 0
+
+
 @every_pair
 def test_estimates_in_training_are_those_of_separation(network, loss):
     made = separator(loss, network=network)
