@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.mixing import writing
@@ -21,7 +22,7 @@ from sepclip.mixing.made import folders_of
 from sepclip.mixing.mixture import FULL_SCALE, SPLITS, Recipe, Source
 from sepclip.mixing.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
 from sepclip.mixing.preparation import Prepared
-from sepclip.mixing.survey import in_threads
+from sepclip.mixing.workers import in_threads
 from sepclip.mixing.wsj0_lists import samples_of
 
 RATE_HZ = 16000  # of LibriSpeech and of WHAM!'s noise
@@ -79,14 +80,12 @@ class Sounds:
 
     def at_rate(self, index: int, rate_hz: int) -> Floats:
         """Return speaker ``index``, or the noise for -1, at a rate (T,)."""
-        from scipy.signal import resample_poly
-
         if index not in self._read:
             self._read[index] = self._noise() if index < 0 else self._speech(index)
         key = index, rate_hz
         if key not in self._at_rate:
             wave = self._read[index]
-            self._at_rate[key] = wave if rate_hz == RATE_HZ else resample_poly(wave, rate_hz, RATE_HZ)
+            self._at_rate[key] = wave if rate_hz == RATE_HZ else polyphase.resample(wave, RATE_HZ, rate_hz)
         return self._at_rate[key]
 
     def _speech(self, index: int) -> Floats:
@@ -205,6 +204,7 @@ def plan_librimix(
         return (render(sounds, sets[planned[number].out]) for number, _ in mixture)
 
     def make() -> All:
+        polyphase.load()
         made = writing.write_sets(planned, render_all, jobs)
         return All([*already, *(Prepared(one, already=False) for one in made)])
 

@@ -16,7 +16,7 @@ from sepclip.mixing.drawing import PEAK
 from sepclip.mixing.mixture import SPLITS, Recipe, Source
 from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_one_of
 from sepclip.mixing.preparation import Prepared
-from sepclip.mixing.survey import in_threads
+from sepclip.mixing.workers import in_threads
 from sepclip.mixing.wsj0_lists import MIXTURES
 
 GROUPS = {"tr": "seen", "cv": "seen", "tt": "unseen"}  # the speakers of cv are those of tr

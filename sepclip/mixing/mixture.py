@@ -10,7 +10,8 @@ name the files of mixture and sources.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,10 @@ class Recipe:
 
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
-        fields = _without_none(asdict(self), ("peak", "mix", "noise"))
-        fields["sources"] = [_without_none(source, ("rir",)) for source in fields["sources"]]
-        if "noise" in fields:
-            fields["noise"] = _without_none(fields["noise"], ("rir",))
+        fields = _without_none(vars(self), ("peak", "mix", "noise"))
+        fields["sources"] = [_without_none(vars(source), ("rir",)) for source in self.sources]
+        if self.noise:
+            fields["noise"] = _without_none(vars(self.noise), ("rir",))
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
@@ -97,7 +98,7 @@ class Recipe:
         return made
 
 
-def _without_none(fields: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+def _without_none(fields: Mapping[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
@@ -253,9 +254,9 @@ UNFINISHED_FILE = "unfinished.json"
 _IN_16_BITS = {"PCM_16", "PCM_U8", "PCM_S8"}
 
 
-def to_int16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
-    """Round samples in [-1, 1) to 16 bits, as a 16-bit WAV stores them."""
-    steps = samples * FULL_SCALE
+def to_int16(samples: NDArray[np.floating[Any]], gain: float = 1.0) -> NDArray[np.int16]:
+    """Round samples times ``gain``, in [-1, 1), to 16 bits, as a 16-bit WAV stores them."""
+    steps = samples * (gain * FULL_SCALE)  # a power of two: the same as one after the other, to the bit
     np.rint(steps, out=steps)  # in place, for memory that was never touched costs more than the arithmetic
     np.clip(steps, -FULL_SCALE, FULL_SCALE - 1, out=steps)
     rounded: NDArray[np.int16] = steps.astype(np.int16)
