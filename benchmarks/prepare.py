@@ -126,7 +126,13 @@ def run_bare(corpus: str, root: Path, jobs: list[tuple[str, Job]], processes: in
 def run_prepare(corpus: str, root: Path, threads: int, out: Path) -> None:
     if corpus == "wsj0-2mix":
         plan = plan_wsj0(
-            root, out, {out: Wsj0Settings(2)}, corpus=corpus, active_levels=root / "levels.txt", jobs=threads
+            root / "wsj0",
+            out,
+            {out: Wsj0Settings(2)},
+            corpus=corpus,
+            lists=root,
+            active_levels=root / "levels.txt",
+            jobs=threads,
         )
     else:
         plan = plan_librimix(root, out, {out: LibriSettings(2, train="train-100")}, corpus=corpus, jobs=threads)

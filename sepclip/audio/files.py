@@ -150,10 +150,12 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """
     found: list[Path] = []
     left_out: dict[Path, str] = {}
+    known = EXTENSIONS | UNREAD
     ways = {root: frozenset({root.resolve()})}  # the real folders on the way to each
     for name_of_folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folder = Path(name_of_folder)
         way = ways.pop(folder)
+        hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
         for name in list(folders):
             real = (folder / name).resolve()
             if real in way:
@@ -161,11 +163,11 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             else:
                 ways[folder / name] = way | {real}
         for name in names:
-            path = folder / name
-            suffix = path.suffix.lower()
-            if suffix not in EXTENSIONS | UNREAD:
+            suffix = "." + name.rpartition(".")[2].lower()
+            if suffix not in known:
                 continue
-            if any(part.startswith(".") for part in path.relative_to(root).parts):
+            path = folder / name
+            if hidden or name.startswith("."):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
                 left_out[path] = f"libsndfile does not read {suffix}: convert it to wav or flac"
@@ -218,26 +220,25 @@ def write_sound(
 ) -> None:
     """Write ``samples`` (C, T) or (T,) as WAV in one step; int16 samples are stored bit for bit."""
     # encoded in memory first, for libsndfile does not say why a write failed, and the disk may be full
-    encoded = _wav_16(samples, rate_hz) if samples.dtype == np.int16 and subtype == "PCM_16" else None
-    if encoded is None:
+    if samples.dtype == np.int16 and subtype == "PCM_16" and samples.nbytes <= _LARGEST_WAV:
+        encoded = _wav_16(samples, rate_hz)
+    else:
         memory = io.BytesIO()
         soundfile.write(memory, samples.T, rate_hz, subtype=subtype, format="WAV")
         encoded = memory.getbuffer()
     replace_file(path, lambda temporary: temporary.write_bytes(encoded), flush=flush)
 
 
-def _wav_16(samples: NDArray[np.generic], rate_hz: int) -> bytes | None:
-    """Return ``samples`` (C, T) or (T,) of 16 bits as a WAV file, byte for byte as libsndfile makes it; None if large.
+def _wav_16(samples: NDArray[np.generic], rate_hz: int) -> memoryview:
+    """Return ``samples`` (C, T) or (T,) of 16 bits as a WAV file, byte for byte as libsndfile makes it.
 
     There is nothing to convert, and libsndfile takes several times as long to write into memory.
     """
     channels = 1 if samples.ndim == 1 else len(samples)
-    if samples.nbytes > _LARGEST_WAV:
-        return None
     header = struct.pack(
         "<4sI4s4sIHHIIHH4sI",
         *(b"RIFF", WAV_HEADER - 8 + samples.nbytes, b"WAVE"),
         *(b"fmt ", 16, 1, channels, rate_hz, 2 * channels * rate_hz, 2 * channels, 16),
         *(b"data", samples.nbytes),
     )
-    return header + samples.T.astype("<i2", copy=False).tobytes()
+    return memoryview(header + samples.T.astype("<i2", copy=False).tobytes())

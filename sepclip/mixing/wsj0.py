@@ -78,7 +78,7 @@ def speech_once() -> Speech:
 
     @cache
     def at_rate(path: Path, rate_hz: int) -> NDArray[np.float64]:
-        return read(path) if rate_hz == RATE_HZ else polyphase.resample(read(path), RATE_HZ, rate_hz)
+        return polyphase.resample(read(path), RATE_HZ, rate_hz)
 
     return at_rate
 
@@ -175,7 +175,7 @@ def plan_wsj0(
         for place in missing:
             recipes = _recipes(found, files, lengths, levels, root, sets[place])
             layout = Layout(sets[place].rate_hz, sources)
-            report = {"levels": LevelLaw("recipe", to_db=0.0, peak=PEAK).document()}
+            report = {"levels": LevelLaw("recipe", to_db=0.0, peak=PEAK).document(), "by_scripts": True}
             planned.append(writing.Planned(place, recipes, root, layout, recorded[place], report))
 
         def render_all(mixture: Sequence[tuple[int, Recipe]]) -> Iterator[NDArray[np.int16]]:
@@ -236,11 +236,12 @@ def _recipes(
     """Return the recipes of all mixtures whose utterances are there; without ``levels`` their gains are open."""
     shortest_or_longest = min if settings.mode == "min" else max
 
+    paths = {utterance: name_below(files[utterance], root) for utterance in lengths}
+
     def source(utterance: str, level_db: float) -> Source:
         name = utterance.rsplit("/", 1)[1]
         gain = 10 ** (level_db / 20) / math.sqrt(levels[name]) if levels else 1.0
-        path = name_below(files[utterance], root)
-        return Source(path, name[:3], None, 0, lengths[utterance], RATE_HZ, level_db, gain)
+        return Source(paths[utterance], name[:3], None, 0, lengths[utterance], RATE_HZ, level_db, gain)
 
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
     for split, lines in lists.lines.items():
