@@ -112,7 +112,8 @@ class VoiceMixer:
         if index not in self._levels:
             source = self._bank.voices[index]
             if self._law.by == "recipe":
-                level = 10 ** (source.level_db / 20) / source.gain if source.gain else 0.0
+                relative_db = source.level_db if self._mixtures.source_count > 1 else 0.0  # one alone keeps its own
+                level = 10 ** (relative_db / 20) / source.gain if source.gain else 0.0
             else:
                 level = LAWS[self._law.by](self._bank.voice(index) / np.float32(FULL_SCALE), self._mixtures.rate_hz)
             self._levels[index] = level * FULL_SCALE
