@@ -77,9 +77,18 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     except PermissionError as error:
         raise BadSound(path, "no permission to read it") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        if not os.access(path, os.R_OK):  # libsndfile does not say so
-            raise BadSound(path, "no permission to read it") from error
-        raise BadSound(path, "not readable as sound (damaged, or not a sound file)") from error
+        raise BadSound(path, _why_not(path)) from error
+
+
+def _why_not(path: Path) -> str:
+    """Return why a file could not be read as sound; libsndfile does not say that it was not allowed to."""
+    try:
+        with path.open("rb"):
+            return "not readable as sound (damaged, or not a sound file)"
+    except PermissionError:
+        return "no permission to read it"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
 
 
 def read_header(path: Path) -> Header:
@@ -163,14 +172,17 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             else:
                 ways[folder / name] = way | {real}
         for name in names:
-            suffix = "." + name.rpartition(".")[2].lower()
-            if suffix not in known:
+            stem, _, extension = name.rpartition(".")
+            suffix = f".{extension.lower()}"
+            if not stem or suffix not in known:
                 continue
             path = folder / name
             if hidden or name.startswith("."):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
-                left_out[path] = f"libsndfile does not read {suffix}: convert it to wav or flac"
+                left_out[path] = (
+                    f"libsndfile does not read {suffix}: convert it to flac (ffmpeg -i NAME{suffix} NAME.flac)"
+                )
             else:
                 found.append(path)
     return sorted(found), dict(sorted(left_out.items()))
