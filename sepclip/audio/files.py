@@ -180,9 +180,7 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             if hidden or name.startswith("."):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
-                left_out[path] = (
-                    f"libsndfile does not read {suffix}: convert it to flac (ffmpeg -i NAME{suffix} NAME.flac)"
-                )
+                left_out[path] = f"libsndfile does not read {suffix}: convert it, ffmpeg -i NAME{suffix} NAME.flac"
             else:
                 found.append(path)
     return sorted(found), dict(sorted(left_out.items()))

@@ -35,7 +35,7 @@ try:
 except UserError as error:
     print(type(error).__name__, error, getattr(error, "reason", ""))
 """
-_SLEEPERS = """
+_SLEEPERS = r"""
 import os, sys, time
 from sepclip.mixing.workers import in_processes
 def work(number):
