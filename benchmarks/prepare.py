@@ -4,7 +4,7 @@
 
 RECORDINGS is any folder with one sub-folder a voice. Look-alikes of WSJ0 (16 kHz wav) and of LibriSpeech (16 kHz flac)
 are made of it once, with lists of mixtures; both are prepared at 8 kHz, min. The bare loop reads with soundfile,
-resamples, weighs, adds and writes with soundfile, in as many processes as `prepare` has threads, and nothing else: no
+resamples, weighs, adds and writes with soundfile, in as many forked processes as `prepare` has, and nothing else: no
 look beforehand, no check, no safe replacement of files, no flush, no recipes. The arms take turns; the ratio is bare
 seconds to those of `prepare`, all of it, round by round, by the wall clock (which other programs on the cores disturb)
 and of CPU time (which leaves waiting out). Active levels, which `prepare wsj0-2mix` measures once an
@@ -17,12 +17,14 @@ import io
 import json
 import os
 import random
+import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -113,17 +115,24 @@ def bare(corpus: str, root: Path, out: Path, job: tuple[str, Job]) -> None:
         soundfile.write(out / split / part / f"{name}.wav", wave * scale, SET_HZ)
 
 
-def run_bare(corpus: str, root: Path, jobs: list[tuple[str, Job]], pool: ProcessPoolExecutor, out: Path) -> None:
+def run_bare(corpus: str, root: Path, jobs: list[tuple[str, Job]], processes: int, out: Path) -> None:
     for split in SUBSETS:
         for part in ("mix", "s1", "s2"):
             (out / split / part).mkdir(parents=True)
-    list(pool.map(partial(bare, corpus, root, out), jobs, chunksize=4))
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+        list(pool.map(partial(bare, corpus, root, out), jobs, chunksize=4))
 
 
 def run_prepare(corpus: str, root: Path, threads: int, out: Path) -> None:
     if corpus == "wsj0-2mix":
         plan = plan_wsj0(
-            root, out, {out: Wsj0Settings(2)}, corpus=corpus, active_levels=root / "levels.txt", jobs=threads
+            root / "wsj0",
+            out,
+            {out: Wsj0Settings(2)},
+            corpus=corpus,
+            lists=root,
+            active_levels=root / "levels.txt",
+            jobs=threads,
         )
     else:
         plan = plan_librimix(root, out, {out: LibriSettings(2, train="train-100")}, corpus=corpus, jobs=threads)
@@ -140,12 +149,9 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and of those of the bare loop so far."""
-    ticks = 0
-    for child in Path("/proc/self/task").glob("*/children"):
-        for number in child.read_text().split():
-            ticks += sum(map(int, Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time of this process and of those that it has started and seen end."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def reading_seconds(folder: Path) -> Iterator[tuple[str, int, float]]:
@@ -172,8 +178,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     table: dict[str, object] = {"options": {key: str(value) for key, value in vars(options).items()}}
-    with tempfile.TemporaryDirectory(dir=options.folder) as name, ProcessPoolExecutor(options.jobs) as pool:
-        list(pool.map(abs, range(options.jobs)))  # the loop's processes are there, with the allocator as it comes
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
         startup.keep_memory()  # as the command line has it for prepare
         folder = Path(name)
         voices = make_utterances(options.recordings, folder, options.files)
@@ -185,7 +190,7 @@ def main() -> None:
         print(f"active levels of {len(wanted)} utterances: {took:.2f} s, {1e3 * took / len(wanted):.1f} ms each")
         for corpus, mine in jobs.items():
             arms = {
-                "bare": partial(run_bare, corpus, folder, mine, pool),
+                "bare": partial(run_bare, corpus, folder, mine, options.jobs),
                 "prepare": partial(run_prepare, corpus, folder, options.jobs),
             }
             for work in arms.values():  # once to warm up

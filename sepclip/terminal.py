@@ -13,7 +13,8 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 T = TypeVar("T")
 _BARS = "▁▂▃▄▅▆▇█"
@@ -60,6 +61,14 @@ def say_some(heading: str, lines: list[str], most: int = 10) -> None:
         say(f"  ... and {len(lines) - most} more")
 
 
+class _RateColumn(ProgressColumn):
+    """How many items are done in a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
+
+
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
     """Yield ``items`` under a progress bar that disappears at the end; in a log a line now and then instead."""
     if not notes.is_terminal or volume.quiet:
@@ -69,6 +78,7 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=notes, transient=True) as progress:
@@ -146,7 +156,8 @@ def _track_plainly(items: Iterable[T], total: int, description: str) -> Iterator
         now = time.monotonic()
         if count and now - told > _PLAIN_SECONDS:
             told = now
-            say(f"{description} {count}/{total}, about {(now - began) / count * (total - count):.0f} s left")
+            rate = count / (now - began)
+            say(f"{description} {count}/{total}, {rate:.3g} a second, about {(total - count) / rate:.0f} s left")
         yield item
 
 

@@ -21,7 +21,10 @@ def decode(path: Path, target: Path, stream: int = 0) -> None:
     """
     program = ffmpeg()
     if program is None:
-        raise BadSound(path, "libsndfile does not read it: install ffmpeg, or convert it to wav or flac")
+        raise BadSound(
+            path,
+            f"libsndfile does not read it: install ffmpeg (or where it is: ffmpeg -i {path.name} {path.stem}.flac)",
+        )
     # "file:" keeps ffmpeg from taking a name for another protocol
     reading = [program, "-v", "error", "-xerror", "-nostdin", "-protocol_whitelist", "file", "-i", f"file:{path}"]
     writing = ["-map", f"0:a:{stream}", "-f", "wav", "-rf64", "auto", "-c:a", "pcm_f32le", "-y", f"file:{target}"]

@@ -3,6 +3,7 @@
 import io
 import os
 import re
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # as its log says of Ogg
 _BLOCK = 1 << 22  # samples that are read at a time
+WAV_HEADER = 44  # bytes before the samples in a WAV file of 16 bits
+_LARGEST_WAV = 0xFFFFFFFF - WAV_HEADER  # bytes; what its header can say
 _STREAMED = 0x7F000000  # bytes; programs that write to a pipe promise this much or more, for they cannot know
 
 
@@ -39,6 +42,10 @@ class BadSound(UserError):
     def __init__(self, path: Path, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple[type["BadSound"], tuple[Path, str]]:
+        """Come out of another process as it was raised there."""
+        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,23 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     try:
         if not path.is_file():
             raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
-        with path.open("rb"):  # libsndfile does not say that it was not allowed to
-            pass
         with soundfile.SoundFile(path) as file:
             yield file
     except PermissionError as error:
         raise BadSound(path, "no permission to read it") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise BadSound(path, "not readable as sound (damaged, or not a sound file)") from error
+        raise BadSound(path, _why_not(path)) from error
+
+
+def _why_not(path: Path) -> str:
+    """Return why a file could not be read as sound; libsndfile does not say that it was not allowed to."""
+    try:
+        with path.open("rb"):
+            return "not readable as sound (damaged, or not a sound file)"
+    except PermissionError:
+        return "no permission to read it"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
 
 
 def read_header(path: Path) -> Header:
@@ -143,10 +159,12 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """
     found: list[Path] = []
     left_out: dict[Path, str] = {}
+    known = EXTENSIONS | UNREAD
     ways = {root: frozenset({root.resolve()})}  # the real folders on the way to each
     for name_of_folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folder = Path(name_of_folder)
         way = ways.pop(folder)
+        hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
         for name in list(folders):
             real = (folder / name).resolve()
             if real in way:
@@ -154,14 +172,15 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             else:
                 ways[folder / name] = way | {real}
         for name in names:
-            path = folder / name
-            suffix = path.suffix.lower()
-            if suffix not in EXTENSIONS | UNREAD:
+            stem, _, extension = name.rpartition(".")
+            suffix = f".{extension.lower()}"
+            if not stem or suffix not in known:
                 continue
-            if any(part.startswith(".") for part in path.relative_to(root).parts):
+            path = folder / name
+            if hidden or name.startswith("."):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
-                left_out[path] = f"libsndfile does not read {suffix}: convert it to wav or flac"
+                left_out[path] = f"libsndfile does not read {suffix}: convert it, ffmpeg -i NAME{suffix} NAME.flac"
             else:
                 found.append(path)
     return sorted(found), dict(sorted(left_out.items()))
@@ -186,15 +205,17 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
     start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # a name has 255 bytes at most
     temporary = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.is_dir():  # asked first, for of a thousand waves all but one find it
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
             if flush:
                 with temporary.open("rb") as file:
                     os.fsync(file.fileno())
             temporary.replace(path)
-        finally:
+        except BaseException:
             temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
@@ -209,6 +230,25 @@ def write_sound(
 ) -> None:
     """Write ``samples`` (C, T) or (T,) as WAV in one step; int16 samples are stored bit for bit."""
     # encoded in memory first, for libsndfile does not say why a write failed, and the disk may be full
-    encoded = io.BytesIO()
-    soundfile.write(encoded, samples.T, rate_hz, subtype=subtype, format="WAV")
-    replace_file(path, lambda temporary: temporary.write_bytes(encoded.getbuffer()), flush=flush)
+    if samples.dtype == np.int16 and subtype == "PCM_16" and samples.nbytes <= _LARGEST_WAV:
+        encoded = _wav_16(samples, rate_hz)
+    else:
+        memory = io.BytesIO()
+        soundfile.write(memory, samples.T, rate_hz, subtype=subtype, format="WAV")
+        encoded = memory.getbuffer()
+    replace_file(path, lambda temporary: temporary.write_bytes(encoded), flush=flush)
+
+
+def _wav_16(samples: NDArray[np.generic], rate_hz: int) -> memoryview:
+    """Return ``samples`` (C, T) or (T,) of 16 bits as a WAV file, byte for byte as libsndfile makes it.
+
+    There is nothing to convert, and libsndfile takes several times as long to write into memory.
+    """
+    channels = 1 if samples.ndim == 1 else len(samples)
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        *(b"RIFF", WAV_HEADER - 8 + samples.nbytes, b"WAVE"),
+        *(b"fmt ", 16, 1, channels, rate_hz, 2 * channels * rate_hz, 2 * channels, 16),
+        *(b"data", samples.nbytes),
+    )
+    return memoryview(header + samples.T.astype("<i2", copy=False).tobytes())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sepclip.commands.options import Json, KMeans, Root
+from sepclip.commands.options import Json, KMeans, NoiseRoot, RirsRoot, Root
 from sepclip.scoring.metrics import DEFAULT, METRICS, ORACLES, chosen
 from sepclip.terminal import out, print_json, show_lines
 
@@ -97,6 +97,8 @@ def evaluate(
     ] = None,
     kmeans: KMeans = None,
     root: Root = None,
+    noise_root: NoiseRoot = None,
+    rirs_root: RirsRoot = None,
     as_json: Json = False,
 ) -> None:
     """Score a run, or separated files of any system, against the truth.
@@ -112,6 +114,7 @@ def evaluate(
 
     wanted = chosen(metrics, tuple(METRICS), DEFAULT, "metrics")
     plan = Plan(wanted, chosen(oracles, tuple(ORACLES), tuple(ORACLES), "oracles"), engine, improvements=improvements)
+    moved = {"root": root, "noise": noise_root, "rirs": rirs_root}
     how: dict[str, Any] = {"jobs": jobs, "memory_gib": memory, "museval_json": museval_json}
     if run is not None and data is not None and not (estimates or references or pairs):
         if mixtures or estimate_pattern or reference_pattern or fixed_order:
@@ -119,13 +122,15 @@ def evaluate(
                 "--mixtures, --estimate-pattern, --reference-pattern and --fixed-order go with --estimates and "
                 "--references, or with --pairs"
             )
-        folder, result = _of_run(run, data, split or "tt", limit, out_folder, device, kmeans, root, plan, how)
+        folder, result = _of_run(run, data, split or "tt", limit, out_folder, device, kmeans, moved, plan, how)
     elif run is None and data is None and (pairs is not None) != (estimates is not None and references is not None):
         from sepclip.evaluation.evaluating import evaluate as score
         from sepclip.evaluation.folders import folder_items, pair_items
 
-        if split or device or root or kmeans:
-            raise typer.BadParameter("--split, --kmeans, --device and --root go with RUN and DATA")
+        if split or device or kmeans or any(moved.values()):
+            raise typer.BadParameter(
+                "--split, --kmeans, --device, --root, --noise-root and --rirs-root go with RUN and DATA"
+            )
         if pairs is not None:
             if estimates or references or mixtures or estimate_pattern or reference_pattern:
                 raise typer.BadParameter("--pairs names all files itself: leave out folders and patterns")
@@ -170,7 +175,7 @@ def _of_run(
     out_folder: Path | None,
     device: str | None,
     kmeans: str | None,
-    root: Path | None,
+    moved: dict[str, Path | None],
     plan: "Plan",
     how: dict[str, Any],
 ) -> tuple[Path, dict[str, Any]]:
@@ -185,5 +190,5 @@ def _of_run(
     masks = f"-{kmeans.replace(' ', '')}" if kmeans else ""
     folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{masks}{first}"
     about = {"run": str(run), "limit": limit, "kmeans": separator.clusters_by()}
-    mixtures = MixtureSet.open(data, root)
+    mixtures = MixtureSet.open(data, **moved)
     return folder, evaluate_set(separator, mixtures, split, folder, about, device=where, plan=plan, limit=limit, **how)

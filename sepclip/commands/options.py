@@ -37,6 +37,14 @@ Root = Annotated[
     Path | None, typer.Option(help="Where the corpus of DATA lies now, if it has moved.", show_default=False)
 ]
 
+NoiseRoot = Annotated[
+    Path | None, typer.Option(help="Where the noise of DATA lies now, if it has moved.", show_default=False)
+]
+RirsRoot = Annotated[
+    Path | None,
+    typer.Option(help="Where the room impulse responses of DATA lie now, if they have moved.", show_default=False),
+]
+
 
 def table_keys(file: str, table: str) -> list[str]:
     """Return the keys of a ``table`` in a ``file`` of the package, for the help of options.

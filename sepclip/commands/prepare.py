@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -21,15 +20,23 @@ prepare_app = typer.Typer(
 
 
 def show_cards() -> None:
-    """Print the cards of all corpora as a table."""
-    table = Table(box=box.SIMPLE_HEAD, show_lines=True)
-    for title in ("corpus", "what, and the expected folders", "size", "licence", "where to get it"):
-        table.add_column(title, overflow="fold")
+    """Print the cards of all corpora, a paragraph each."""
     for name, corpus in sorted(corpora().items()):
         card = corpus.card
-        cells = (name, f"{card.what}\n{card.layout}", card.size, card.licence, card.source)
-        table.add_row(*map(Text, cells))  # not as markup, for the folders may hold brackets
-    out.print(table)
+        out.print(Text(name, style="bold"))
+        lines = Table.grid(padding=(0, 2, 0, 0))
+        lines.add_column(min_width=9)
+        lines.add_column(overflow="fold")
+        for label, text in (
+            ("what", card.what),
+            ("folders", card.layout),
+            ("size", card.size),
+            ("licence", card.licence),
+            ("from", card.source),
+        ):
+            lines.add_row(f"  {label}", Text(text))  # not as markup, for the folders may hold brackets
+        out.print(lines)
+        out.print()
 
 
 def _list(wanted: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sepclip.commands.options import Json, Root
+from sepclip.commands.options import Json, NoiseRoot, RirsRoot, Root
 from sepclip.errors import EXIT_USER_ERROR, counted
 from sepclip.terminal import out, print_json, say, say_some, show_lines, warn
 
@@ -50,6 +50,8 @@ def sweep(
         bool, typer.Option("--dry-run", help="List the cells and how far each is, and train nothing.")
     ] = False,
     root: Root = None,
+    noise_root: NoiseRoot = None,
+    rirs_root: RirsRoot = None,
     as_json: Json = False,
 ) -> None:
     """Train and score every cell of a grid, and make the table: the paper's Table 1 and others like it.
@@ -70,7 +72,7 @@ def sweep(
         steps=steps,
         device=device,
         group=group,
-        root=root,
+        moved={"root": root, "noise": noise_root, "rirs": rirs_root},
     )
     if dry_run:
         _list_cells(opened, as_json)

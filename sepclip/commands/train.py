@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sepclip.commands.options import Json, Root, table_keys
+from sepclip.commands.options import Json, NoiseRoot, RirsRoot, Root, table_keys
 from sepclip.terminal import out, print_json, show_lines
 
 
@@ -73,6 +73,8 @@ def train(
     ] = False,
     report: Annotated[bool, typer.Option(help="Write RUN/report.html at the end.")] = True,
     root: Root = None,
+    noise_root: NoiseRoot = None,
+    rirs_root: RirsRoot = None,
     as_json: Json = False,
 ) -> None:
     """Train a separator. The same command resumes it; Ctrl-C saves first, SIGUSR1 saves and goes on.
@@ -115,7 +117,7 @@ def train(
         resolved = load_config(config, [*(settings or ()), *own], flags)
         if tensorboard:
             require_tensorboard()
-        mixtures = MixtureSet.open(data, root)
+        mixtures = MixtureSet.open(data, root, noise=noise_root, rirs=rirs_root)
         opened = ranks.led(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
         if tensorboard and ranks.first:
             (run / FOLDER).mkdir(exist_ok=True)  # what tells this training, and those that resume it, to write them

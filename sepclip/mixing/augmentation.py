@@ -1,25 +1,21 @@
 """Mixtures of voices made anew in training, from the recipes of a set alone: other pairs, excerpts, levels, speeds."""
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sepclip.audio.files import read_sound, write_sound
 from sepclip.audio.loudness import LAWS
 from sepclip.errors import UserError
+from sepclip.mixing.bank import Bank, Kept
 from sepclip.mixing.drawing import LEVEL_DBFS, RELATIVE_LEVEL_DB, relative_levels
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Source, Waves, read_source, to_int16
-from sepclip.mixing.rooms import Places, in_room, read_noise, read_response
-from sepclip.terminal import warn
+from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Waves
+from sepclip.mixing.rooms import in_room, read_response
 
-RESAMPLED = "resampled"  # folder of a set: its sources at the set's rate, where theirs is another
 _MARGIN = 128  # samples around an excerpt whose speed changes, so that the filter has something to work on
 
 Float32 = NDArray[np.float32]
@@ -31,7 +27,8 @@ class LevelLaw:
 
     ``by`` is one of :data:`LAWS`, measured over the whole utterance; or ``recipe``: the gains of the recipes, without
     their relative levels. A source of 0 dB comes to ``to_db``, two sources are up to ``apart_db`` apart, and
-    with ``peak`` one gain for all brings the loudest sample to it.
+    with ``peak`` one gain for all brings the loudest sample to it. Noise is as far below the louder voice as in the
+    recipe that names it: by the levels there, or for ``recipe`` by the RMS of both files with their gains.
     """
 
     by: str = "rms"
@@ -55,13 +52,6 @@ class Augmentation:
 NO_AUGMENTATION = Augmentation()
 
 
-class Kept(Protocol):
-    """Waves that are loaded when they are asked for, and maybe remembered."""
-
-    def __getitem__(self, index: int) -> Waves:
-        """Return a wave (T,)."""
-
-
 class VoiceMixer:
     """Makes mixtures of the utterances, noises and rooms in the training recipes of a set.
 
@@ -76,75 +66,56 @@ class VoiceMixer:
         augmentation: Augmentation,
         keep: Callable[[Callable[[int], Waves]], Kept],
     ):
-        self._places = Places.of(mixtures.root, mixtures.about)
-        if not mixtures.additive and self._places == Places(mixtures.root):
-            raise UserError(
-                f"the mixtures of {mixtures.path} hold more than their sources, such as noise, which dynamic mixing "
-                f"would leave out: train with --no-dynamic"
-            )
-        mixtures.require_root()
-        self._places.require()
+        self._bank = Bank(mixtures, keep)
+        self._places = self._bank.places
         self._law = LevelLaw(**mixtures.about.get("levels", {}))
         self._mixtures, self._segment, self._augmentation = mixtures, segment, augmentation
-        recipes = mixtures.recipes("tr")
-        self._voices = distinct(source for recipe in recipes for source in recipe.sources)
-        self._noises = distinct(recipe.noise for recipe in recipes if recipe.noise)
-        snrs = {(recipe.noise.path, recipe.noise.offset): recipe.snr_db or 0.0 for recipe in recipes if recipe.noise}
-        self._snrs_db = [snrs[noise.path, noise.offset] for noise in self._noises]
-        self._rooms = sorted({tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes} - {()})
-        if augmentation.noise_snr_db and not self._noises:
+        if augmentation.noise_snr_db and not self._bank.noises:
             raise UserError(
-                f"data.noise_snr_db: the recipes of {mixtures.path} name no noise; prepare a set with --noise DIR"
+                f"data.noise_snr_db: the recipes of {mixtures.path} name no noise; prepare a set with noise"
             )
-        self._by_voice: dict[str, list[int]] = {}
-        for index, source in enumerate(self._voices):
-            self._by_voice.setdefault(source.voice, []).append(index)
-        self._names = sorted(self._by_voice)
-        self._waves = keep(self._load)
+        self._names = sorted(self._bank.by_voice)
         self._levels: dict[int, float] = {}
 
     def mix(self, chance: Random) -> tuple[Float32, Float32]:
         """Return a mixture (T,) and its sources (S, T), full scale 1; all choices are those of ``chance``."""
-        law, count = self._law, self._mixtures.source_count
-        levels = [level * law.apart_db / RELATIVE_LEVEL_DB for level in relative_levels(chance, count)]
-        heard, targets = [], []
+        law, bank, count = self._law, self._bank, self._mixtures.source_count
+        levels = [level * law.apart_db / RELATIVE_LEVEL_DB for level in _levels(chance, count)]
+        heard, targets, gains = [], [], []
         rooms: Sequence[str | None] = [None] * count
         names = chance.sample(self._names, count)
-        places = [(chance.choice(self._by_voice[name]), chance.random()) for name in names]
-        if self._rooms:
-            rooms = chance.choice(self._rooms)
+        places = [(chance.choice(bank.by_voice[name]), chance.random()) for name in names]
+        if bank.rooms:
+            rooms = chance.choice(bank.rooms)
         for (index, position), level, room in zip(places, levels, rooms, strict=True):
             gain = 10 ** ((law.to_db + level) / 20) / (self._level(index) or 1.0)
-            dry, wet = self._excerpt(self._waves[index], position, self._percent(chance), room)
+            dry, wet = self._excerpt(index, position, self._percent(chance), room)
             heard.append(wet * np.float32(gain))
-            targets.append((dry if self._places.targets == "dry" else wet) * np.float32(gain))
+            targets.append(
+                (dry if self._places.targets == "dry" or bank.voices[index].heard else wet) * np.float32(gain)
+            )
+            gains.append(gain)
         sources = np.stack(targets)
         mixture: Float32 = np.sum(heard, axis=0, dtype=np.float32)
-        if self._noises:
+        if bank.noises and law.by == "recipe":
+            loudest = max(gain * bank.rms(index) for gain, (index, _) in zip(gains, places, strict=True))
+            mixture = mixture + self._noise_of_files(chance, loudest)
+        elif bank.noises:
             mixture = mixture + self._noise(chance, law.to_db + max(levels))
         if law.peak is not None:
-            loudest = max(np.abs(mixture).max(), np.abs(sources).max(), 1.0)
-            mixture, sources = mixture * np.float32(law.peak / loudest), sources * np.float32(law.peak / loudest)
+            most = max(np.abs(mixture).max(), np.abs(sources).max(), 1.0)
+            mixture, sources = mixture * np.float32(law.peak / most), sources * np.float32(law.peak / most)
         return mixture, sources
-
-    def _load(self, index: int) -> Waves:
-        """Return an utterance, or behind these a noise, at the rate of the set (T,)."""
-        rate_hz = self._mixtures.rate_hz
-        if index < len(self._voices):
-            source = self._voices[index]
-            return cached("voice", source, self._mixtures, lambda: read_source(source, self._places.root, rate_hz))
-        noise, folder = self._noises[index - len(self._voices)], self._places.noise
-        assert folder is not None
-        return cached("noise", noise, self._mixtures, lambda: read_noise(noise, folder, rate_hz))
 
     def _level(self, index: int) -> float:
         """Return the amplitude of an utterance by the law, of samples at full scale 32768; 0 is silence."""
         if index not in self._levels:
-            source = self._voices[index]
+            source = self._bank.voices[index]
             if self._law.by == "recipe":
-                level = 10 ** (source.level_db / 20) / source.gain if source.gain else 0.0
+                relative_db = source.level_db if self._mixtures.source_count > 1 else 0.0  # one alone keeps its own
+                level = 10 ** (relative_db / 20) / source.gain if source.gain else 0.0
             else:
-                level = LAWS[self._law.by](self._waves[index] / np.float32(FULL_SCALE), self._mixtures.rate_hz)
+                level = LAWS[self._law.by](self._bank.voice(index) / np.float32(FULL_SCALE), self._mixtures.rate_hz)
             self._levels[index] = level * FULL_SCALE
         return self._levels[index]
 
@@ -155,38 +126,54 @@ class VoiceMixer:
         low, high = self._augmentation.speed
         return chance.randint(math.ceil(100 * low - 1e-9), math.floor(100 * high + 1e-9))
 
-    def _excerpt(self, wave: Waves, position: float, percent: int, room: str | None) -> tuple[Float32, Float32]:
-        """Return an excerpt (T,) at ``percent`` of its speed, dry and in a room, both at the scale of ``wave``."""
-        response = None
+    def _excerpt(self, index: int, position: float, percent: int, room: str | None) -> tuple[Float32, Float32]:
+        """Return an excerpt (T,) at ``percent`` of its speed, dry and as heard, both at the scale of the utterance."""
+        wave, response = self._bank.voice(index), None
         if room is not None and self._places.rirs is not None:
             response = read_response(self._places.rirs / room, self._mixtures.rate_hz)
         margin = _MARGIN if percent != 100 else 0
         before = margin + (len(response) - 1 if response is not None else 0)
         wanted = before + self._segment + margin
         start = int(position * (max(0, len(wave) - -(-self._segment * percent // 100)) + 1))
-        piece = stretch(wave, start - before * percent // 100, -(-wanted * percent // 100))  # (T',)
-        dry = at_speed(piece, percent)[:wanted]
+        first, samples = start - before * percent // 100, -(-wanted * percent // 100)
+        dry = at_speed(stretch(wave, first, samples), percent)[:wanted]
         wet = dry if response is None else in_room(dry, response)
+        if self._bank.voices[index].heard:
+            wet = at_speed(stretch(self._bank.heard(index), first, samples), percent)[:wanted]
         kept = slice(before, before + self._segment)
         return dry[kept], wet[kept]
 
     def _noise(self, chance: Random, voice_db: float) -> Float32:
         """Return noise (T,) below the louder voice, whose level is ``voice_db``."""
-        chosen = chance.randrange(len(self._noises))
-        wave, position = self._waves[len(self._voices) + chosen], chance.random()
-        start = int(position * (max(0, len(wave) - self._segment) + 1))
-        excerpt = np.resize(wave[start : start + self._segment], self._segment).astype(np.float32)
-        noise_db = voice_db - self._snrs_db[chosen]
+        chosen, excerpt = self._noise_excerpt(chance)
+        noise_db = voice_db - self._bank.snr_db(chosen)
         if self._augmentation.noise_snr_db:
             noise_db = voice_db - chance.uniform(*self._augmentation.noise_snr_db)
         level = LAWS["rms"](excerpt, self._mixtures.rate_hz) or 1.0
         return excerpt * np.float32(10 ** (noise_db / 20) / level)
 
+    def _noise_of_files(self, chance: Random, loudest: float) -> Float32:
+        """Return noise (T,) as far below the louder voice, of RMS ``loudest``, as in its own mixture, by whole files.
 
-def distinct(sources: Any) -> list[Source]:
-    """Return sources of different stretches, sorted by these."""
-    found: dict[tuple[str, int], Source] = {(source.path, source.offset): source for source in sources}
-    return [found[key] for key in sorted(found)]
+        Where both are of one mixture, that is the gain of the recipe.
+        """
+        chosen, excerpt = self._noise_excerpt(chance)
+        snr = self._bank.snr(chosen)
+        if self._augmentation.noise_snr_db:
+            snr = 10 ** (chance.uniform(*self._augmentation.noise_snr_db) / 20)
+        return excerpt * np.float32(loudest / ((snr * self._bank.noise_rms(chosen)) or 1.0))
+
+    def _noise_excerpt(self, chance: Random) -> tuple[int, Float32]:
+        """Return which noise was drawn and an excerpt of it (T,); one that is too short begins anew."""
+        chosen = chance.randrange(len(self._bank.noises))
+        wave, position = self._bank.noise(chosen), chance.random()
+        start = int(position * (max(0, len(wave) - self._segment) + 1))
+        return chosen, np.resize(wave[start : start + self._segment], self._segment).astype(np.float32)
+
+
+def _levels(chance: Random, sources: int) -> list[float]:
+    """Return the relative levels of so many sources; one alone, as in enhancement, has that of the recipe."""
+    return relative_levels(chance, sources) if sources > 1 else [0.0]
 
 
 def stretch(wave: Waves, start: int, samples: int) -> Float32:
@@ -207,28 +194,3 @@ def at_speed(wave: Float32, percent: int) -> Float32:
 
     played: Float32 = resample(torch.from_numpy(wave), percent, 100).numpy()
     return played
-
-
-def cached(what: str, source: Source, mixtures: MixtureSet, load: Callable[[], Float32]) -> Waves:
-    """Return a source at the rate of its set (T,), in 16 bits, resampled once for all trainings.
-
-    What had to be resampled is kept in the folder ``resampled`` of the set; one that cannot be written is told once,
-    and the source resampled each time.
-    """
-    if source.rate_hz == mixtures.rate_hz:
-        return to_int16(load())
-    key = f"{what} {source.path}\n{source.offset} {source.length} {source.rate_hz}"
-    file = mixtures.path / RESAMPLED / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.wav"
-    if file.is_file():
-        return to_int16(read_sound(file).samples[0])
-    wave = to_int16(load())
-    try:
-        write_sound(file, wave, mixtures.rate_hz, flush=False)
-    except UserError as error:
-        if mixtures.path not in _told:
-            _told.add(mixtures.path)
-            warn(f"{error}: sources are resampled anew in every training")
-    return wave
-
-
-_told: set[Path] = set()

@@ -27,7 +27,7 @@ def write_indexes(out: Path, recipes: Mapping[str, Sequence[Recipe]], layout: La
     for split, found in recipes.items():
         folder = (out / split).resolve()
         parts = ("mix", *layout.names)
-        waves = {part: [str(folder / part / f"{recipe.name}.wav") for recipe in found] for part in parts}
+        waves = {part: [f"{folder}/{part}/{recipe.name}.wav" for recipe in found] for part in parts}
         texts = {}
         for part, paths in waves.items():
             pairs = [[path, recipe.length] for path, recipe in zip(paths, found, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.mixing import writing
@@ -21,11 +22,11 @@ from sepclip.mixing.made import folders_of
 from sepclip.mixing.mixture import FULL_SCALE, SPLITS, Recipe, Source
 from sepclip.mixing.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
 from sepclip.mixing.preparation import Prepared
-from sepclip.mixing.survey import in_threads
+from sepclip.mixing.rooms import FADE, prolong
+from sepclip.mixing.workers import in_threads
 from sepclip.mixing.wsj0_lists import samples_of
 
 RATE_HZ = 16000  # of LibriSpeech and of WHAM!'s noise
-FADE = RATE_HZ // 2 + 1  # samples over which a noise that is too short is joined to itself
 _SPED = ("sp08.wav", "sp12.wav")  # noises that LibriMix's script makes of others
 
 Floats = NDArray[np.floating[Any]]
@@ -79,14 +80,12 @@ class Sounds:
 
     def at_rate(self, index: int, rate_hz: int) -> Floats:
         """Return speaker ``index``, or the noise for -1, at a rate (T,)."""
-        from scipy.signal import resample_poly
-
         if index not in self._read:
             self._read[index] = self._noise() if index < 0 else self._speech(index)
         key = index, rate_hz
         if key not in self._at_rate:
             wave = self._read[index]
-            self._at_rate[key] = wave if rate_hz == RATE_HZ else resample_poly(wave, rate_hz, RATE_HZ)
+            self._at_rate[key] = wave if rate_hz == RATE_HZ else polyphase.resample(wave, RATE_HZ, rate_hz)
         return self._at_rate[key]
 
     def _speech(self, index: int) -> Floats:
@@ -115,16 +114,6 @@ def mixture_samples(lengths: Sequence[int], settings: LibriSettings) -> int:
     """Return the samples of a mixture of utterances of these lengths."""
     longest = (min if settings.mode == "min" else max)(lengths)
     return -(-longest * settings.rate_hz // RATE_HZ)
-
-
-def prolong(noise: Floats, samples: int) -> Floats:
-    """Return ``samples`` of a noise (T,), joined to itself as often as it takes, crossfaded over half a second."""
-    fade_in = np.hanning(RATE_HZ + 1)[:FADE]
-    long = noise
-    while len(long) < samples:
-        seam = long[-FADE:] * fade_in[::-1] + noise[:FADE] * fade_in
-        long = np.concatenate([long[:-FADE], seam, noise[FADE:]])
-    return long[:samples]
 
 
 def floor_to_int16(waves: Floats) -> NDArray[np.int16]:
@@ -205,6 +194,7 @@ def plan_librimix(
         return (render(sounds, sets[planned[number].out]) for number, _ in mixture)
 
     def make() -> All:
+        polyphase.load()
         made = writing.write_sets(planned, render_all, jobs)
         return All([*already, *(Prepared(one, already=False) for one in made)])
 
@@ -215,7 +205,9 @@ def _planned(
     out: Path, tables: Tables, places: Places, settings: LibriSettings, recorded: dict[str, Any]
 ) -> writing.Planned:
     levels = LevelLaw("recipe", to_db=0.0, apart_db=0.0).document()
-    report = {"additive": not settings.noisy, "task": settings.task, "levels": levels}
+    report = {"additive": not settings.noisy, "task": settings.task, "levels": levels, "by_scripts": True}
+    if settings.noisy:
+        report["noise_root"] = str(places.noise.resolve())
     layout = Layout(settings.rate_hz, settings.targets)
     return writing.Planned(out, _recipes(tables, places, settings), places.speech, layout, recorded, report)
 
@@ -267,9 +259,12 @@ def _recipes(tables: Tables, places: Places, settings: LibriSettings) -> dict[st
         for row in found:
             if all(path in places.lengths for path in (*row.paths, row.noise) if path):
                 sources = tuple(map(source, row.paths, row.gains))
-                length = mixture_samples([one.length for one in sources], settings)
+                lengths = [one.length for one in sources]
+                length = mixture_samples(lengths, settings)
+                noise = Source(row.noise, "noise", None, 0, max(lengths), RATE_HZ, 0.0, row.noise_gain)
                 if settings.task == "enh_both":  # one target, the sum of all
                     paths, voices = "+".join(row.paths), "+".join(one.voice for one in sources)
                     sources = (Source(paths, voices, None, 0, length, settings.rate_hz, 0.0, 1.0),)
-                recipes[split].append(Recipe(row.name, GROUPS[split], length, sources[: settings.targets]))
+                noisy = noise if settings.noisy else None
+                recipes[split].append(Recipe(row.name, GROUPS[split], length, sources[: settings.targets], noise=noisy))
     return recipes

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import soundfile
 
@@ -16,7 +17,7 @@ from sepclip.mixing.drawing import PEAK
 from sepclip.mixing.mixture import SPLITS, Recipe, Source
 from sepclip.mixing.preflight import MODES, RATES_HZ, Plan, Preflight, require_one_of
 from sepclip.mixing.preparation import Prepared
-from sepclip.mixing.survey import in_threads
+from sepclip.mixing.workers import in_threads
 from sepclip.mixing.wsj0_lists import MIXTURES
 
 GROUPS = {"tr": "seen", "cv": "seen", "tt": "unseen"}  # the speakers of cv are those of tr
@@ -73,6 +74,30 @@ class Naming:
     voices: Callable[[str], Sequence[tuple[str, float]]]  # of a file's name: voice and level in dB
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """The folders of what mixtures hold beside the targets: noise, and voices with an echo that these are without."""
+
+    noise: str | None = None
+    heard: tuple[str, ...] = ()  # one for each target, or none
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """All of them."""
+        return (*((self.noise,) if self.noise else ()), *self.heard)
+
+    def in_tree(self, tree: Path, naming: "Naming") -> "Hidden":
+        """Return those that a tree has below the folders of all its splits; of the heard ones all or none."""
+        places = [tree / folder for folders in naming.folders.values() for folder in folders]
+
+        def is_there(name: str) -> bool:
+            return all((place / name).is_dir() for place in places)
+
+        noise = self.noise if self.noise and is_there(self.noise) else None
+        return Hidden(noise, self.heard if all(map(is_there, self.heard)) else ())
+
+
+NOTHING = Hidden()
 WSJ0 = Naming({split: (split,) for split in SPLITS}, MIXTURES, GROUPS, voices_of)
 
 
@@ -102,11 +127,19 @@ def require_mixtures(tree: Path, mixture: str, naming: Naming = WSJ0, *, hint: s
 
 
 def plan_made(
-    tree: Path, out: Path, settings: MadeSettings, *, corpus: str, naming: Naming = WSJ0, jobs: int | None = None
+    tree: Path,
+    out: Path,
+    settings: MadeSettings,
+    *,
+    corpus: str,
+    naming: Naming = WSJ0,
+    hidden: Hidden = NOTHING,
+    jobs: int | None = None,
 ) -> Plan[Prepared]:
     """Look at every file of a tree of mixtures; what is left is to write the recipes that name them.
 
-    Raises UserError where ``out`` holds anything else.
+    What is ``hidden`` in the mixtures is named where the tree has the folders for it. Raises UserError where ``out``
+    holds anything else.
     """
     if out.resolve() == tree.resolve():
         raise UserError(f"{out} is the tree itself, which is left as it is: choose another folder for the recipes")
@@ -122,17 +155,27 @@ def plan_made(
     if done:
         return Plan(preflight, lambda: Prepared(done, already=True), already=True)
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
+    there = hidden.in_tree(tree, naming)
     for split, folders in naming.folders.items():
         for folder in folders:
-            found = _look(tree, folder, settings, preflight, jobs)
-            recipes[split] += [_recipe(split, folder, *one, settings, naming) for one in found.items()]
+            found = _look(tree, folder, settings, there.folders, preflight, jobs)
+            recipes[split] += [_recipe(split, folder, *one, settings, naming, there) for one in found.items()]
     preflight.facts.extend(
         f"{split}: {counted(len(found), 'mixture')} (official {naming.official[split]})"
         for split, found in recipes.items()
     )
 
-    # of WSJ0 the levels stand in the names, of active speech as always there; LibriMix's are nowhere but in the waves
-    law = LevelLaw("p56", 0.0, peak=PEAK) if naming is WSJ0 else LevelLaw("recipe", 0.0, apart_db=0.0)
+    # of WSJ0 the levels stand in the names, of active speech as always there; LibriMix's are nowhere but in the waves,
+    # and so is what noise and echo are measured against
+    law = LevelLaw("p56", 0.0, peak=PEAK)
+    if naming is not WSJ0 or hidden.folders:
+        law = LevelLaw("recipe", 0.0, **({} if naming is WSJ0 else {"apart_db": 0.0}))
+    report: dict[str, Any] = {"in_place": True, "additive": settings.additive, "levels": law.document()}
+    if there.noise:
+        report["noise_root"] = "."  # from the root on
+    if missing := [name for name in hidden.folders if name not in there.folders]:
+        report["unnamed"] = f"what would be in {' and '.join(missing)}"
+        preflight.facts.append(f"{' and '.join(missing)} not there: --dynamic cannot mix anew, all else works")
 
     def make() -> Prepared:
         made = writing.write_set(
@@ -142,16 +185,21 @@ def plan_made(
             layout=Layout(settings.rate_hz, len(settings.targets)),
             render=None,
             settings=recorded,
-            report={"in_place": True, "additive": settings.additive, "levels": law.document()},
+            report=report,
         )
         return Prepared(made, already=False)
 
     return Plan(preflight, make)
 
 
-def _look(tree: Path, split: str, settings: MadeSettings, preflight: Preflight, jobs: int | None) -> dict[str, int]:
-    """Return the samples of each mixture whose files are all there and right; the others go into ``preflight``."""
-    folders = (settings.mixture, *settings.targets)
+def _look(
+    tree: Path, split: str, settings: MadeSettings, more: Sequence[str], preflight: Preflight, jobs: int | None
+) -> dict[str, int]:
+    """Return the samples of each mixture whose files are all there and right; the others go into ``preflight``.
+
+    ``more`` are the folders of what else the mixtures hold.
+    """
+    folders = (settings.mixture, *settings.targets, *more)
     found = {}
     for folder in folders:
         place = tree / split / folder
@@ -195,7 +243,9 @@ def _samples(path: Path, rate_hz: int) -> int | str:
     return int(info.frames) or "no samples"
 
 
-def _recipe(split: str, folder: str, name: str, length: int, settings: MadeSettings, naming: Naming) -> Recipe:
+def _recipe(
+    split: str, folder: str, name: str, length: int, settings: MadeSettings, naming: Naming, hidden: Hidden
+) -> Recipe:
     stem = name.removesuffix(".wav")
     speakers = naming.voices(stem)
     sources = []
@@ -205,5 +255,10 @@ def _recipe(split: str, folder: str, name: str, length: int, settings: MadeSetti
         else:  # a mixture of all as the target, or names of another kind
             voice, level_db = "+".join(voice for voice, _ in speakers) or f"{stem} {target}", 0.0
         path = f"{folder}/{target}/{name}"
-        sources.append(Source(path, voice, None, 0, length, settings.rate_hz, level_db, 1.0))
-    return Recipe(stem, naming.groups[split], length, tuple(sources), mix=f"{folder}/{settings.mixture}/{name}")
+        heard = f"{folder}/{hidden.heard[index]}/{name}" if hidden.heard else None
+        sources.append(Source(path, voice, None, 0, length, settings.rate_hz, level_db, 1.0, heard=heard))
+    noise = None
+    if hidden.noise:
+        noise = Source(f"{folder}/{hidden.noise}/{name}", "noise", None, 0, length, settings.rate_hz, 0.0, 1.0)
+    mix = f"{folder}/{settings.mixture}/{name}"
+    return Recipe(stem, naming.groups[split], length, tuple(sources), mix=mix, noise=noise)

@@ -10,13 +10,15 @@ name the files of mixture and sources.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import read_speech
@@ -44,6 +46,7 @@ class Source:
     level_db: float  # relative to the other sources
     gain: float  # what the samples are multiplied by
     rir: str | None = None  # room impulse response, relative to the folder of these
+    heard: str | None = None  # what the mixture holds of it where that is another file, relative to the root of the set
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,10 @@ class Recipe:
 
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
-        fields = _without_none(asdict(self), ("peak", "mix", "noise"))
-        fields["sources"] = [_without_none(source, ("rir",)) for source in fields["sources"]]
-        if "noise" in fields:
-            fields["noise"] = _without_none(fields["noise"], ("rir",))
+        fields = _without_none(vars(self), ("peak", "mix", "noise"))
+        fields["sources"] = [_without_none(vars(source), ("rir", "heard")) for source in self.sources]
+        if self.noise:
+            fields["noise"] = _without_none(vars(self.noise), ("rir", "heard"))
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
@@ -90,14 +93,14 @@ class Recipe:
             fields["noise"] = Source(**fields["noise"])
         made = cls(**fields)
         sources = (*made.sources, *([made.noise] if made.noise else []))
-        paths = (path for source in sources for path in (source.path, source.rir or ""))
+        paths = (path for source in sources for path in (source.path, source.rir or "", source.heard or ""))
         for path in (made.name, made.mix or "", *paths):
             if path.startswith("/") or ".." in path.split("/"):  # a set may come from anyone
                 raise ValueError(f"{path} leads out of the corpus")
         return made
 
 
-def _without_none(fields: dict[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+def _without_none(fields: Mapping[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None or name not in optional}
 
 
@@ -114,10 +117,14 @@ class MixtureSet:
     about: dict[str, Any]
 
     @classmethod
-    def open(cls, path: Path, root: Path | None = None) -> "MixtureSet":
-        """Open the set at ``path``; ``root`` says where its corpus lies now, should it have moved.
+    def open(
+        cls, path: Path, root: Path | None = None, *, noise: Path | None = None, rirs: Path | None = None
+    ) -> "MixtureSet":
+        """Open the set at ``path``.
 
-        Raises UserError where there is no set, an unfinished one, or one of a newer format.
+        ``root``, ``noise`` and ``rirs`` say where its corpus, noise and room impulse responses lie now, should they
+        have moved. Raises UserError where there is no set, an unfinished one, one of a newer format, or one that
+        has no noise or rooms and is told where they lie.
         """
         file = path / SET_FILE
         if not path.is_dir():
@@ -131,6 +138,11 @@ class MixtureSet:
             about = json.loads(file.read_text(encoding="utf-8"))
             if about["format"] > FORMAT:
                 raise UserError(f"{file} has format {about['format']}, newer than this sepclip reads ({FORMAT})")
+            for key, folder in (("noise_root", noise), ("rirs_root", rirs)):
+                if folder is not None and not about.get(key):
+                    raise UserError(f"--{key.replace('_', '-')} {folder}: the recipes of {path} name none of these")
+                if folder is not None:
+                    about[key] = str(folder.resolve())
             made = cls(
                 path,
                 root or Path(about["root"]),
@@ -171,6 +183,16 @@ class MixtureSet:
             )
 
     @property
+    def folders(self) -> dict[str, Path | None]:
+        """Where root, noise and room impulse responses lie, by the names that :meth:`open` has for them."""
+        noise, rirs = (self.about.get(key) for key in ("noise_root", "rirs_root"))
+        return {
+            "root": self.root,
+            "noise": self.root / noise if noise else None,
+            "rirs": self.root / rirs if rirs else None,
+        }
+
+    @property
     def layout(self) -> Layout:
         """What its mixtures and sources are like."""
         return Layout(
@@ -202,7 +224,9 @@ class MixtureSet:
             self.require_root()
             from sepclip.mixing.rooms import Places, render_scene  # built on this module
 
-            return render_scene(recipe, Places.of(self.root, self.about), self.rate_hz)[:, start:stop]
+            places = Places.of(self.root, self.about)
+            places.require()
+            return render_scene(recipe, places, self.rate_hz)[:, start:stop]
         files = [self._source_file(split, recipe, index) for index in range(len(recipe.sources))]
         if self.audio:
             files.insert(0, (self.wave_path(split, "mix", recipe.name), recipe.length))
@@ -253,9 +277,9 @@ UNFINISHED_FILE = "unfinished.json"
 _IN_16_BITS = {"PCM_16", "PCM_U8", "PCM_S8"}
 
 
-def to_int16(samples: NDArray[np.floating[Any]]) -> NDArray[np.int16]:
-    """Round samples in [-1, 1) to 16 bits, as a 16-bit WAV stores them."""
-    steps = samples * FULL_SCALE
+def to_int16(samples: NDArray[np.floating[Any]], gain: float = 1.0) -> NDArray[np.int16]:
+    """Round samples times ``gain``, in [-1, 1), to 16 bits, as a 16-bit WAV stores them."""
+    steps = samples * (gain * FULL_SCALE)  # a power of two: the same as one after the other, to the bit
     np.rint(steps, out=steps)  # in place, for memory that was never touched costs more than the arithmetic
     np.clip(steps, -FULL_SCALE, FULL_SCALE - 1, out=steps)
     rounded: NDArray[np.int16] = steps.astype(np.int16)
@@ -280,10 +304,15 @@ def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDAr
     return resample(torch.from_numpy(mono), from_hz, to_hz).numpy()
 
 
-def read_source(source: Source, root: Path, rate_hz: int) -> NDArray[np.float32]:
-    """Read the stretch of one source, mono, at ``rate_hz``, without its gain (T,)."""
+def read_source(source: Source, root: Path, rate_hz: int, *, by_scripts: bool = False) -> NDArray[np.float32]:
+    """Read the stretch of one source, mono, at ``rate_hz``, without its gain (T,).
+
+    ``by_scripts`` resamples as the scripts of wsj0-2mix and LibriMix do.
+    """
     path = root / source.path
     sound = read_speech(path, start=source.offset, frames=source.length)
     if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.length:
         raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
+    if by_scripts:
+        return polyphase.resample(sound.samples[0].astype(np.float64), sound.rate_hz, rate_hz).astype(np.float32)
     return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)

@@ -1,4 +1,8 @@
-"""Noise and rooms around the voices of a mixture: how they are read, and how a recipe that has them is rendered."""
+"""Noise and rooms around the voices of a mixture: how they are read, and how a recipe that has them is rendered.
+
+A corpus with scripts of its own (``by_scripts`` in ``set.json``) is read as these read it: resampled by a polyphase
+filter, of noise the first channel, and one that ends too soon joined to itself by a crossfade.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,35 +13,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import Recipe, Source, mono_at_rate, read_source, to_int16, with_mixture
 
 TARGETS = ("reverberant", "dry")
+FADE = 16000 // 2 + 1  # samples over which the scripts of LibriMix join a noise of 16 kHz that is too short to itself
 
 Float32 = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a set's recipes point to, and whether its sources are the voices with their echo or without."""
+    """Where a set's recipes point to, whether its sources are the voices with their echo or without, and how to read.
+
+    The folder of noise may be given from ``root`` on: that of a tree that is read in place moves with it.
+    """
 
     root: Path
     noise: Path | None = None
     rirs: Path | None = None
     targets: str = "reverberant"
+    by_scripts: bool = False
 
     @classmethod
     def of(cls, root: Path, about: Mapping[str, Any]) -> "Places":
         """Return the places of a set that ``set.json`` says this ``about``."""
-        noise, rirs = (Path(about[key]) if about.get(key) else None for key in ("noise_root", "rirs_root"))
-        return cls(root, noise, rirs, about.get("targets", "reverberant"))
+        noise, rirs = (root / about[key] if about.get(key) else None for key in ("noise_root", "rirs_root"))
+        return cls(root, noise, rirs, about.get("targets", "reverberant"), bool(about.get("by_scripts")))
 
     def require(self) -> None:
         """Raise UserError where the noise or the room impulse responses are not where the set says."""
-        for what, folder in (("noise", self.noise), ("room impulse responses", self.rirs)):
+        for what, folder, option in (
+            ("noise", self.noise, "--noise-root"),
+            ("room impulse responses", self.rirs, "--rirs-root"),
+        ):
             if folder is not None and not folder.is_dir():
-                raise UserError(f"the {what} of these mixtures lay in {folder}, which is not there: put it back there")
+                raise UserError(
+                    f"the {what} of these mixtures lay in {folder}, which is not there: say with {option} where the "
+                    f"folder lies now"
+                )
 
 
 @lru_cache(maxsize=1024)
@@ -63,13 +80,27 @@ def in_room(wave: Float32, response: Float32) -> Float32:
     return heard
 
 
-def read_noise(noise: Source, folder: Path, rate_hz: int) -> Float32:
+def prolong(noise: Floats, samples: int) -> Floats:
+    """Return ``samples`` of a noise (T,), joined to itself as often as it takes, crossfaded over half a second."""
+    fade_in = np.hanning(2 * FADE - 1)[:FADE]
+    long = noise
+    while len(long) < samples:
+        seam = long[-FADE:] * fade_in[::-1] + noise[:FADE] * fade_in
+        long = np.concatenate([long[:-FADE], seam, noise[FADE:]])
+    return long[:samples]
+
+
+def read_noise(noise: Source, folder: Path, rate_hz: int, *, by_scripts: bool = False) -> Float32:
     """Read a stretch of noise (T,), without its gain, at ``rate_hz``; a recording that ends begins anew."""
     path = folder / noise.path
     sound = read_sound(path, start=noise.offset, frames=noise.length)
     samples = sound.samples
-    if sound.rate_hz != noise.rate_hz:
+    if sound.rate_hz != noise.rate_hz or not samples.size:
         raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
+    if by_scripts:
+        if samples.shape[1] < min(noise.length, FADE):
+            raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
+        return polyphase.resample(prolong(samples[0], noise.length), noise.rate_hz, rate_hz).astype(np.float32)
     if samples.shape[1] < noise.length:
         whole = np.roll(read_sound(path).samples, -noise.offset, 1)
         samples = np.tile(whole, -(-noise.length // max(1, whole.shape[1])))[:, : noise.length]
@@ -83,14 +114,14 @@ def render_scene(recipe: Recipe, places: Places, rate_hz: int) -> NDArray[np.int
     """
     dry = np.zeros((len(recipe.sources), recipe.length), np.float32)
     for row, source in zip(dry, recipe.sources, strict=True):
-        wave = read_source(source, places.root, rate_hz)[: recipe.length]
+        wave = read_source(source, places.root, rate_hz, by_scripts=places.by_scripts)[: recipe.length]
         row[: len(wave)] = wave * np.float32(source.gain)
     heard, noise = dry, np.zeros((1, recipe.length), np.float32)
     if places.rirs is not None:
         responses = [read_response(places.rirs / str(source.rir), rate_hz) for source in recipe.sources]
         heard = np.stack([in_room(row, response) for row, response in zip(dry, responses, strict=True)])
     if recipe.noise is not None and places.noise is not None:
-        wave = read_noise(recipe.noise, places.noise, rate_hz)[: recipe.length]
+        wave = read_noise(recipe.noise, places.noise, rate_hz, by_scripts=places.by_scripts)[: recipe.length]
         noise[0, : len(wave)] = wave * np.float32(recipe.noise.gain)
     targets = dry if places.targets == "dry" else heard
     if recipe.peak is not None:

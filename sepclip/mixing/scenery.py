@@ -12,7 +12,7 @@ from sepclip.errors import UserError, counted
 from sepclip.mixing.drawing import LEVEL_DBFS, generator, shares_of
 from sepclip.mixing.mixture import SPLITS, Recipe, Source, mono_at_rate
 from sepclip.mixing.rooms import read_response
-from sepclip.mixing.survey import in_threads
+from sepclip.mixing.workers import in_threads
 from sepclip.terminal import say, say_some
 
 _SILENT = 1e-6  # mean square of a second of noise that no gain brings to level

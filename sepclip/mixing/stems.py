@@ -16,8 +16,8 @@ from sepclip.mixing import writing
 from sepclip.mixing.mixture import SET_FILE, SPLITS, Recipe, Source, to_int16
 from sepclip.mixing.preflight import Plan, Preflight
 from sepclip.mixing.preparation import Prepared
-from sepclip.mixing.survey import in_threads
 from sepclip.mixing.tracks import Facts, Track, choose_stems, find_tracks, look, split_tracks
+from sepclip.mixing.workers import in_threads
 from sepclip.terminal import say_some
 
 LISTEN_SECONDS = 5

@@ -1,15 +1,12 @@
 """What a corpus of voices holds: every sound file read once, measured, cut into utterances, or left out by name."""
 
 import hashlib
-import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -19,10 +16,8 @@ from sepclip.errors import UserError, counted
 from sepclip.mixing.cutting import cut_at_pauses, hop_levels, hop_samples, is_active
 from sepclip.mixing.mixture import mono_at_rate
 from sepclip.mixing.voices import Voice, VoiceFinder
-from sepclip.terminal import say, track
-
-A = TypeVar("A")
-B = TypeVar("B")
+from sepclip.mixing.workers import in_threads
+from sepclip.terminal import say
 
 SILENT_DBFS = -60.0  # an utterance whose RMS is below has no speech that could be brought to level
 
@@ -123,20 +118,6 @@ def survey_voices(
                 survey.activity[utterance.path, utterance.offset] = active
     survey.digest = hashlib.sha256("\n".join(f"{v} {k}" for k, v in sorted(seen.items())).encode()).hexdigest()
     return survey
-
-
-def in_threads(
-    function: Callable[[A], B], items: Sequence[A], description: str, jobs: int | None = None
-) -> Iterator[B]:
-    """Yield ``function`` of each item, in order, from ``jobs`` threads (None: one a core), under a progress bar.
-
-    Threads are enough: reading, resampling and writing sound release the interpreter.
-    """
-    pool = ThreadPoolExecutor(jobs or os.cpu_count())
-    try:
-        yield from track(pool.map(function, items), len(items), description)
-    finally:
-        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for the rest
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sepclip.audio.files import replace_file, write_sound, write_text
+from sepclip.audio.files import WAV_HEADER, replace_file, write_sound, write_text
 from sepclip.audio.layout import Layout
 from sepclip.errors import UserError
 from sepclip.mixing.indexes import write_indexes
@@ -29,7 +29,7 @@ from sepclip.mixing.mixture import (
     MixtureSet,
     Recipe,
 )
-from sepclip.mixing.survey import in_threads
+from sepclip.mixing.workers import in_processes
 
 Render = Callable[[Recipe], NDArray[np.int16]]  # to (1 + S, T) or (1 + S, C, T), the mixture first
 
@@ -52,7 +52,6 @@ class Planned:
 # One mixture of several sets, each as the number of the set and its recipe, to the waves of each
 RenderAll = Callable[[Sequence[tuple[int, Recipe]]], Iterable[NDArray[np.int16]]]
 
-_WAV_HEADER = 44  # bytes
 _TEMPORARY = ".*.tmp"  # as replace_file names them
 
 
@@ -161,8 +160,8 @@ def _write_audio(sets: Sequence[Planned], render: RenderAll, jobs: int | None) -
                 mixtures.setdefault((split, recipe.name), []).append((number, recipe))
 
     def files(split: str, number: int, recipe: Recipe) -> list[Path]:
-        folder = sets[number].out / split
-        return [folder / part / f"{recipe.name}.wav" for part in ("mix", *sets[number].layout.names)]
+        folder = sets[number].out
+        return [folder / f"{split}/{part}/{recipe.name}.wav" for part in ("mix", *sets[number].layout.names)]
 
     def write(mixture: tuple[str, str]) -> None:
         split, _ = mixture
@@ -177,7 +176,7 @@ def _write_audio(sets: Sequence[Planned], render: RenderAll, jobs: int | None) -
             for file, wave in zip(files(split, number, recipe), waves, strict=True):
                 write_sound(file, wave, sets[number].layout.rate_hz, flush=False)
 
-    for _ in in_threads(write, list(mixtures), "writing mixtures", jobs):
+    for _ in in_processes(write, list(mixtures), "writing mixtures", jobs):
         pass
     os.sync()  # all waves at once: one flush for each would take minutes
 
@@ -214,13 +213,16 @@ def _keep_or_write(out: Path, split: str, text: str) -> None:
 
 
 def _is_whole(wave: Path, samples: int) -> bool:
-    return wave.is_file() and wave.stat().st_size == _WAV_HEADER + 2 * samples
+    try:
+        return wave.stat().st_size == WAV_HEADER + 2 * samples
+    except FileNotFoundError:
+        return False
 
 
 def bytes_to_write(out: Path, recipes: Mapping[str, Sequence[Recipe]], parts: int, channels: int = 1) -> int:
     """Return how many bytes of audio are still to be written."""
     lengths = [recipe.length for split in recipes for recipe in recipes[split]]
-    needed = sum(parts * (_WAV_HEADER + 2 * channels * length) for length in lengths)
+    needed = sum(parts * (WAV_HEADER + 2 * channels * length) for length in lengths)
     written = sum(file.stat().st_size for split in SPLITS for file in (out / split).glob("*/*.wav"))
     return max(0, needed - written)
 

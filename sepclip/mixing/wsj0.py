@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, name_below, write_text
 from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import CONVERT, read_speech, shortened
@@ -25,7 +26,7 @@ from sepclip.mixing.made import GROUPS
 from sepclip.mixing.mixture import SPLITS, Recipe, Source, to_int16
 from sepclip.mixing.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
 from sepclip.mixing.preparation import Prepared
-from sepclip.mixing.survey import in_threads
+from sepclip.mixing.workers import in_processes, in_threads
 from sepclip.mixing.wsj0_lists import (
     MIXTURES,
     RATE_HZ,
@@ -69,7 +70,6 @@ def speech(path: Path, rate_hz: int) -> NDArray[np.float64]:
 
 def speech_once() -> Speech:
     """Return ``speech`` with a memory, so that every file is read once, and resampled once to each rate."""
-    from scipy.signal import resample_poly
 
     @cache
     def read(path: Path) -> NDArray[np.float64]:
@@ -78,10 +78,7 @@ def speech_once() -> Speech:
 
     @cache
     def at_rate(path: Path, rate_hz: int) -> NDArray[np.float64]:
-        resampled: NDArray[np.float64] = (
-            read(path) if rate_hz == RATE_HZ else resample_poly(read(path), rate_hz, RATE_HZ)
-        )
-        return resampled
+        return polyphase.resample(read(path), RATE_HZ, rate_hz)
 
     return at_rate
 
@@ -105,7 +102,7 @@ def measure_levels(
         return {**measured, **known}
     saved = time.monotonic()
     try:
-        for name, level in zip(missing, in_threads(measure, missing, "measuring levels", jobs), strict=True):
+        for name, level in zip(missing, in_processes(measure, missing, "measuring levels", jobs), strict=True):
             if level == 0:
                 raise BadSound(wanted[name], "is silent, so it has no active level: get the file anew")
             measured[name] = level
@@ -126,8 +123,7 @@ def render(recipe: Recipe, root: Path, rate_hz: int, speech: Speech) -> NDArray[
             raise BadSound(root / source.path, "is not as long as its header says, or has changed")
         np.multiply(source.gain, wave[: recipe.length], out=row[: len(wave)])
     together[1:].sum(0, out=together[0])
-    together *= (recipe.peak or 1.0) / max(1.0, together.max(), -together.min())
-    return to_int16(together)
+    return to_int16(together, (recipe.peak or 1.0) / max(1.0, together.max(), -together.min()))
 
 
 def _resampled(samples: int, rate_hz: int) -> int:
@@ -168,6 +164,7 @@ def plan_wsj0(
         preflight.needed_bytes += writing.bytes_to_write(place, recipes, 1 + sources)
 
     def make() -> All:
+        polyphase.load()
         for fact in preflight.facts:
             say(fact)
         for place in missing:
@@ -178,7 +175,7 @@ def plan_wsj0(
         for place in missing:
             recipes = _recipes(found, files, lengths, levels, root, sets[place])
             layout = Layout(sets[place].rate_hz, sources)
-            report = {"levels": LevelLaw("recipe", to_db=0.0, peak=PEAK).document()}
+            report = {"levels": LevelLaw("recipe", to_db=0.0, peak=PEAK).document(), "by_scripts": True}
             planned.append(writing.Planned(place, recipes, root, layout, recorded[place], report))
 
         def render_all(mixture: Sequence[tuple[int, Recipe]]) -> Iterator[NDArray[np.int16]]:
@@ -239,11 +236,12 @@ def _recipes(
     """Return the recipes of all mixtures whose utterances are there; without ``levels`` their gains are open."""
     shortest_or_longest = min if settings.mode == "min" else max
 
+    paths = {utterance: name_below(files[utterance], root) for utterance in lengths}
+
     def source(utterance: str, level_db: float) -> Source:
         name = utterance.rsplit("/", 1)[1]
         gain = 10 ** (level_db / 20) / math.sqrt(levels[name]) if levels else 1.0
-        path = name_below(files[utterance], root)
-        return Source(path, name[:3], None, 0, lengths[utterance], RATE_HZ, level_db, gain)
+        return Source(paths[utterance], name[:3], None, 0, lengths[utterance], RATE_HZ, level_db, gain)
 
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
     for split, lines in lists.lines.items():

@@ -7,7 +7,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,13 @@ class Sweep:
         steps: int | None = None,
         device: str = "auto",
         group: str | None = None,
-        root: Path | None = None,
+        moved: Mapping[str, Path | None] | None = None,
     ) -> "Sweep":
-        """Resolve all cells and see which are done; writes nothing. UserError for all that is wrong with them."""
-        mixtures = MixtureSet.open(data, root)
+        """Resolve all cells and see which are done; writes nothing. UserError for all that is wrong with them.
+
+        ``moved`` says where root, noise and rirs of the data lie now.
+        """
+        mixtures = MixtureSet.open(data, **(moved or {}))
         where = resolve_device(device)
         found = load_grid(
             grid,

@@ -124,7 +124,7 @@ class _Child:
             "run": str(task.run),
             "config": config.model_dump(),
             "data": str(data.path),
-            "root": str(data.root),
+            **{name: str(folder) if folder else None for name, folder in data.folders.items()},
         }
         environment = {
             **os.environ,

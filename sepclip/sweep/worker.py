@@ -54,7 +54,8 @@ def work(orders: dict[str, Any]) -> None:
     from sepclip.settings import Config
 
     path, config = Path(orders["run"]), Config.model_validate(orders["config"])
-    data = MixtureSet.open(Path(orders["data"]), Path(orders["root"]) if orders["root"] else None)
+    folders = {name: Path(orders[name]) if orders.get(name) else None for name in ("root", "noise", "rirs")}
+    data = MixtureSet.open(Path(orders["data"]), **folders)
     run, summary = _train(path, config, data)
     device = torch.device(config.device)
     about = {"run": str(path), "cell": orders["cell"], "training": summary}

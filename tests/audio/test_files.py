@@ -67,6 +67,17 @@ def test_int16_survives_every_format_bit_for_bit(tmp_path, subtype):
     assert np.array_equal(sound.samples, stereo.astype(np.float32) / 32768)
 
 
+@pytest.mark.parametrize("shape", [(0,), (1,), (1024,), (1, 512), (2, 512), (3, 341), (6, 0)])
+def test_waves_of_16_bits_are_byte_for_byte_those_of_libsndfile(tmp_path, shape):
+    wave = RAMP[: int(np.prod(shape))].reshape(shape)
+    write_sound(tmp_path / "ours.wav", wave, 44100)
+    soundfile.write(tmp_path / "theirs.wav", wave.T, 44100, subtype="PCM_16")
+    assert (tmp_path / "ours.wav").read_bytes() == (tmp_path / "theirs.wav").read_bytes()
+    assert np.array_equal(
+        soundfile.read(tmp_path / "ours.wav", dtype="int16", always_2d=True)[0].T, np.atleast_2d(wave)
+    )
+
+
 @pytest.mark.parametrize(
     ("start", "frames", "want"), [(0, 10, slice(0, 10)), (5, -1, slice(5, None)), (1000, 99, slice(1000, 1024))]
 )
@@ -157,7 +168,7 @@ def test_sounds_are_found_and_hidden_ones_reported(tmp_path):
     found, left_out = find_sounds(tmp_path)
     assert found == [tmp_path / name for name in ("a/B/d.mp3", "a/c.flac", "b.WAV")]
     hidden = [tmp_path / name for name in ("._b.wav", ".trash/e.wav", ".x.wav", "a/._c.flac")]
-    unread = "libsndfile does not read .m4a: convert it to wav or flac"
+    unread = "libsndfile does not read .m4a: convert it, ffmpeg -i NAME.m4a NAME.flac"
     assert left_out == {**dict.fromkeys(hidden, "hidden"), tmp_path / "h.M4A": unread}
 
 

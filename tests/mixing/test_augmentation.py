@@ -157,7 +157,7 @@ def test_sources_of_another_rate_are_resampled_once(tmp_path, monkeypatch, capsy
     def fail(*_):
         raise AssertionError("read and resampled anew")
 
-    monkeypatch.setattr("sepclip.mixing.augmentation.read_source", fail)
+    monkeypatch.setattr("sepclip.mixing.bank.read_source", fail)
     again = data(made)
     assert all(same(again.batch(step), want[step]) for step in range(3))
     monkeypatch.undo()

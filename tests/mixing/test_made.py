@@ -135,7 +135,7 @@ def test_training_and_validation_use_the_mixture_itself(plain, tmp_path, task):
     if task == "sep_clean":
         training_data(made, segment=4000, batch_size=2, dynamic=True, seed=0, memory_gib=1).batch(0)
     else:
-        with pytest.raises(UserError, match="which dynamic mixing would leave out: train with --no-dynamic"):
+        with pytest.raises(UserError, match="which dynamic mixing would leave out: prepare them again"):
             training_data(made, segment=4000, batch_size=2, dynamic=True, seed=0, memory_gib=1)
 
 

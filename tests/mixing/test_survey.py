@@ -8,7 +8,7 @@ from sepclip.audio.levels import active_level
 from sepclip.errors import UserError
 from sepclip.mixing.mixture import Recipe, Source
 from sepclip.mixing.rooms import Places, render_scene
-from sepclip.mixing.survey import in_threads, survey_voices
+from sepclip.mixing.survey import survey_voices
 from sepclip.mixing.voices import sex_of
 from tests.mixing.conftest import VOICES, make_corpus, samples, sentence, write_wave
 
@@ -168,12 +168,6 @@ def test_digest_is_of_the_samples_and_the_paths_below_the_root(corpus, tmp_path)
     wave[1000] += 1
     write_wave(copy / "en-f" / "0.flac", wave)
     assert survey(copy).digest != survey(corpus).digest
-
-
-def test_threads_keep_the_order_and_hand_errors_on():
-    assert list(in_threads(lambda number: number**2, range(200), "")) == [number**2 for number in range(200)]
-    with pytest.raises(ZeroDivisionError):
-        list(in_threads(lambda number: 1 // (number - 50), range(100), ""))
 
 
 def test_a_corpus_of_unread_formats_says_what_it_holds(tmp_path):

@@ -472,7 +472,9 @@ def test_dynamic_mixtures_keep_the_active_levels_and_the_peak_of_the_lists(corpu
     batch = training_data(made, segment=8000, batch_size=12, dynamic=True, seed=0, memory_gib=1).batch(0)
     known = {}
     for source in (source for recipe in made.recipes("tr") for source in recipe.sources):
-        known[source.path.rsplit("/", 1)[1].removesuffix(".wav")] = read_source(source, made.root, 8000)
+        known[source.path.rsplit("/", 1)[1].removesuffix(".wav")] = read_source(
+            source, made.root, 8000, by_scripts=True
+        )
     apart = []
     for mixture, sources in zip(batch.mixture.numpy(), batch.sources.numpy(), strict=True):
         levels = []

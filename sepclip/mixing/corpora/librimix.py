@@ -57,7 +57,7 @@ def _prepare(speakers: int) -> Callable[..., None]:
         from sepclip.errors import UserError
         from sepclip.mixing.librimix import LibriSettings, plan_librimix
         from sepclip.mixing.librimix_lists import naming_of, subsets_of
-        from sepclip.mixing.made import MadeSettings, find_tree, folders_of, plan_made, require_mixtures
+        from sepclip.mixing.made import Hidden, MadeSettings, find_tree, folders_of, plan_made, require_mixtures
         from sepclip.mixing.preflight import carry_out, places_of
 
         corpus = NAMES[speakers]
@@ -75,7 +75,8 @@ def _prepare(speakers: int) -> Callable[..., None]:
             mixture, targets = folders_of(task, speakers)
             require_mixtures(tree, mixture, naming)
             made = MadeSettings(mixture, targets, settings.rate_hz, settings.mode, additive=not settings.noisy)
-            read = plan_made(tree, out, made, corpus=corpus, naming=naming, jobs=jobs)
+            hidden = Hidden("noise" if settings.noisy else None)
+            read = plan_made(tree, out, made, corpus=corpus, naming=naming, hidden=hidden, jobs=jobs)
             carry_out(read, check=check, as_json=as_json)
             return
         plan = plan_librimix(root, out, sets, corpus=corpus, metadata=metadata, noise=noise, jobs=jobs)

@@ -39,7 +39,15 @@ def prepare(
 ) -> None:
     """Write the recipes; the help of the command line tells the arguments."""
     from sepclip.errors import UserError
-    from sepclip.mixing.made import MadeSettings, find_tree, folders_of, mixture_folders, plan_made, require_mixtures
+    from sepclip.mixing.made import (
+        Hidden,
+        MadeSettings,
+        find_tree,
+        folders_of,
+        mixture_folders,
+        plan_made,
+        require_mixtures,
+    )
     from sepclip.mixing.preflight import carry_out, require_folder, require_one_of
 
     if target and not room:
@@ -50,7 +58,10 @@ def prepare(
     require_folder(root, "the folder of WHAM!")
     mixture, targets = folders_of(task, 2)
     echo = target or ROOMS[0]
+    hidden = Hidden("noise" if task != "sep_clean" else None)
     if room:
+        if room != echo:
+            hidden = Hidden(hidden.noise, tuple(f"{folder}_{room}" for folder in targets))
         mixture, targets = f"{mixture}_{room}", tuple(f"{folder}_{echo}" for folder in targets)
     settings = MadeSettings(mixture, targets, rate, mode, additive=task == "sep_clean" and (not room or room == echo))
     tree = find_tree(root, rate, mode)
@@ -58,7 +69,7 @@ def prepare(
         raise UserError(f"{root} holds no mixtures of {rate} Hz, {mode}. Expected: {CARD.layout}")
     hint = "; --room says which of WHAMR!" if any(name.endswith(ROOMS) for name in mixture_folders(tree)) else ""
     require_mixtures(tree, mixture, hint=hint)
-    carry_out(plan_made(tree, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
+    carry_out(plan_made(tree, out, settings, corpus=CARD.name, hidden=hidden, jobs=jobs), check=check, as_json=as_json)
 
 
 CORPORA = (Corpus(CARD, prepare),)
