@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,22 @@ def _here(
 ) -> Iterator[tuple[int, list[Row], Frames]]:
     for index in todo:
         fitted, _, refused = _fitted(items[index], plan, memory)
-        yield index, *_score(items[index], refused, fitted)
+        waves = refused or items[index].waves()  # a network works with all threads, as it does beside processes
+        with one_thread():
+            scored = _score(items[index], waves, fitted)
+        yield index, *scored
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let BLAS and torch compute on one thread, so that every process rounds alike, to the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_processes(
