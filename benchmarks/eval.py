@@ -1,17 +1,22 @@
 """Files a minute of `sepclip eval`, by museval and by the fast engine, against plain loops over museval and openunmix.
 
-    python benchmarks/eval.py voices [--files 150] [--json FILE]
-    python benchmarks/eval.py stems [--seconds 60] [--json FILE]
+    python benchmarks/eval.py voices [--files 300] [--rounds 3] [--json FILE]
+    python benchmarks/eval.py stems [--seconds 180] [--tracks 2] [--arms museval,sepclip] [--json FILE]
 
 Every arm is a process of its own that reads the files, scores SDR, ISR, SIR and SAR of BSSEval v4 in windows of 1 s and
 keeps them; its peak memory is that of all its processes together. ``voices``: pairs of 4 s at 8 kHz from data/speech;
-``stems``: two tracks of four stereo sources at 44.1 kHz. openunmix's evaluate scores by ``museval.eval_mus_track``,
-which is called here as it calls it. museval wants ffmpeg to be imported.
+``stems``: tracks of four stereo sources at 44.1 kHz. openunmix's evaluate scores by ``museval.eval_mus_track``, which
+is called here as it calls it, in this process or (``openunmix2``) in a pool of two as by its ``--cores 2``. museval
+wants ffmpeg to be imported.
+
+The arms go in turns, round after round. ``--json`` adds to what is in FILE already, so that a long measurement can be
+had in parts; the table printed at the end is over all rounds in it, ratios to the plain loop of the same number.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,31 +31,48 @@ from scipy.signal import resample_poly
 SPEECH = Path(__file__).parent.parent / "data" / "speech"
 LOOP = """
 import json, sys
+from multiprocessing import Pool
 from pathlib import Path
 from types import SimpleNamespace
 import museval, numpy as np, soundfile
 folder, kind, sources = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(",")
-found = {}
-for path in sorted((folder / "ref" / sources[0]).iterdir()):
+
+def score(name):
     waves, rate = {}, 0
     for part in ("ref", "est"):
-        read = [soundfile.read(folder / part / s / path.name, always_2d=True) for s in sources]
+        read = [soundfile.read(folder / part / s / name, always_2d=True) for s in sources]
         waves[part], rate = np.stack([wave for wave, _ in read]), read[0][1]
     if kind == "museval":
         scores = museval.evaluate(waves["ref"], waves["est"], win=rate, hop=rate)
-        found[path.stem] = [np.nanmedian(one, 1).tolist() for one in scores]
-    else:  # what the evaluate of openunmix hands its estimates to
-        targets = {s: SimpleNamespace(audio=wave) for s, wave in zip(sources, waves["ref"])}
-        track = SimpleNamespace(name=path.stem, rate=rate, targets=targets, subset="test")
-        found[path.stem] = museval.eval_mus_track(track, dict(zip(sources, waves["est"]))).scores["targets"][0]["name"]
-json.dump(found, open(sys.argv[4], "w"))
+        return [np.nanmedian(one, 1).tolist() for one in scores]
+    # what the evaluate of openunmix hands its estimates to
+    targets = {s: SimpleNamespace(audio=wave) for s, wave in zip(sources, waves["ref"])}
+    track = SimpleNamespace(name=name, rate=rate, targets=targets, subset="test")
+    return museval.eval_mus_track(track, dict(zip(sources, waves["est"]))).scores["targets"][0]["name"]
+
+names = sorted(path.name for path in (folder / "ref" / sources[0]).iterdir())
+if kind == "openunmix2":
+    with Pool(2) as pool:
+        scores = pool.map(score, names, chunksize=1)
+else:
+    scores = map(score, names)
+json.dump({Path(name).stem: found for name, found in zip(names, scores)}, open(sys.argv[4], "w"))
 """
+ARMS = {
+    "museval": "loop over museval.evaluate",
+    "openunmix": "as openunmix evaluates",
+    "openunmix2": "as openunmix --cores 2",
+    "sepclip": "sepclip eval",
+    "fast": "sepclip eval --engine fast",
+}
 
 
 def voices(folder: Path, files: int) -> None:
     waves = [soundfile.read(path, dtype="float64")[0] for path in sorted(SPEECH.glob("*/*.flac"))[:60]]
     for index in range(files):
-        ref = np.stack([np.resize(waves[(index * step) % len(waves)], 32000) for step in (7, 11)])[..., None]
+        ref = np.stack(
+            [np.resize(waves[(index * step + first) % len(waves)], 32000) for step, first in ((7, 0), (11, 1))]
+        )[..., None]
         _lay_out(folder, f"{index:04d}", ref, 8000, ("s1", "s2"), index)
 
 
@@ -60,7 +82,7 @@ def stems(folder: Path, seconds: float, tracks: int) -> None:
     chance = np.random.default_rng(0)
     for track in range(tracks):
         samples = int(44100 * seconds)
-        mono = [np.resize(wave, samples) for wave in waves[track * 4 : track * 4 + 4]]
+        mono = [np.resize(waves[(track * 4 + part) % 8], samples) for part in range(4)]
         ref = np.stack([np.stack([wave, 0.7 * np.roll(wave, 20)], 1) for wave in mono])
         ref += chance.normal(0, 1e-3, ref.shape)  # speech at this rate has nothing above 4 kHz
         _lay_out(folder, f"{track:04d}", ref, 44100, names, track)
@@ -107,7 +129,8 @@ def _memory(root: int) -> int:
                 line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
             )
             total += int(fields["RssAnon"].split()[0]) * 1024
-            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                waiting += map(int, (task / "children").read_text().split())
         except (OSError, KeyError):
             continue
     return total
@@ -123,42 +146,81 @@ def scored(path: Path, sources: tuple[str, ...]) -> dict[str, list[list[float]]]
     return {n: [[rows[n, s][metric] for s in sources] for metric in ("sdr", "isr", "sir", "sar")] for n in names}
 
 
+def commands(folder: str, sources: tuple[str, ...]) -> dict[str, list[str]]:
+    found = {
+        kind: [sys.executable, "-c", LOOP, folder, kind, ",".join(sources), f"{folder}/{kind}.json"]
+        for kind in ("museval", "openunmix", "openunmix2")
+    }
+    ours = [sys.executable, "-m", "sepclip", "eval", "--estimates", f"{folder}/est", "--references", f"{folder}/ref"]
+    ours += ["--estimate-pattern", "{source}/{name}", "--reference-pattern", "{source}/{name}", "--fixed-order"]
+    ours += ["--metrics", "sdr,isr,sir,sar", "--oracles", "none", "--no-improvements"]
+    return {
+        **found,
+        "sepclip": [*ours, "--out", f"{folder}/sepclip"],
+        "fast": [*ours, "--engine", "fast", "--out", f"{folder}/fast"],
+    }
+
+
+def _spread(values: list[float], digits: int) -> str:
+    shown = [f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
+    return shown[0] if len(values) == 1 else f"{shown[0]} [{shown[1]}..{shown[2]}]"
+
+
+def tell(runs: dict[str, list[dict[str, float]]], differences: dict[str, float]) -> None:
+    print("| arm | rounds | files/min | seconds | to the plain loop | GiB |\n|---|---|---|---|---|---|")
+    for arm, found in runs.items():
+        cells = [ARMS[arm], str(len(found)), _spread([one["files_a_minute"] for one in found], 1)]
+        cells.append(_spread([one["seconds"] for one in found], 1))
+        pairs = list(zip(runs.get("museval", []), found, strict=False))
+        cells.append(
+            _spread([one["files_a_minute"] / loop["files_a_minute"] for loop, one in pairs], 2) if pairs else "-"
+        )
+        cells.append(_spread([one["gib"] for one in found], 2))
+        print(f"| {' | '.join(cells)} |")
+    for arm, value in differences.items():
+        print(f"{ARMS[arm]}: largest difference to museval {value:.1e} dB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("voices", "stems"))
-    parser.add_argument("--files", type=int, default=150)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--files", type=int, default=300)
+    parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--tracks", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--folder", type=Path, help="where the files are kept for another call")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    table: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        sources: tuple[str, ...] = ("s1", "s2") if options.what == "voices" else ("bass", "drums", "other", "vocals")
-        if options.what == "voices":
-            voices(folder, options.files)
-        else:
-            stems(folder, options.seconds, options.tracks)
+    before = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
+    runs, differences = before.get("runs", {}), before.get("largest_difference_db", {})
+    sources: tuple[str, ...] = ("s1", "s2") if options.what == "voices" else ("bass", "drums", "other", "vocals")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        if not (folder / "est").is_dir():
+            if options.what == "voices":
+                voices(folder, options.files)
+            else:
+                stems(folder, options.seconds, options.tracks)
         files = len(list((folder / "ref" / sources[0]).iterdir()))
-        loop = [sys.executable, "-c", LOOP, name]
-        ours = [sys.executable, "-m", "sepclip", "eval", "--estimates", f"{name}/est", "--references", f"{name}/ref"]
-        ours += ["--estimate-pattern", "{source}/{name}", "--reference-pattern", "{source}/{name}", "--fixed-order"]
-        ours += ["--metrics", "sdr,isr,sir,sar", "--oracles", "none", "--no-improvements"]
-        arms = {"loop over museval.evaluate": [*loop, "museval", ",".join(sources), f"{name}/museval.json"]}
-        arms["as openunmix evaluates"] = [*loop, "openunmix", ",".join(sources), f"{name}/openunmix.json"]
-        arms["sepclip eval"] = [*ours, "--out", f"{name}/slow"]
-        arms["sepclip eval --engine fast"] = [*ours, "--engine", "fast", "--out", f"{name}/quick"]
-        for arm, command in arms.items():
-            seconds, gib = measured(command)
-            table[arm] = {"files_a_minute": 60 * files / seconds, "seconds": seconds, "gib": gib}
-            ratio = table["loop over museval.evaluate"]["seconds"] / seconds
-            print(f"{arm:30} {60 * files / seconds:8.1f} files/min  {seconds:7.1f} s  x{ratio:.2f}  {gib:.2f} GiB")
-        want = json.loads((folder / "museval.json").read_text())
-        for arm, place in (("sepclip eval", "slow"), ("sepclip eval --engine fast", "quick")):
-            table[arm]["largest_difference_db"] = largest_difference(want, scored(folder / place, sources))
-            print(f"{arm}: largest difference {table[arm]['largest_difference_db']:.1e} dB")
+        for _ in range(options.rounds):
+            for arm in options.arms.split(","):
+                seconds, gib = measured(commands(str(folder), sources)[arm])
+                runs.setdefault(arm, []).append(
+                    {"files_a_minute": 60 * files / seconds, "seconds": seconds, "gib": gib}
+                )
+                print(
+                    f"{ARMS[arm]:30} {60 * files / seconds:8.1f} files/min  {seconds:7.1f} s  {gib:.2f} GiB", flush=True
+                )
+        if (folder / "museval.json").is_file():
+            want = json.loads((folder / "museval.json").read_text())
+            for arm in ("sepclip", "fast"):
+                if (folder / arm / "scores.json").is_file():
+                    differences[arm] = largest_difference(want, scored(folder / arm, sources))
+    runs = {arm: runs[arm] for arm in ARMS if arm in runs}
+    tell(runs, differences)
     if options.json:
-        options.json.write_text(json.dumps(table, indent=1) + "\n")
+        options.json.write_text(json.dumps({"runs": runs, "largest_difference_db": differences}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ by its location.
 
 import importlib.util
 from functools import lru_cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,15 @@ def load_museval_metrics() -> ModuleType:
 
     Raises UserError when museval is not installed at all.
     """
+    spec = require_museval()
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def require_museval() -> ModuleSpec:
+    """Return from where museval's metrics are loaded; raises UserError when museval is not installed."""
     package = importlib.util.find_spec("museval")
     if package is None or not package.submodule_search_locations:
         raise UserError("museval is not installed: pip install museval")
@@ -37,9 +47,7 @@ def load_museval_metrics() -> ModuleType:
     spec = importlib.util.spec_from_file_location("sepclip_museval_metrics", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"museval has no {path}: pip install --force-reinstall museval")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return spec
 
 
 def bsseval_frames(*, est: Floats, ref: Floats, rate_hz: int) -> dict[str, Floats]:

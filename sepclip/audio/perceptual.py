@@ -4,10 +4,8 @@ import importlib
 from importlib.util import find_spec
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from sepclip.audio.resample import resample
 from sepclip.errors import UserError
 
 Waves = NDArray[np.float32 | np.float64]
@@ -34,6 +32,10 @@ def score(metric: str, *, est: Waves, ref: Waves, rate_hz: int) -> float:
 def _at_rate(wave: Waves, from_hz: int, to_hz: int) -> NDArray[np.float64]:
     if from_hz == to_hz:
         return wave.astype(np.float64)
+    import torch
+
+    from sepclip.audio.resample import resample
+
     return resample(torch.from_numpy(wave.astype(np.float32)), from_hz, to_hz).numpy().astype(np.float64)
 
 

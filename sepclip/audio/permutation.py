@@ -1,4 +1,4 @@
-"""The best assignment of estimates to references, for training and for scoring alike.
+"""The best assignment of estimates to references, as training wants it (for scoring: pairing.py).
 
 Compute every pair once, reduce over time and frequency, and only then permute: a minimum taken before the reduction
 permutes every bin on its own and is a different, meaningless loss.
@@ -7,9 +7,7 @@ permutes every bin on its own and is a different, meaningless loss.
 from functools import lru_cache
 from itertools import permutations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 MOST_SOURCES = 8  # 8! = 40,320 sums an item; beyond that a Hungarian solver would be due
@@ -40,10 +38,3 @@ def best_permutation(pairwise: Tensor, *, maximise: bool, fixed_order: bool = Fa
     means = pairwise[:, table, torch.arange(references, device=pairwise.device)].mean(-1)  # (B, P)
     best = means.argmax(1) if maximise else means.argmin(1)  # (B,)
     return means.gather(1, best.unsqueeze(1)).squeeze(1), table[best]
-
-
-def best_order(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the estimate (ref,) of each reference by the best mean of ``scores`` (est, ref) in dB; NaN is worst."""
-    table = torch.from_numpy(np.nan_to_num(scores, nan=-300, posinf=300, neginf=-300))
-    _, order = best_permutation(table.unsqueeze(0), maximise=True)
-    return np.asarray(order[0].numpy(), np.int64)

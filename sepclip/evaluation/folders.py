@@ -11,8 +11,7 @@ import soundfile
 
 from sepclip.audio.files import find_sounds, name_below, read_sound
 from sepclip.errors import UserError, counted
-from sepclip.scoring.items import Item, Row, Waves
-from sepclip.scoring.oracles import default_stft
+from sepclip.scoring.items import Item, Row, Waves, default_frame
 
 FOLDERS, NAMES = "{source}/{name}", "{name}_{source}"
 _SOURCE = r"s\d+"
@@ -49,7 +48,7 @@ class _Files:
         lengths = [sound.samples.shape[1] for sound in sounds]
         if min(lengths) == 0:
             return "0 samples"
-        if max(lengths) - min(lengths) > default_stft(rates[0]).hop_length:  # a hop more or less is only padding
+        if max(lengths) - min(lengths) > default_frame(rates[0])[1]:  # a hop more or less is only padding
             return f"different lengths: {min(lengths)} to {max(lengths)} samples"
         notes = ("cut to the shorter length",) if len(set(lengths)) > 1 else ()
         count = len(estimates)

@@ -57,8 +57,8 @@ def summarise_parts(rows: Sequence[Row], columns: Sequence[str], *, fixed_order:
     }
     if fixed_order:
         parts["sources"] = lambda row: row.source
-    summary = summarise(rows, columns)
     with threadpool_limits(1):  # sums do not depend on threads then
+        summary = summarise(rows, columns)
         for part, of in parts.items():
             names = dict.fromkeys(name for row in rows if (name := of(row)) is not None)
             names = names if part == "sources" else dict.fromkeys(sorted(names, key=_by_number))

@@ -7,22 +7,23 @@ from typing import Any
 import numpy as np
 
 from sepclip.errors import UserError
-from sepclip.report.curves import GAIN, History
 from sepclip.report.markup import signed
 from sepclip.terminal import sparkline
 
-_CURVES = {"loss": "loss", GAIN: "validation SI-SDRi, dB", "grad_norm": "gradient norm", "threshold": "threshold"}
 _BINS = 40
 _MOST_PLACES = 24
 
 
 def training_lines(run: Path) -> list[str]:
     """Return the curves of a run's training, a line each: what it is, its bars, its first and last value."""
+    from sepclip.report.curves import GAIN, History  # torch, which the bars of scores need not wait for
+
+    curves = {"loss": "loss", GAIN: "validation SI-SDRi, dB", "grad_norm": "gradient norm", "threshold": "threshold"}
     try:
         history = History.read(run, "")
     except UserError:
         return []  # a damaged file is no reason to end a finished training in an error
-    found = {title: [value for value in history.column(key)[1] if value is not None] for key, title in _CURVES.items()}
+    found = {title: [value for value in history.column(key)[1] if value is not None] for key, title in curves.items()}
     return _lines({title: (values, _ends(values)) for title, values in found.items() if len(values) > 1})
 
 
@@ -40,6 +41,8 @@ def score_lines(result: Mapping[str, Any]) -> list[str]:
 
 def sweep_lines(runs: Mapping[str, Path]) -> list[str]:
     """Return how the runs of a sweep gained on the validation mixtures, a line each."""
+    from sepclip.report.curves import GAIN, History
+
     parts = {}
     for title, run in list(runs.items())[:_MOST_PLACES]:
         try:

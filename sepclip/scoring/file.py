@@ -8,12 +8,11 @@ import numpy as np
 
 from sepclip.audio import perceptual
 from sepclip.audio.bsseval import Unscorable, window_sdr
-from sepclip.audio.permutation import best_order
+from sepclip.audio.pairing import best_order
 from sepclip.audio.ratios import Ratios
 from sepclip.scoring.engines import decompose_file
 from sepclip.scoring.items import Array, Plan, Row, Waves
 from sepclip.scoring.metrics import METRICS, columns
-from sepclip.scoring.oracles import default_stft, oracle_estimates
 
 Frames = dict[str, np.ndarray]  # scores of v4's windows by name, (S, windows)
 
@@ -128,6 +127,10 @@ def _enter_oracles(
     mixture_si_sdr: Sequence[float],
     mixture_sdr: np.ndarray,
 ) -> None:
+    if not plan.oracles:
+        return
+    from sepclip.scoring.oracles import default_stft, oracle_estimates  # torch takes a second in every process
+
     stft = plan.stft or default_stft(waves.rate_hz)
     sounding = [index for index in range(len(rows)) if waves.ref[index].any()]
     with_windows = bool(np.isfinite(mixture_sdr).any())

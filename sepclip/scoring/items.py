@@ -1,15 +1,18 @@
 """What goes into scoring, a file at a time, and the rows that come out of it."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound
-from sepclip.audio.stft import STFT
 from sepclip.scoring.metrics import DEFAULT, ORACLES
+
+if TYPE_CHECKING:  # torch takes a second in every process, and much of what is scored needs none
+    from sepclip.audio.stft import STFT
 
 Array = NDArray[np.float32 | np.float64]
 
@@ -89,6 +92,12 @@ class Plan:
     metrics: tuple[str, ...] = DEFAULT
     oracles: tuple[str, ...] = tuple(ORACLES)
     engine: str = "museval"
-    stft: STFT | None = None
+    stft: "STFT | None" = None
     improvements: bool = True  # score the mixture too
     in_blocks: bool = False  # by the fast engine whatever comes, for museval would not fit into the memory
+
+
+def default_frame(rate_hz: int) -> tuple[int, int]:
+    """Return window and hop in samples where no run gives a transform: about 32 ms, and a quarter of it."""
+    window = 2 ** round(math.log2(0.032 * rate_hz))
+    return window, window // 4

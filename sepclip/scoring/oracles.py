@@ -1,6 +1,5 @@
 """What ideal masks make of a mixture: the bound for all that separates by masks in the same transform."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,15 +8,14 @@ from torch import Tensor
 
 from sepclip.audio.masks import ideal_binary_mask, mask_target
 from sepclip.audio.stft import STFT
-from sepclip.scoring.items import Array
+from sepclip.scoring.items import Array, default_frame
 
 _CHUNK = 2**18  # samples of a longer file that are transformed at a time
 
 
 def default_stft(rate_hz: int) -> STFT:
-    """Return the transform where no run gives one: about 32 ms, a quarter of it as hop."""
-    window = 2 ** round(math.log2(0.032 * rate_hz))
-    return STFT(window, window // 4)
+    """Return the transform where no run gives one."""
+    return STFT(*default_frame(rate_hz))
 
 
 def oracle_estimates(names: Sequence[str], *, mixture: Array, ref: Array, stft: STFT) -> Iterator[tuple[str, Array]]:

@@ -3,18 +3,19 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from threadpoolctl import threadpool_limits
 
-from sepclip.audio.bsseval import load_museval_metrics
+from sepclip.audio.bsseval import require_museval
 from sepclip.audio.perceptual import PACKAGES, require
 from sepclip.errors import UserError, counted
 from sepclip.scoring.engines import TOO_LONG, memory_needed
@@ -67,7 +68,7 @@ def score(
 def require_packages(plan: Plan) -> None:
     """Raise UserError where a package for the metrics of ``plan`` is missing, before any work."""
     if any(METRICS[name].family in ("v4", "v3") for name in plan.metrics):
-        load_museval_metrics()
+        require_museval()
     for name in plan.metrics:
         if name in PACKAGES:
             require(name)
@@ -118,7 +119,24 @@ def _here(
 ) -> Iterator[tuple[int, list[Row], Frames]]:
     for index in todo:
         fitted, _, refused = _fitted(items[index], plan, memory)
-        yield index, *_score(items[index], refused, fitted)
+        waves = refused or items[index].waves()  # a network works with all threads, as it does beside processes
+        with one_thread():
+            scored = _score(items[index], waves, fitted)
+        yield index, *scored
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let BLAS and torch compute on one thread, so that every process rounds alike, to the last bit."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_processes(
@@ -162,9 +180,10 @@ def _nothing() -> Waves | str:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    load_museval_metrics()  # its libraries must be there to be limited
     threadpool_limits(1)  # a process a core with a thread each; more are several times slower
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for torch, which is imported when it is needed,
+    if "torch" in sys.modules:  # unless the program that this was started from did so
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _end_with_parent() -> None:
