@@ -24,6 +24,7 @@ EXTENSIONS = frozenset(
     )
 )
 HIDDEN = "hidden"
+NOT_READ = "not read by libsndfile"
 # Sound that libsndfile does not read, so that it is named and not passed over
 UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
 # libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
@@ -161,7 +162,7 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             if any(part.startswith(".") for part in path.relative_to(root).parts):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
-                left_out[path] = f"libsndfile does not read {suffix}: convert it to wav or flac"
+                left_out[path] = f"{NOT_READ} ({suffix}): convert it to wav or flac"
             else:
                 found.append(path)
     return sorted(found), dict(sorted(left_out.items()))
