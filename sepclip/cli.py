@@ -1,5 +1,6 @@
 """The command line: what all commands share, their order in the help, and the ways out."""
 
+import inspect
 import signal
 import sys
 from collections.abc import Callable
@@ -46,15 +47,23 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine, 1 the data or settings are wrong, 2 wrong usage, 130 interrupted, 143 terminated.",
 )
 app.add_typer(prepare_app, name="prepare")
-app.command()(with_volume(train))
-app.command()(with_volume(separate))
-app.command(name="eval", epilog=DEFINITIONS)(with_volume(evaluate))
-app.command()(compare)
-app.command()(with_volume(sweep))
-app.command()(dynamics)
-app.command()(report)
-app.command()(with_volume(demo))
-app.command()(info)
+
+
+def _add(command: Callable[..., None], name: str | None = None, epilog: str | None = None) -> None:
+    """Add a command. The list of commands shows all of the first paragraph of its help, not as much as a line holds."""
+    told = (inspect.getdoc(command) or "").split("\n\n")[0].replace("\n", " ")
+    app.command(name, epilog=epilog, short_help=told)(command)
+
+
+_add(with_volume(train))
+_add(with_volume(separate))
+_add(with_volume(evaluate), "eval", DEFINITIONS)
+_add(compare)
+_add(with_volume(sweep))
+_add(dynamics)
+_add(report)
+_add(with_volume(demo))
+_add(info)
 
 
 def _version(wanted: bool) -> None:

@@ -13,7 +13,7 @@ import sepclip
 from sepclip.audio.bsseval import load_museval_metrics
 from sepclip.audio.resample import load_torchaudio
 from sepclip.config import shipped
-from sepclip.errors import UserError
+from sepclip.errors import UserError, counted
 from sepclip.mixing.corpora import corpora
 from sepclip.model.networks import NETWORKS
 from sepclip.model.separator import losses_of
@@ -71,7 +71,7 @@ def lines(facts: dict[str, Any]) -> list[str]:
         f"sepclip {facts['sepclip']}, Python {facts['python']}, {facts['platform']}",
         f"packages: {packages}",
         f"device:   {facts['device']} ({', '.join(facts['gpus']) or 'no CUDA GPU'}), {facts['cpu_cores']} CPU cores, "
-        f"{facts['cpu_threads']} threads",
+        + counted(facts["cpu_threads"], "thread"),
         f"training: --device auto is {facts['device']}, precision auto is {facts['precision']}; memory is {allocator}",
         f"resample: {facts['resampling']}",
         f"museval:  {facts['bsseval']}",

@@ -96,7 +96,7 @@ def speak(on: bool) -> None:
 class AudioProgress:
     """A progress bar over sounds: files done of all, sound done, and how many times as fast as it plays.
 
-    It may be used by several threads. The total grows as files are opened; silent where stderr is no terminal.
+    It may be used by several threads. The total grows as files are opened. In a log a line now and then instead.
     """
 
     def __init__(self, description: str, files: int):
@@ -106,12 +106,11 @@ class AudioProgress:
             TextColumn("{task.fields[state]}"),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(
-            *columns, console=notes, transient=True, disable=not notes.is_terminal or volume.quiet
-        )
+        self._plain, self._description = not notes.is_terminal, description
+        self._progress = Progress(*columns, console=notes, transient=True, disable=self._plain or volume.quiet)
         self._task = self._progress.add_task(description, total=0.0, state="")
         self._files, self._files_done, self._seconds = files, 0, 0.0
-        self._begun = time.monotonic()
+        self._begun = self._told = time.monotonic()
         self._lock = threading.Lock()
 
     def __enter__(self) -> "AudioProgress":
@@ -137,6 +136,9 @@ class AudioProgress:
         with self._lock:
             self._seconds += seconds
             self._progress.update(self._task, advance=seconds, state=self._state())
+            if self._plain and time.monotonic() - self._told > _PLAIN_SECONDS:
+                self._told = time.monotonic()
+                say(f"{self._description} {self._state()}")
 
     def file_done(self) -> None:
         """Say that a file is done."""

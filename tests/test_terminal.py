@@ -17,7 +17,7 @@ from sepclip import terminal
 from sepclip.cli import app
 from sepclip.errors import UserError
 from sepclip.report.glance import score_lines, sweep_lines, training_lines
-from sepclip.terminal import sparkline, track
+from sepclip.terminal import AudioProgress, sparkline, track
 from tests.conftest import TINY, sepclip, train_tiny
 
 
@@ -87,6 +87,17 @@ def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[
     told = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in told] == ["scoring 1/3", "scoring 2/3"]
     assert all(re.search(r", [\d.e+]+ a second, about 0 s left$", line) for line in told)
+
+
+def test_progress_of_sounds_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setattr(terminal, "_PLAIN_SECONDS", -1.0)
+    with AudioProgress("separating", 2) as progress:
+        progress.expect(90.0)
+        progress.advance(70.0)
+        progress.file_done()
+        progress.advance(20.0)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rsplit(",", 1)[0] for line in told] == ["separating 0/2 files, 1:10", "separating 1/2 files, 1:30"]
 
 
 def test_lines_at_a_glance(tiny_run: Path, tmp_path: Path) -> None:

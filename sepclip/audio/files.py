@@ -25,6 +25,7 @@ EXTENSIONS = frozenset(
     )
 )
 HIDDEN = "hidden"
+NOT_READ = "not read by libsndfile"
 # Sound that libsndfile does not read, so that it is named and not passed over
 UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
 # libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
@@ -180,7 +181,7 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             if hidden or name.startswith("."):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
-                left_out[path] = f"libsndfile does not read {suffix}: convert it, ffmpeg -i NAME{suffix} NAME.flac"
+                left_out[path] = f"{NOT_READ} ({suffix}): convert it, ffmpeg -i NAME{suffix} NAME.flac"
             else:
                 found.append(path)
     return sorted(found), dict(sorted(left_out.items()))

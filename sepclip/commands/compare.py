@@ -1,7 +1,8 @@
 """``sepclip compare``."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +14,7 @@ from sepclip.terminal import out, print_json, say
 def compare(
     scores: Annotated[
         list[Path],
-        typer.Argument(help="Folders with the scores.json of `sepclip eval`, or these files: two or more."),
+        typer.Argument(help="Scored runs, or folders with the scores.json of `sepclip eval`: two or more."),
     ],
     metrics: Annotated[
         str | None,
@@ -57,18 +58,26 @@ def compare(
     if as_json:
         print_json(result)
         return
-    from rich import box
-    from rich.table import Table
-
-    shown = Table(box=box.SIMPLE_HEAD)
-    narrow = [place for place, head in enumerate(heads) if head != "median"]  # a terminal has no room for it
-    for place in narrow:
-        shown.add_column(heads[place], justify="left" if place < 2 else "right")
-    for line in lines:
-        shown.add_row(*(line[place] for place in narrow))
-    out.print(shown)
+    _show(result, heads, lines)
     left_out = comparison.told_left_out(result)
     if left_out:
         say(left_out)
     if out_folder is not None:
-        out.print(f"written: {out_folder / 'comparison.json'}, comparison.md", markup=False, soft_wrap=True)
+        picture = "" if no_picture else " and comparison.svg"
+        out.print(f"written: {out_folder / 'comparison.json'}, comparison.md{picture}", markup=False, soft_wrap=True)
+
+
+def _show(result: dict[str, Any], heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    """Print the table with what a terminal has room for: the median is left out, and what is the same in all lines."""
+    from rich import box
+    from rich.table import Table
+
+    same = [place for place in (1, 2) if len({line[place] for line in lines}) == 1]  # the systems, the files
+    told = [lines[0][1] if 1 in same else "", f"{lines[0][2]} files" if 2 in same else ""]
+    shown = Table(box=box.SIMPLE_HEAD, title=", ".join(filter(None, told)), title_justify="left")
+    narrow = [place for place, head in enumerate(heads) if head != "median" and place not in same]
+    for place in narrow:
+        shown.add_column(heads[place], justify="left" if place < 2 else "right", no_wrap=place != 1)
+    for line in lines:
+        shown.add_row(*(line[place] for place in narrow))
+    out.print(shown, markup=False)

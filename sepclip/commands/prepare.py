@@ -58,4 +58,4 @@ def _prepare(
 
 
 for _name, _corpus in corpora().items():
-    prepare_app.command(_name, help=_corpus.card.text())(with_volume(_corpus.prepare))
+    prepare_app.command(_name, help=_corpus.card.text(), short_help=_corpus.card.what)(with_volume(_corpus.prepare))

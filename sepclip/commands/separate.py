@@ -67,6 +67,7 @@ def separate(
         out_folder,
         device=where,
         made_after=opened.trained_at(),
+        how={"run": run.resolve(), "kmeans": kmeans, "masks": masks, "misi": misi, "channels": channels},
         options=Options(format_name, subtype, overload, residual, name, overwrite, jobs),
     )
     if as_json:

@@ -21,6 +21,7 @@ SAME_SNR_DB = 0.01  # files are 16 bits and more: the same mixture and reference
 def compare(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> dict[str, Any]:
     """Compare, pair by pair, what ``sepclip eval`` wrote to each of ``paths``: folders, or the scores.json in them.
 
+    A run stands for its scores of the one set on which all given runs are scored.
     A file counts with the mean over its sources, where all systems have a score for all of these. ``interval``: 95 % of
     the mean difference by the bootstrap over files. ``p``: Wilcoxon's signed-rank test; ``p_holm``: corrected for the
     pairs of systems within a score. ``wins``: the share of files in which the second is better, ties counting half.
@@ -29,6 +30,7 @@ def compare(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> dict
     """
     if len(paths) < 2:
         raise UserError("give two scores or more to compare")
+    paths = _scores_of(paths)
     found = {label: read_scores(path) for label, path in zip(_labels(paths), paths, strict=True)}
     chosen = _same_terms(found, metrics)
     _require_same_mixtures(found)
@@ -47,13 +49,28 @@ def compare(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> dict
     }
 
 
+def _scores_of(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths, with its scores in the place of each run. UserError for none, or more than one in common."""
+    runs = [path for path in paths if not (path / "scores.json").exists() and (path / "config.yaml").is_file()]
+    names = [{scores.parent.name for scores in run.glob("eval/*/scores.json")} for run in runs]
+    common = sorted(set.intersection(*names)) if names else []
+    if runs and len(common) != 1:
+        told = ", ".join(map(str, runs))
+        if not common:
+            raise UserError(f"{told}: not scored on a set in common; `sepclip eval RUN DATA` scores each")
+        raise UserError(f"{told}: scored on {', '.join(common)}; say which, such as {runs[0] / 'eval' / common[0]}")
+    return [path / "eval" / common[0] if path in runs else path for path in paths]
+
+
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return a short name for each path: its last folders, as many as tell them apart."""
+    """Return a short name for each path: the fewest of its last folders that tell them apart, without those of all."""
     folders = [(path if path.is_dir() else path.parent).resolve().parts for path in paths]
     for count in range(1, max(map(len, folders)) + 1):
         labels = ["/".join(parts[-count:]) for parts in folders]
         if len(set(labels)) == len(labels):
-            return labels
+            ends = zip(*(parts[: -count - 1 : -1] for parts in folders), strict=False)
+            shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, ends))
+            return ["/".join(parts[-count : len(parts) - shared]) for parts in folders]
     raise UserError(f"{paths[0]} is given twice: give different scores")
 
 

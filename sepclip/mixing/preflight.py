@@ -176,7 +176,7 @@ def carry_out(plan: Plan[M], *, check: bool, as_json: bool) -> None:
         else:
             disk = f"disk: {preflight.needed_bytes / 1e9:.2f} GB needed, {preflight.free_bytes / 1e9:.2f} GB free"
             problems = preflight.lines()
-            for line in [*preflight.facts, disk, *problems, *(() if problems else ("nothing is missing or wrong",))]:
+            for line in [*preflight.facts, disk, *problems, *(() if problems else ("nothing stands in the way",))]:
                 stdout.print(line, markup=False, soft_wrap=True)
         if not preflight.fine:
             raise typer.Exit(EXIT_USER_ERROR)

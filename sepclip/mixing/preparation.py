@@ -1,10 +1,12 @@
 """From a folder of voices to a mixture set: survey, split, draw, write."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sepclip.audio.files import NOT_READ
 from sepclip.audio.layout import Layout
 from sepclip.audio.loudness import LAWS
 from sepclip.errors import UserError, counted
@@ -226,8 +228,10 @@ def _draw(root: Path, survey: Survey, settings: VoiceSettings) -> dict[str, list
             fractions=settings.fractions,
             seed=settings.seed,
         )
-    finally:
+    except UserError:
         _tell(root, survey)
+        raise
+    _tell(root, survey, f", all named in {SET_FILE}")
     say(f"split {'by voices' if by_voice else 'within voices'}")
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
     for group in groups:
@@ -246,7 +250,8 @@ def _draw(root: Path, survey: Survey, settings: VoiceSettings) -> dict[str, list
     return recipes
 
 
-def _tell(root: Path, survey: Survey) -> None:
+def _tell(root: Path, survey: Survey, where: str = "") -> None:
+    """Tell what was found in a corpus, what was left out, and how to convert what is not read."""
     files = sum(len(files_of(utterances)) for utterances in survey.voices.values())
     say(
         f"found {counted(len(survey.voices), 'voice')}, {counted(files, 'usable file')}, "
@@ -254,6 +259,9 @@ def _tell(root: Path, survey: Survey) -> None:
     )
     if survey.left_out:
         say_some(
-            f"left out {counted(len(survey.left_out), 'file')} ({survey.why()}), all named in {SET_FILE}:",
+            f"left out {counted(len(survey.left_out), 'file')} ({survey.why()}){where}:",
             [f"{path}: {reason}" for path, reason in sorted(survey.left_out.items())],
         )
+    unread = {Path(path).suffix for path, reason in survey.left_out.items() if reason.startswith(NOT_READ)}
+    for suffix in sorted(unread):
+        say(f"to convert them: find {shlex.quote(str(root))} -name '*{suffix}' -exec ffmpeg -n -i {{}} {{}}.flac ';'")

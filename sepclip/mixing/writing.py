@@ -73,13 +73,14 @@ def finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
             )
         return None
     try:
-        before = dict(json.loads(found.read_text(encoding="utf-8"))["settings"])
+        before = _flat(json.loads(found.read_text(encoding="utf-8"))["settings"])
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{found} is damaged: remove {out} and prepare it again") from error
+    now = _flat(settings)
     changed = [
-        f"{key} was {before.get(key)!r}, now {settings.get(key)!r}"
-        for key in sorted({*before, *settings})
-        if before.get(key) != settings.get(key)
+        f"{key} was {before.get(key)!r}, now {now.get(key)!r}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
     ]
     if changed:
         raise UserError(
@@ -225,6 +226,14 @@ def bytes_to_write(out: Path, recipes: Mapping[str, Sequence[Recipe]], parts: in
     needed = sum(parts * (WAV_HEADER + 2 * channels * length) for length in lengths)
     written = sum(file.stat().st_size for split in SPLITS for file in (out / split).glob("*/*.wav"))
     return max(0, needed - written)
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the entries of those that are mappings under names such as ``counts.tr``."""
+    flat: dict[str, Any] = {}
+    for key, value in dict(settings).items():
+        flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
+    return flat
 
 
 def _digest(text: str) -> str:

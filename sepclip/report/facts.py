@@ -7,6 +7,7 @@ from typing import Any
 
 from sepclip.audio.layout import Layout
 from sepclip.config import differences, load_config
+from sepclip.errors import counted
 from sepclip.report.markup import Content, Markup, tag
 from sepclip.training.run import CONFIG, ENVIRONMENT, Run
 
@@ -58,12 +59,16 @@ def _environment(facts: dict[str, Any], layout: Layout) -> dict[str, str]:
         "digest": data["digest"],
         "made of": str(layout),
         "versions": ", ".join(f"{name} {facts[name]}" for name in ("sepclip", "torch", "python") if facts.get(name)),
-        "machine": f"{facts.get('platform', '?')}, {facts.get('cpu_threads', '?')} threads",
+        "machine": ", ".join([facts.get("platform", "?"), *_threads(facts)]),
         "GPU": facts.get("gpu") or "none",
     }
     if git:
         told["git"] = f"{git['commit']}{', with changes not committed' if git['changed'] else ''}"
     return told
+
+
+def _threads(facts: dict[str, Any]) -> list[str]:
+    return [counted(facts["cpu_threads"], "thread")] if "cpu_threads" in facts else []
 
 
 def _value(value: Any) -> str:

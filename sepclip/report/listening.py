@@ -18,9 +18,12 @@ MOST_SECONDS = 12.0
 
 
 def cards(
-    words: Mapping[str, str], systems: Mapping[str, Source], by_file: Mapping[str, float], unit: str
+    words: Mapping[str, str], systems: Mapping[str, Source], by_file: Mapping[str, float], unit: str, digits: int = 1
 ) -> list[Markup]:
-    """Return a card for each file of ``words`` (name to "best", ...): mixture, estimates of each system, references."""
+    """Return a card for each file of ``words`` (name to "best", ...): mixture, estimates of each system, references.
+
+    Its score stands above it in ``unit``, with so many ``digits`` after the point.
+    """
     found: dict[str, dict[str, Waves]] = {name: {} for name in words}
     first: dict[str, Item] = {}
     for label, source in systems.items():
@@ -33,7 +36,7 @@ def cards(
     sounds = sum(1 + len(item.rows) * (1 + len(found[name])) for name, item in first.items())
     budget = SOUND_BYTES // max(1, sounds)
     return [
-        _card(word, signed(by_file[name], unit), first[name], found[name], budget)
+        _card(word, signed(by_file[name], unit, digits), first[name], found[name], budget)
         for name, word in words.items()
         if name in first
     ]

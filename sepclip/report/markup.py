@@ -53,9 +53,9 @@ def json_text(document: str) -> Markup:
     return Markup(document.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def signed(value: float, unit: str) -> str:
+def signed(value: float, unit: str, digits: int = 1) -> str:
     """Return ``"+6.6 dB"`` or ``"−0.2 dB"``, with a minus sign as wide as the plus."""
-    return f"{minus(f'{round(value, 1) + 0.0:+.1f}')} {unit}".strip()  # + 0.0: no negative zero
+    return f"{minus(f'{round(value, digits) + 0.0:+.{digits}f}')} {unit}".strip()  # + 0.0: no negative zero
 
 
 def minus(number: str) -> str:

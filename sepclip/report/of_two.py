@@ -114,9 +114,9 @@ def _add_scores(page: Page, pair: Pair) -> None:
     title, values = pair.first.titles[metric], pair.values(metric)
     found = pair.difference(metric)
     if found is not None:
-        half = "" if found.half is None else f" ± {found.half:.1f} (95 % interval over files)"
+        half = "" if found.half is None else f" ± {found.half:.2f} (95 % interval over files)"
         of = f"{title}, {pair.names[1]} minus {pair.names[0]}, mean of {counted(found.files, 'file')}{half}"
-        page.headline = Headline(signed(found.mean, ""), "dB", of)
+        page.headline = Headline(signed(found.mean, "", 2), "dB", of)  # two runs may lie close together
     _add_listening(page, pair, {name: other - one for name, (one, other) in values.items()}, title)
     lead = f"{about(pair.first)} Differences are of the same files; an asterisk: the 95 % interval leaves out 0."
     order = sorted(values, key=lambda name: values[name][1] - values[name][0])
@@ -134,7 +134,7 @@ def _add_listening(page: Page, pair: Pair, gains: Mapping[str, float], title: st
     words = {"best": "most gained", "median": "median", "worst": "most lost"}
     try:
         systems = {name: source_of(scores) for name, scores in zip(pair.names, (pair.first, pair.second), strict=True)}
-        made = cards({name: words[word] for name, word in chosen(gains).items()}, systems, gains, f"dB {title}")
+        made = cards({name: words[word] for name, word in chosen(gains).items()}, systems, gains, f"dB {title}", 2)
     except UserError as error:
         warn(f"the report has no sounds: {error}")
         page.add("listen", "Listen", "", tag("p", f"No sounds: {error}.", class_="note"))

@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -17,6 +17,7 @@ from sepclip.audio.decoding import decode
 from sepclip.audio.files import UNREAD, BadSound, read_header
 from sepclip.errors import UserError, counted
 from sepclip.model.separator import Separator
+from sepclip.separation.origins import Origins
 from sepclip.separation.output import Format, Overload, choose_encoding, write_results
 from sepclip.separation.plan import NAME, STDIN, Job, make_plan
 from sepclip.separation.recording import FileRecording
@@ -59,13 +60,15 @@ def separate_files(
     *,
     device: torch.device,
     made_after: float = 0.0,
+    how: Mapping[str, object] | None = None,
     options: Options = Options(),
 ) -> Separation:
     """Separate files, and the sound files of folders, into ``out`` as ``NAME_s1.wav``, ``NAME_s2.wav``, ...
 
     Sources with names have these instead: ``NAME_vocals.wav``. ``-`` is a file on stdin. Folders keep their tree.
     Files whose results are all there, and newer than both the file and ``made_after`` (when the weights were saved),
-    are left as they are; older results are replaced with ``options.overwrite`` alone. A file that cannot be used is
+    are left as they are; older results, and those of another file or made otherwise than ``how`` says (the run and its
+    options), are replaced with ``options.overwrite`` alone. A file that cannot be used is
     reported, and the others go on. Raises UserError where two inputs would be written to the same name, or a result
     over an input.
     """
@@ -78,26 +81,32 @@ def separate_files(
         inputs, out, separator.layout.names, extension=options.format, name=options.name, residual=options.residual
     )
     result = Separation(failed=plan.failed)
-    todo = [job for job in plan.jobs if _is_due(job, made_after, options.overwrite, result)]
+    origins = Origins(out, {**(how or {}), "subtype": options.subtype, "overload": options.overload})
+    todo = [job for job in plan.jobs if _is_due(job, made_after, options.overwrite, origins, result)]
     work = _Work(separator, out, device, options)
     with AudioProgress("separating", len(todo)) as progress:
         for job, outcome in work.all(todo, progress):
             if isinstance(outcome, str):
                 result.failed[job.path] = outcome
             else:
+                origins.note(job)
                 result.written[job.path] = job.results
                 result.seconds += outcome
         result.speed = progress.speed
     return result
 
 
-def _is_due(job: Job, made_after: float, overwrite: bool, result: Separation) -> bool:
+def _is_due(job: Job, made_after: float, overwrite: bool, origins: Origins, result: Separation) -> bool:
     if overwrite or job.path == STDIN:
         there = [target for target in job.results if target.exists()]
         if there and not overwrite:
             result.failed[job.path] = f"{there[0]} is there already: --overwrite replaces it"
         return overwrite or not there
     state = job.state(made_after)
+    other = origins.other(job) if state != "new" else None
+    if other:
+        result.failed[job.path] = f"{job.targets[0]} is there already, {other}: choose another --out, or --overwrite"
+        return False
     if state == "done":
         result.kept[job.path] = job.results
     elif state == "old":

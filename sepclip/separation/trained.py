@@ -56,11 +56,12 @@ class Separator:
     def separate(self, wave: Wave, rate_hz: int) -> Wave:
         """Separate a wave (T,) or (C, T) in [-1, 1] into waves (S, T) or (S, C, T) of the same rate, length and level.
 
-        Takes and gives a numpy array or a tensor, in float32. Raises UserError for another shape, NaN or infinity.
+        Takes and gives a numpy array or a tensor, in float32. Raises UserError for another shape, no samples, NaN or
+        infinity.
         """
         given = torch.as_tensor(wave, dtype=torch.float32)
-        if given.dim() not in (1, 2) or 0 in given.shape[:-1]:
-            raise UserError(f"a wave is (T,) or (C, T), not {tuple(given.shape)}")
+        if given.dim() not in (1, 2) or 0 in given.shape:
+            raise UserError(f"a wave is (T,) or (C, T) with samples, not {tuple(given.shape)}")
         if not given.isfinite().all():
             raise UserError("the wave holds NaN or infinite samples")
         waves = separate_wave(self.network, given.reshape(-1, given.shape[-1]), rate_hz, self.device)  # (S, C, T)

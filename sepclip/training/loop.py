@@ -12,6 +12,8 @@ from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
 from sepclip.mixing.augmentation import Augmentation
 from sepclip.mixing.dataset import Batches, ValidationCrops, training_data
 from sepclip.mixing.mixture import MixtureSet
+from sepclip.model.separator import Separator
+from sepclip.settings import Config
 from sepclip.terminal import say
 from sepclip.training import checkpoint
 from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
@@ -82,6 +84,15 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
                 raise Stopped(f"saved at step {state.step} of {training.steps}: the same command resumes", stop)
 
 
+def _told(config: Config, steps: int, separator: Separator) -> str:
+    """Return what is to be trained, so that a default that was not meant is seen at once."""
+    parameters = sum(one.numel() for one in separator.parameters() if one.requires_grad)
+    return (
+        f"{steps:,} steps of {config.data.batch_size} excerpts, {config.model.network} with {parameters:,} parameters, "
+        f"--loss {config.loss.name} --clip {config.clip}, on {config.device} in {config.precision}"
+    )
+
+
 @dataclass
 class Training:
     """What a training works with, and where it ends."""
@@ -127,6 +138,8 @@ class Training:
             training.time_up = training._time_is_up()
             if not training.ended:
                 say(f"resuming {run.path} at step {state.step} of {steps}")
+        else:
+            say(f"training {run.path}: {_told(config, steps, separator)}")
         training._require_agreement()
         return training
 

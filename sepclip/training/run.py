@@ -90,6 +90,7 @@ class Run:
         layout = data.layout
         require_trainable(layout, loss=config.loss.name, network=config.model.network)
         config = resolved(_with_origin(config)).model_copy(update={"stft": config.stft.at(layout.rate_hz)})
+        _origin(config, layout)  # before anything is written
         data_facts = {"path": str(data.path.resolve()), "digest": data.digest, "layout": asdict(layout)}
         write_text(path / ENVIRONMENT, json.dumps({"data": data_facts, **environment()}, indent=1) + "\n")
         write_text(path / CONFIG, config.to_yaml())
@@ -129,13 +130,9 @@ class Run:
 
     def begin_from(self, separator: Separator) -> None:
         """Load the weights of the run ``init_from`` into ``separator``; UserError where they do not fit."""
-        if self.config.init_from is None:
+        origin = _origin(self.config, self.layout)
+        if origin is None:
             return
-        origin = Run.open(Path(self.config.init_from))
-        if origin.layout != self.layout:
-            raise UserError(
-                f"--init-from {origin.path}: it separates {origin.layout}, these mixtures have {self.layout}"
-            )
         checkpoint.load_weights(origin._trained(), separator)
 
     def alone(self) -> AbstractContextManager[None]:
@@ -170,6 +167,16 @@ class Run:
             if found:
                 return found
         raise UserError(f"{self.path} has no checkpoint yet: let `sepclip train` reach one")
+
+
+def _origin(config: Config, layout: Layout) -> Run | None:
+    """Return the run ``init_from``, None for none; UserError where there is no such run, or one of other sources."""
+    if config.init_from is None:
+        return None
+    origin = Run.open(Path(config.init_from))
+    if origin.layout != layout:
+        raise UserError(f"--init-from {origin.path}: it separates {origin.layout}, these mixtures have {layout}")
+    return origin
 
 
 def _shortens(key: str, old: Any, new: Any) -> bool:

@@ -168,7 +168,7 @@ def test_sounds_are_found_and_hidden_ones_reported(tmp_path):
     found, left_out = find_sounds(tmp_path)
     assert found == [tmp_path / name for name in ("a/B/d.mp3", "a/c.flac", "b.WAV")]
     hidden = [tmp_path / name for name in ("._b.wav", ".trash/e.wav", ".x.wav", "a/._c.flac")]
-    unread = "libsndfile does not read .m4a: convert it, ffmpeg -i NAME.m4a NAME.flac"
+    unread = "not read by libsndfile (.m4a): convert it, ffmpeg -i NAME.m4a NAME.flac"
     assert left_out == {**dict.fromkeys(hidden, "hidden"), tmp_path / "h.M4A": unread}
 
 

@@ -106,3 +106,24 @@ def test_the_command_writes_table_picture_and_json(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert told["scores"]["si_sdr"] == written["scores"]["si_sdr"]
     assert_told(sepclip("compare", one), "two scores or more")
+
+
+def test_runs_stand_for_their_scores_and_the_table_fits_into_a_terminal(tmp_path: Path) -> None:
+    for run, values in (("plain", [1.0, 2.0, 3.0]), ("clipped", [2.0, 4.0, 6.0])):
+        scores(tmp_path / run / "eval" / "mixtures-tt", values)
+        (tmp_path / run / "config.yaml").touch()
+    runs = [tmp_path / "plain", tmp_path / "clipped"]
+    told = sepclip("compare", *runs, COLUMNS="80").stdout
+    assert "clipped - plain, 3 files" in told
+    assert "difference" in told
+    assert "+2.00   +1.00 to +3.00" in told
+    assert max(map(len, told.splitlines())) <= 80
+    scores(tmp_path / "plain" / "eval" / "other-tt", [1.0])
+    assert set(compare(runs)["systems"]) == {"plain", "clipped"}
+    scores(tmp_path / "clipped" / "eval" / "other-tt", [1.0])
+    with pytest.raises(UserError, match="mixtures-tt, other-tt; say which, such as"):
+        compare(runs)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "config.yaml").touch()
+    with pytest.raises(UserError, match="not scored on a set in common"):
+        compare([*runs, tmp_path / "new"])

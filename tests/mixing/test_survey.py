@@ -108,7 +108,7 @@ def test_what_cannot_be_used_is_left_out_by_name_and_reason(tmp_path):
         "a/truncated.wav": "truncated",
         "a/truncated.flac": "",  # damaged or truncated: the decoder's word
         "a/._good.wav": "hidden",
-        "a/phone.m4a": "libsndfile does not read .m4a",
+        "a/phone.m4a": "not read by libsndfile (.m4a)",
         ".trash/old.wav": "hidden",
         "b/again.flac": "duplicate of a/good.wav",
     }
@@ -174,5 +174,5 @@ def test_a_corpus_of_unread_formats_says_what_it_holds(tmp_path):
     for name in ("a/1.m4a", "b/2.m4a", "b/.hidden.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r"no sound files .*left out: 2 libsndfile does not read \.m4a, 1 hidden"):
+    with pytest.raises(UserError, match=r"no sound files .*left out: 2 not read by libsndfile, 1 hidden"):
         survey(tmp_path)

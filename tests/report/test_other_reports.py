@@ -107,7 +107,7 @@ def test_the_page_of_two_runs(scored_run: Path, better_run: Path, browser: Brows
     assert_valid(page.read_text(encoding="utf-8"))
     for width, scheme in ((390, "light"), (1280, "dark")):
         assert_good_looks(browser, page, width, scheme)
-    assert "+1.3 dB" in browser.value("document.querySelector('.headline').textContent")  # (3 + 5 x 1) / 6
+    assert "+1.33 dB" in browser.value("document.querySelector('.headline').textContent")  # (3 + 5 x 1) / 6
     assert browser.value("document.querySelectorAll('.dot').length") == 6
     assert browser.value("document.querySelectorAll('audio').length") == 3 * 7
     text = browser.value("document.querySelector('#chart-loss .legend').textContent")

@@ -27,6 +27,7 @@ def test_signed_numbers() -> None:
     assert [signed(value, "dB SI-SDRi") for value in (6.55, -0.24, -0.04)] == [
         "+6.5 dB SI-SDRi", "\u22120.2 dB SI-SDRi", "+0.0 dB SI-SDRi"
     ]  # fmt: skip
+    assert signed(0.024, "dB", 2) == "+0.02 dB"
 
 
 def test_png_holds_the_pixels() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from sepclip.errors import UserError
 from sepclip.separation.files import Options, separate_files
+from sepclip.separation.origins import FILE
 from sepclip.separation.output import choose_encoding
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, assert_told, sepclip
@@ -137,7 +138,7 @@ def test_bad_files_are_named_and_the_others_go_on(tiny_run: Path, tmp_path: Path
     assert_told(
         result, "4 inputs", "nan.wav: holds NaN", "text.wav: not readable", "cut.wav: truncated", "no such file"
     )
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_s1.wav", "good_s2.wav"]
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["good_s1.wav", "good_s2.wav"]
 
 
 def test_results_of_older_weights_or_another_file_are_replaced_on_demand_alone(separator, tmp_path: Path) -> None:
@@ -157,6 +158,38 @@ def test_results_of_older_weights_or_another_file_are_replaced_on_demand_alone(s
     assert separate_files(separator, [path], out, device=device).written
 
 
+def test_results_of_another_file_or_made_otherwise_are_not_taken_for_its_own(separator, tmp_path: Path) -> None:
+    first, second, out = tmp_path / "a" / "in.wav", tmp_path / "b" / "in.wav", tmp_path / "out"
+    for path in (first, second):
+        path.parent.mkdir()
+        soundfile.write(path, speech(), RATE)
+        os.utime(path, (1, 1 + (path == second)))  # of one length, and older than all results
+
+    def again(path: Path, *, overwrite: bool = False, **how: object):
+        options = Options(overwrite=overwrite)
+        return separate_files(separator, [path], out, device=torch.device("cpu"), how=how, options=options)
+
+    assert again(first, run="runs/a", misi=0).written
+    assert again(first, run="runs/a", misi=0).kept
+    before = (out / "in_s1.wav").stat().st_mtime_ns
+    for words, refused in (
+        (f"made from {first}", again(second, run="runs/a", misi=0)),
+        ("made by runs/a", again(first, run="runs/b", misi=0)),
+        ("made with --misi 0", again(first, run="runs/a", misi=3)),
+    ):
+        (told,) = refused.failed.values()
+        assert words in told
+        assert "another --out, or --overwrite" in told
+    assert (out / "in_s1.wav").stat().st_mtime_ns == before
+    first.rename(tmp_path / "in.wav")  # the same file elsewhere
+    assert again(tmp_path / "in.wav", run="runs/a", misi=0).kept
+    assert again(second, run="runs/b", misi=0, overwrite=True).written
+    assert again(second, run="runs/b", misi=0).kept
+    with (out / FILE).open("a") as file:
+        file.write('{"result": "in_s1.w')  # a kill
+    assert again(second, run="runs/b", misi=0).kept
+
+
 def test_an_input_is_never_written_over(separator, tmp_path: Path) -> None:
     for name in ("a.wav", "a_s1.wav"):
         soundfile.write(tmp_path / name, speech(0.5), RATE)
@@ -173,7 +206,7 @@ def test_formats_that_are_not_read_are_named(tiny_run: Path, tmp_path: Path) -> 
     soundfile.write(tmp_path / "in" / "good.wav", speech(0.5), RATE)
     result = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out", PATH="")  # without ffmpeg
     assert result.returncode == 0
-    assert "phone.m4a: libsndfile does not read .m4a" in result.stderr
+    assert "phone.m4a: not read by libsndfile (.m4a)" in result.stderr
     alone = sepclip("separate", tiny_run, tmp_path / "in" / "phone.m4a", "--out", tmp_path / "out", PATH="")
     assert_told(alone, "phone.m4a: libsndfile does not read it: install ffmpeg")
 

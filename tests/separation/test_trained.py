@@ -38,7 +38,9 @@ def test_shape_and_kind_of_the_wave_are_kept(loaded) -> None:
     np.testing.assert_allclose(stereo[:, 0].numpy(), mono, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("wave", [np.zeros((1, 1, 5)), np.zeros((0, 5)), np.full(5, np.nan), np.array([np.inf])])
+@pytest.mark.parametrize(
+    "wave", [np.zeros((1, 1, 5)), np.zeros((0, 5)), np.zeros(0), np.full(5, np.nan), np.array([np.inf])]
+)
 def test_what_is_no_wave_is_told(loaded, wave: np.ndarray) -> None:
     with pytest.raises(UserError, match="wave"):
         loaded.separate(wave, 8000)

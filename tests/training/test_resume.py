@@ -260,6 +260,7 @@ def test_a_new_run_begins_from_another(small_set: Path, whole, tmp_path: Path) -
     code, told = launch.run(command(small_set, tmp_path / "third", "--init-from", tmp_path / "nowhere"), log)
     assert code == 1
     assert "no such run" in told
+    assert not (tmp_path / "third").exists()
 
 
 def as_nobody(arguments: list[str], log: str) -> None:

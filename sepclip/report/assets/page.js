@@ -8,6 +8,7 @@
   function number(value) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     const size = Math.abs(value);
+    if (value < 0) return "\u2212" + number(size);
     if (size !== 0 && (size < 1e-2 || size >= 1e6)) return value.toExponential(1).replace("e+", "e").replace(".0e", "e");
     return String(Number(value.toPrecision(4)));
   }
