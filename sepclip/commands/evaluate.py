@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sepclip.commands.options import Json, KMeans, Root
+from sepclip.commands.options import Json, KMeans, MaskSource, Root
 from sepclip.scoring.metrics import DEFAULT, METRICS, ORACLES, chosen
 from sepclip.terminal import out, print_json, show_lines
 
@@ -95,6 +95,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="For RUN: auto, cpu, cuda or cuda:N [auto].", show_default=False)
     ] = None,
+    masks: MaskSource = None,
     kmeans: KMeans = None,
     root: Root = None,
     as_json: Json = False,
@@ -119,13 +120,13 @@ def evaluate(
                 "--mixtures, --estimate-pattern, --reference-pattern and --fixed-order go with --estimates and "
                 "--references, or with --pairs"
             )
-        folder, result = _of_run(run, data, split or "tt", limit, out_folder, device, kmeans, root, plan, how)
+        folder, result = _of_run(run, data, split or "tt", limit, out_folder, device, masks, kmeans, root, plan, how)
     elif run is None and data is None and (pairs is not None) != (estimates is not None and references is not None):
         from sepclip.evaluation.evaluating import evaluate as score
         from sepclip.evaluation.folders import folder_items, pair_items
 
-        if split or device or root or kmeans:
-            raise typer.BadParameter("--split, --kmeans, --device and --root go with RUN and DATA")
+        if split or device or root or kmeans or masks:
+            raise typer.BadParameter("--split, --masks, --kmeans, --device and --root go with RUN and DATA")
         if pairs is not None:
             if estimates or references or mixtures or estimate_pattern or reference_pattern:
                 raise typer.BadParameter("--pairs names all files itself: leave out folders and patterns")
@@ -169,6 +170,7 @@ def _of_run(
     limit: int | None,
     out_folder: Path | None,
     device: str | None,
+    masks: MaskSource,
     kmeans: str | None,
     root: Path | None,
     plan: "Plan",
@@ -180,10 +182,11 @@ def _of_run(
     from sepclip.training.run import Run
 
     where = resolve_device(device or "auto")
-    separator = Run.open(run).separator(where, kmeans)
+    separator = Run.open(run).separator(where, kmeans, masks)
     first = f"-first{limit}" if limit else ""
-    masks = f"-{kmeans.replace(' ', '')}" if kmeans else ""
-    folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{masks}{first}"
-    about = {"run": str(run), "limit": limit, "kmeans": separator.clusters_by()}
+    other = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
+    by = f"-{','.join(other)}" if other else ""
+    folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{by}{first}"
+    about = {"run": str(run), "limit": limit, "masks": separator.masks_from, "kmeans": separator.clusters_by()}
     mixtures = MixtureSet.open(data, root)
     return folder, evaluate_set(separator, mixtures, split, folder, about, device=where, plan=plan, limit=limit, **how)

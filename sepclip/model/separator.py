@@ -191,6 +191,11 @@ class Separator(nn.Module):
             self.kmeans = replace(self.kmeans, masks=source)
 
     @property
+    def masks_from(self) -> MaskSource:
+        """Where the masks come from, as :meth:`take_masks` takes it; a network of waves counts as ``network``."""
+        return self.kmeans.masks if self.clusters else "network"
+
+    @property
     def scale_free(self) -> bool:
         """Whether the loss left the scale of the waves open, so that they are scaled to add up to the mixture."""
         return LOSSES[self.loss].scale_free
