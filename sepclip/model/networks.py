@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sepclip.audio.resample import load_torchaudio
 from sepclip.model.embedding import EmbeddingActivation, unit_embedding
+from sepclip.model.recurrence import run_apart
 
 LOG_FLOOR = 1e-4  # magnitudes below do not count: -80 dB re 1, as in the AutoClip author's code
 
@@ -183,8 +184,12 @@ class Blstm(nn.Module):
         """Map the magnitude (B, N, F) of a mixture to the outputs of the heads."""
         return self.decode(self.encode(magnitude))
 
-    def encode(self, magnitude: Tensor) -> Tensor:
-        """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H)."""
+    def encode(self, magnitude: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H).
+
+        Where items end before N, ``lengths`` (B,) are their frames: each is as it would be by itself, to the bit in
+        float32 on a CPU, and what lies beyond its end means nothing.
+        """
         batch, frames, bins = magnitude.shape
         features = self._features(magnitude)
         if self.norm is not None:
@@ -194,7 +199,8 @@ class Blstm(nn.Module):
         for index, layer in enumerate(self.recurrent):
             if index:
                 hidden = dropout(hidden, self.dropout if self.training else 0.0)
-            hidden, _ = layer(hidden)  # (B, N, 2H)
+            assert isinstance(layer, nn.RNNBase)
+            hidden = layer(hidden)[0] if lengths is None else run_apart(layer, hidden, lengths)  # (B, N, 2H)
         return hidden
 
     def decode(self, hidden: Tensor) -> dict[str, Tensor]:

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sepclip.audio.layout import Layout
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.permutation import best_permutation
+from sepclip.audio.scaling import factors
 from sepclip.audio.stft import STFT
 from sepclip.errors import UserError
 from sepclip.model.clustering import KMeans, assign, cluster_masks, fit_centroids
@@ -231,20 +233,32 @@ class Separator(nn.Module):
 
     @torch.no_grad()
     def encode(self, blocks: Sequence[Tensor], views: Sequence[View]) -> list[Tensor]:
-        """Run the part of the network that is worth a batch on ``blocks`` (C, T) of equal shape.
+        """Run the part of the network that is worth a batch on ``blocks`` (C, T), of any sounds.
 
-        Returns for each what the network sees, (I, N, 2H), or its waves (I, S, T) where it gives these.
+        They may be of different lengths where the network gives masks. Returns for each what the network sees,
+        (I, N, 2H), or its waves (I, S, T) where it gives these.
         """
-        seen = torch.stack(
-            [self.looked_at(block, view) for block, view in zip(blocks, views, strict=True)]
-        )  # (B, I, T)
-        items = seen.flatten(0, 1)  # (B I, T)
+        seen = [self.looked_at(block, view) for block, view in zip(blocks, views, strict=True)]  # (I, T) each
+        longest = max(wave.shape[-1] for wave in seen)
+        items = torch.cat([self._padded(wave, longest) for wave in seen])  # (B I, T)
+        frames = [self.stft.frames(wave.shape[-1] // self.layout.channels) for wave in seen]
         with torch.autocast(items.device.type, torch.bfloat16, enabled=self.bf16):
             if self.takes_waves:
                 outputs = self.network(items)["wave"]
-            else:
+            elif min(frames) == max(frames):
                 outputs = self.network.encode(self.spectrum(items).abs())
-        return list(outputs.reshape(*seen.shape[:2], *outputs.shape[1:]))
+            else:
+                by_item = [count for count, wave in zip(frames, seen, strict=True) for _ in wave]
+                outputs = self.network.encode(self.spectrum(items).abs(), by_item)
+        parts = outputs.split([len(wave) for wave in seen])
+        if self.takes_waves:
+            return list(parts)
+        return [part[:, :count] for part, count in zip(parts, frames, strict=True)]
+
+    def _padded(self, wave: Tensor, longest: int) -> Tensor:
+        """Return waves (I, T) with zeros behind each channel, up to ``longest`` samples of all of them."""
+        missing = (longest - wave.shape[-1]) // self.layout.channels
+        return F.pad(self._unfold(wave), (0, missing)).flatten(-2)
 
     def decode(self, encoded: Tensor) -> dict[str, Tensor]:
         """Return the outputs of the heads, from what :meth:`encode` gave (I, N, 2H) or any frames of it."""
@@ -331,17 +345,3 @@ def _like_the_first(waves: Tensor, chosen: Tensor) -> Tensor:
     alike = pairwise_si_sdr(est=waves[1:], ref=reference).nan_to_num(-300, 300, -300)  # (C, est, ref)
     _, order = best_permutation(alike, maximise=True)  # (C, S)
     return torch.stack([item[places] for item, places in zip(chosen[1:], order, strict=True)])
-
-
-def factors(gram: Tensor, dots: Tensor) -> Tensor:
-    """Return what to multiply each of some waves by, (G, S), so that their sum comes nearest to a mixture.
-
-    By least squares, from the products of the waves with one another (G, S, S) and with the mixture (G, S).
-    """
-    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()  # (G, S)
-    inverse = torch.where(norms > 0, 1 / norms, torch.ones_like(norms))
-    # estimates that are all alike share the mixture; a silent one stays silent
-    ridge = 1e-6 * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    unit = gram * inverse.unsqueeze(-1) * inverse.unsqueeze(-2) + ridge
-    amounts = torch.cholesky_solve((dots * inverse).unsqueeze(-1), torch.linalg.cholesky(unit))  # (G, S, 1)
-    return amounts.squeeze(-1) * inverse

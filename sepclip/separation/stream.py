@@ -1,6 +1,6 @@
 """Separating a recording of any length: a stream of samples in, a stream of separated samples out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
@@ -8,13 +8,15 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sepclip.model.separator import Separator, View, factors
+from sepclip.audio.scaling import factors
+from sepclip.model.separator import Separator, View
 from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks, resample_stream
 from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
 
 BATCH_SECONDS = {"cpu": 240.0, "cuda": 640.0}  # of blocks at once; more are hardly faster
 WAVE_BATCH_SECONDS = {"cpu": 20.0, "cuda": 160.0}  # of a network of waves
+MOST_TOGETHER = 16  # blocks of short recordings; more are no faster
 FADE_SECONDS = 0.1
 FITTED_BLOCKS = 16  # evenly spread, from which the centroids come; what the network gave for them is kept
 FITTED_FRAMES = 4096  # of them, drawn at random
@@ -121,9 +123,20 @@ class SeparatedStream:
         self.joins = len(blocks.starts) - 1
         self.undecided_seconds = [start / separator.rate_hz for start in stitcher.undecided]
 
-    def _cut(self) -> Iterator[Tensor]:
+    def cut(self) -> Iterator[Tensor]:
+        """Yield the blocks (C, L) at the network's rate."""
         chunks = (chunk.to(self.device) for chunk in self.recording.chunks())
         return cut_blocks(resample_stream(chunks, self.recording.rate_hz, self.separator.rate_hz), self.blocks)
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        return self.survey.samples / self.recording.rate_hz
+
+    @property
+    def short(self) -> bool:
+        """Whether its blocks do not fill a batch."""
+        return len(self.blocks.starts) < self.at_once
 
     @property
     def at_once(self) -> int:
@@ -142,7 +155,7 @@ class SeparatedStream:
 
     def _separated(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each block (C, L) with its waves (S, C, L); what the network gave for some may be known already."""
-        for batch in batches(enumerate(self._cut()), self.at_once, len(self.blocks.starts)):
+        for batch in batches(enumerate(self.cut()), self.at_once, len(self.blocks.starts)):
             self._encode(batch)
             for index, block in batch:
                 yield block, self.separator.finish(block, self.view, self.known.pop(index))
@@ -155,7 +168,7 @@ class SeparatedStream:
         chance = torch.Generator().manual_seed(separator.seed)
         most = -(-FITTED_FRAMES // len(chosen))
         vectors, loudness = [], []
-        numbered = ((index, block) for index, block in enumerate(self._cut()) if index in chosen)
+        numbered = ((index, block) for index, block in enumerate(self.cut()) if index in chosen)
         for batch in batches(numbered, self.at_once, len(chosen)):
             new = [index for index, _ in batch if index not in self.known]
             encoded = (
@@ -169,6 +182,26 @@ class SeparatedStream:
                     vectors.append(separator.decode(self.known[index][:1, frames])["embedding"].flatten(0, 2))  # (P, E)
                 loudness.append(magnitude[frames].flatten())
         return replace(view, centroids=separator.fit(torch.cat(vectors), torch.cat(loudness)))
+
+
+def see_together(streams: Sequence[SeparatedStream]) -> None:
+    """Let the network see the blocks of short recordings in common batches; :meth:`chunks` then goes on from there.
+
+    Blocks of like lengths go together. What comes of a recording does not depend on those beside it, but for rounding
+    in bfloat16 or on a GPU.
+    """
+    if len(streams) < 2 or streams[0].separator.takes_waves:
+        return
+    separator, device = streams[0].separator, streams[0].device
+    blocks = [(stream, index, block) for stream in streams for index, block in enumerate(stream.cut())]
+    blocks.sort(key=lambda each: -each[2].shape[-1])
+    while blocks:
+        seconds = max(blocks[0][2].shape[-1] / separator.rate_hz, 1e-3)
+        most = max(1, min(MOST_TOGETHER, int(BATCH_SECONDS[device.type] / seconds)))
+        batch, blocks = blocks[:most], blocks[most:]
+        encoded = separator.encode([block for _, _, block in batch], [stream.view for stream, _, _ in batch])
+        for (stream, index, _), given in zip(batch, encoded, strict=True):
+            stream.known[index] = given
 
 
 def batches(items: Iterable[T], most: int, total: int) -> Iterator[list[T]]:

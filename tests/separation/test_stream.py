@@ -9,7 +9,7 @@ from sepclip.audio.resample import resample
 from sepclip.audio.stft import STFT
 from sepclip.model.separator import Separator
 from sepclip.separation.recording import WaveRecording
-from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, separate_wave
+from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, scaled, see_together, separate_wave
 from tests.conftest import SPEECH
 from tests.model.test_separator import SETTINGS
 
@@ -125,6 +125,27 @@ def test_each_channel_by_itself_is_the_channel_alone(speech):
             alone = separate_wave(made, wave, RATE, CPU)[:, 0]
             either = both[:, channel] if (both[0, channel] - alone[0]).abs().max() < 1e-3 else both[:, channel].flip(0)
             torch.testing.assert_close(either, alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["mi", "dc", "snr"])
+@pytest.mark.parametrize("channels", ["mid", "each"])
+def test_short_recordings_are_what_they_are_alone(loss, channels, speech, monkeypatch):
+    made, calls = separator(loss), []
+    made.set_inference(channels=channels)
+    lengths = [40_000, 31_999, 3000, 100, 0, 36_001]
+    waves = [speech[:, 7000 * index : 7000 * index + length] for index, length in enumerate(lengths)]
+    waves[1] = torch.cat([waves[1], -0.5 * waves[1].flip(-1)])
+    alone = [separate_wave(made, wave, RATE, CPU) for wave in waves]
+    encode = made.network.encode
+    monkeypatch.setattr(made.network, "encode", lambda *given: calls.append(len(given[0])) or encode(*given))
+    streams = [SeparatedStream(made, WaveRecording(wave, RATE), CPU) for wave in waves]
+    assert all(stream.short for stream in streams)
+    see_together(streams)
+    assert calls == [5 if channels == "mid" else 7]  # an empty sound has no block; two channels are three items
+    for stream, wanted in zip(streams, alone, strict=True):
+        got = torch.cat([torch.zeros_like(wanted[..., :0]), *stream.chunks()], -1)
+        torch.testing.assert_close(scaled(got, stream.factors), wanted, rtol=0, atol=1e-5)
+    assert len(calls) == 1
 
 
 def test_batches_are_of_nearly_one_size():
