@@ -4,7 +4,7 @@ To add one: a class and its line in ``NETWORKS``. ``forward`` maps the mixture's
 were asked for; a network that gives waves maps the mixture (B, T) to them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -203,14 +203,15 @@ class Blstm(nn.Module):
             hidden = layer(hidden)[0] if lengths is None else run_apart(layer, hidden, lengths)  # (B, N, 2H)
         return hidden
 
-    def decode(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to the outputs of the heads."""
+    def decode(self, hidden: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to the outputs of all heads or some."""
+        wanted = self.heads if only is None else only
         batch, frames, bins = *hidden.shape[:2], self.bins
         outputs = {}
-        if "mask" in self.heads:
+        if "mask" in wanted:
             masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources)
             outputs["mask"] = _ACTIVATIONS[self.mask_activation](_exact(masks.permute(0, 3, 1, 2)))  # (B, S, N, F)
-        if "embedding" in self.heads:
+        if "embedding" in wanted:
             vectors = self.heads["embedding"](hidden).reshape(batch, frames, bins, self.embedding_size)
             outputs["embedding"] = unit_embedding(vectors, self.embedding_activation)  # (B, N, F, E)
         return outputs

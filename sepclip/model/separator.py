@@ -23,6 +23,9 @@ Channels = Literal["mid", "each"]
 MaskSource = Literal["binary", "soft", "network"]  # k-means with masks of either kind, or the network itself
 
 
+_FRAMES = 128  # whose embeddings of 129 bins and 20 dimensions are 1.3 MB
+
+
 @dataclass(frozen=True)
 class View:
     """How a network looks at a sound: the same for all blocks of it, so that all are separated alike.
@@ -245,11 +248,9 @@ class Separator(nn.Module):
         with torch.autocast(items.device.type, torch.bfloat16, enabled=self.bf16):
             if self.takes_waves:
                 outputs = self.network(items)["wave"]
-            elif min(frames) == max(frames):
-                outputs = self.network.encode(self.spectrum(items).abs())
             else:
                 by_item = [count for count, wave in zip(frames, seen, strict=True) for _ in wave]
-                outputs = self.network.encode(self.spectrum(items).abs(), by_item)
+                outputs = self.network.encode(self.spectrum(items).abs(), by_item if len(set(frames)) > 1 else None)
         parts = outputs.split([len(wave) for wave in seen])
         if self.takes_waves:
             return list(parts)
@@ -257,14 +258,13 @@ class Separator(nn.Module):
 
     def _padded(self, wave: Tensor, longest: int) -> Tensor:
         """Return waves (I, T) with zeros behind each channel, up to ``longest`` samples of all of them."""
-        missing = (longest - wave.shape[-1]) // self.layout.channels
-        return F.pad(self._unfold(wave), (0, missing)).flatten(-2)
+        return F.pad(self._unfold(wave), (0, (longest - wave.shape[-1]) // self.layout.channels)).flatten(-2)
 
     def decode(self, encoded: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the heads, from what :meth:`encode` gave (I, N, 2H) or any frames of it."""
+        """Return what the masks come from, from what :meth:`encode` gave (I, N, 2H) or any frames of it."""
+        head = "embedding" if self.clusters else "mask"
         with torch.autocast(encoded.device.type, torch.bfloat16, enabled=self.bf16):
-            outputs: dict[str, Tensor] = self.network.decode(encoded)
-        return outputs
+            return self.network.decode(encoded, (head,))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def finish(self, block: Tensor, view: View, encoded: Tensor) -> Tensor:
@@ -284,10 +284,13 @@ class Separator(nn.Module):
         return refine_phases(waves, masked.abs(), block, self.stft, self.misi) if self.misi else waves
 
     def _block_masks(self, encoded: Tensor, view: View) -> Tensor:
-        outputs = self.decode(encoded.unsqueeze(0))
+        """Return the masks (S, N, F) of what :meth:`encode` gave for an item, (N, 2H)."""
         if view.centroids is None:
-            return outputs["mask"][0]
-        return assign(outputs["embedding"][0], view.centroids, self.kmeans.masks)  # (S, N, F)
+            return self.decode(encoded.unsqueeze(0))["mask"][0]
+        # on a CPU a few frames at a time, so that their embeddings stay in the cache
+        parts = encoded.split(_FRAMES if encoded.device.type == "cpu" else max(1, len(encoded)))
+        vectors = (self.decode(part.unsqueeze(0))["embedding"][0] for part in parts)
+        return torch.cat([assign(part, view.centroids, self.kmeans.masks) for part in vectors], 1)
 
     def _in_one_order(self, masks: Tensor, spectrum: Tensor, view: View, samples: int) -> Tensor:
         """Return the masks (C, S, N, F) of the channels in the order of their mean's, the first of ``masks``."""

@@ -92,6 +92,7 @@ def separate_files(
                 result.written[job.path] = job.results
                 result.seconds += outcome
         result.speed = progress.speed
+    result.written = {job.path: job.results for job in todo if job.path in result.written}  # in the order given
     return result
 
 

@@ -34,10 +34,10 @@ class Bands(torch.nn.Module):
         super().__init__()
         self.chance = torch.Generator().manual_seed(seed)
 
-    def encode(self, magnitude):
+    def encode(self, magnitude, lengths):
         return magnitude
 
-    def decode(self, hidden):
+    def decode(self, hidden, heads):
         low = (torch.arange(129) < 40).float().expand(hidden.shape[1], -1)  # (N, F)
         order = torch.randperm(2, generator=self.chance)
         return {"mask": torch.stack([low, 1 - low])[order].unsqueeze(0)}
@@ -70,8 +70,10 @@ def test_levels_and_scales_are_those_of_the_whole_file(network, loss, speech):
     mixture = speech.clone()
     mixture[:, : 20 * RATE] *= 0.01  # blocks of very different levels
     if network == "blstm":
-        made.network.encode = lambda magnitude: magnitude  # frames by themselves: nothing depends on a block's context
-        made.network.decode = lambda level: {"mask": torch.stack([level, 1 / (1 + level)], 1).clamp_max(3)}
+        made.network.encode = lambda magnitude, _: (
+            magnitude
+        )  # frames by themselves: nothing depends on a block's context
+        made.network.decode = lambda level, _: {"mask": torch.stack([level, 1 / (1 + level)], 1).clamp_max(3)}
         tolerance = 1e-4
     else:
         made.network = Thirds()
