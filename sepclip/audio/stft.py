@@ -78,16 +78,20 @@ class STFT:
 
     def inverse(self, spectrum: Tensor, samples: int) -> Tensor:
         """Turn ``spectrum`` (..., N, F) back into a wave (..., T) of ``samples`` samples."""
-        *lead, frames, bins = spectrum.shape
         window = _window(self.window_length, spectrum.device, spectrum.real.dtype)
         if self.scale == "window_sum":
             spectrum = spectrum * window.sum()
-        wave = torch.istft(
-            spectrum.reshape(-1, frames, bins).mT,
-            self.window_length,
-            self.hop_length,
-            window=window,
-            center=True,
-            length=samples,
-        )  # (*, T)
-        return wave.reshape(*lead, samples)
+        frames = torch.fft.irfft(spectrum, n=self.window_length) * window  # (..., N, W)
+        # what torch.istft does, by sums of whole slices, which takes two thirds of its time on a CPU
+        weight = self._overlap_add(window.square().expand(frames.shape[-2], -1)).clamp_min(1e-11)  # (T',)
+        half = self.window_length // 2
+        return (self._overlap_add(frames) / weight)[..., half : half + samples]
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """Sum frames (..., N, W), each a hop after the one before, into (..., T')."""
+        hop, count = self.hop_length, frames.shape[-2]
+        slices = F.pad(frames, (0, -self.window_length % hop)).unflatten(-1, (-1, hop)).unbind(-2)  # (..., N, hop) each
+        added = frames.new_zeros(*frames.shape[:-2], count + len(slices) - 1, hop)
+        for index, part in enumerate(slices):
+            added[..., index : index + count, :] += part
+        return added.flatten(-2)

@@ -49,6 +49,17 @@ def test_mask_of_one_gives_the_wave_back(samples, window, hop, scale):
     assert (stft.inverse(spectrum * 1.0, samples) - waves).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("scale", ["window_sum", "none"])
+@pytest.mark.parametrize(("window", "hop"), [(256, 64), (256, 128), (256, 100)])
+def test_spectra_of_no_wave_are_inverted_as_by_torch(window, hop, scale):
+    shape = (2, 3, STFT(window, hop).frames(1001), window // 2 + 1)
+    spectrum = torch.randn(shape, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    root = torch.hann_window(window, dtype=torch.float64).sqrt()
+    scaled = spectrum * (root.sum() if scale == "window_sum" else 1)
+    want = torch.istft(scaled.flatten(0, 1).mT, window, hop, window=root, length=1001).reshape(2, 3, 1001)
+    torch.testing.assert_close(STFT(window, hop, scale).inverse(spectrum, 1001), want, rtol=0, atol=1e-10)
+
+
 def test_first_use_in_inference_mode_does_not_spoil_training():
     stft = STFT(96, 24)  # a window of no other test: it is cached
     with torch.inference_mode():
