@@ -3,12 +3,15 @@
     pip install asteroid, and nussl, into environments of their own, where they are to take part
     OMP_NUM_THREADS=2 python benchmarks/separate.py [--seconds 4,60,600] [--rounds 3] [--json FILE]
         [--peer-python PYTHON] [--speech data/speech]
+    python benchmarks/separate.py --quality RUN,RUN    # SI-SDR as by the command, and in float32 in one piece
 
 A network of 2 x 300 units, masks or embeddings of 20 dimensions, with the weights of its start, since the time does not
 depend on them. Every figure is a process of its own, and they take turns; a process imports, loads, separates 2 s to
-warm up, and then is timed from the wave in memory to the waves in memory. Peak memory is that of the process. `floor`:
-the forward pass of the same network on the magnitude of the whole sound as one sequence in float32, with nothing before
-or after it; `floor-blocks`: the same in blocks of 10 s without overlap, in batches, in the precision of sepclip.
+warm up, and then is timed from the wave in memory to the waves in memory. Peak memory is that of the process. sepclip's
+arms are in bfloat16 where the processor computes in it, or in float32 (`-fp32`), as the peers are. The floor is the
+forward pass of the same network (BLSTM and heads) on a magnitude that is there, and nothing before or after it:
+`floor`, the whole sound as one sequence in float32; `floor-bf16`, the same in bfloat16; `floor-blocks`, in blocks of
+10 s without overlap, 16 at once, in the precision of sepclip; its waves would be of no use.
 """
 
 import argparse
@@ -23,13 +26,15 @@ from statistics import median
 from types import ModuleType
 
 RATE = 8000
+BATCH = 16  # blocks of 10 s of `floor-blocks` at once
 SIZES = {"layers": 2, "hidden": 300, "dropout": 0.3, "embedding_size": 20}
-OWN = ("mi", "dc", "mi-fp32", "dc-fp32", "floor-mi", "floor-dc", "floor-blocks-mi", "floor-blocks-dc")
+FLOORS = ("floor", "floor-bf16", "floor-blocks")
+OWN = ("mi", "dc", "mi-fp32", "dc-fp32", *(f"{floor}-{loss}" for floor in FLOORS for loss in ("mi", "dc")))
 PEERS = ("asteroid", "nussl")
 
 
-def mixture(speech: Path, seconds: float):
-    """Return two voices speaking at once, (T,), as often as it takes."""
+def voices(speech: Path, seconds: float):
+    """Return two voices (2, T), as often as it takes."""
     import numpy as np
     import soundfile
 
@@ -38,7 +43,12 @@ def mixture(speech: Path, seconds: float):
         files = sorted((speech / voice).glob("*.flac"))[:12]
         wave = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in files])
         waves.append(np.resize(wave, int(seconds * RATE)))
-    return waves[0] + waves[1]
+    return np.stack(waves)
+
+
+def mixture(speech: Path, seconds: float):
+    """Return two voices speaking at once, (T,)."""
+    return voices(speech, seconds).sum(0)
 
 
 def own(arm: str):
@@ -48,14 +58,15 @@ def own(arm: str):
     from sepclip.audio.layout import Layout
     from sepclip.audio.stft import STFT
     from sepclip.model.separator import Separator
-    from sepclip.separation.stream import BATCH, separate_wave
+    from sepclip.separation.stream import separate_wave
     from sepclip.training.hardware import resolve_precision
 
     loss, cpu = ("dc" if "dc" in arm else "mi"), torch.device("cpu")
     made = Separator(
         layout=Layout(RATE, 2), stft=STFT(), loss=loss, network="blstm", seed=0, input_level_dbfs=-25.0, **SIZES
     ).eval()
-    bf16 = "fp32" not in arm and arm not in ("floor-mi", "floor-dc") and resolve_precision("auto", cpu) == "bf16"
+    exact = "fp32" in arm or arm in ("floor-mi", "floor-dc")
+    bf16 = not exact and resolve_precision("auto", cpu) == "bf16"
     made.set_inference(bf16=bf16)
     if not arm.startswith("floor"):
         return lambda wave: separate_wave(made, torch.from_numpy(wave).unsqueeze(0), RATE, cpu)
@@ -68,7 +79,7 @@ def own(arm: str):
             magnitude = blocks if len(blocks) else magnitude
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            for batch in magnitude.split(BATCH["cpu"]):
+            for batch in magnitude.split(BATCH):
                 made.network(batch)
         return time.perf_counter() - began
 
@@ -163,6 +174,25 @@ def measure(arm: str, speech: Path, seconds: float) -> dict[str, float]:
     return {"seconds": spent, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
+def quality(run: Path, speech: Path, seconds: float) -> str:
+    """Return the SI-SDR of a run as the command separates, and in one piece in float32 with all bins clustered."""
+    import torch
+
+    from sepclip.audio.metrics import pairwise_si_sdr
+    from sepclip.audio.permutation import best_permutation
+    from sepclip.separation.trained import Separator
+
+    cpu = Separator.load(run, device="cpu", precision="fp32")
+    auto = Separator.load(run, device="cpu")
+    ref = torch.from_numpy(voices(speech, seconds))  # (S, T)
+    mixed = ref.sum(0)
+    scores = {}
+    for name, est in (("command", auto.separate(mixed, RATE)), ("whole", cpu.network.separate(mixed[None])[:, 0])):
+        score, _ = best_permutation(pairwise_si_sdr(est=est[None], ref=ref[None]), maximise=True)
+        scores[name] = float(score)
+    return f"{run}, {seconds:g} s: {scores['command']:.3f} dB, in one piece in float32 {scores['whole']:.3f} dB"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", default="4,60,600")
@@ -171,9 +201,15 @@ def main() -> None:
     parser.add_argument("--peer-python", help="Python that has asteroid and nussl")
     parser.add_argument("--speech", type=Path, default=Path("data/speech"))
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--quality", metavar="RUN,...")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     lengths = [float(text) for text in options.seconds.split(",")]
+    if options.quality:
+        for run in options.quality.split(","):
+            for seconds in lengths:
+                print(quality(Path(run), options.speech, seconds), flush=True)
+        return
     if options.one:
         print(json.dumps(measure(options.one, options.speech, lengths[0])))
         return

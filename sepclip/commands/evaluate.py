@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from sepclip.commands.options import Json, KMeans, NoiseRoot, RirsRoot, Root
+from sepclip.commands.options import Json, KMeans, MaskSource, NoiseRoot, RirsRoot, Root
 from sepclip.scoring.metrics import DEFAULT, METRICS, ORACLES, chosen
 from sepclip.terminal import out, print_json, show_lines
 
@@ -95,6 +95,7 @@ def evaluate(
     device: Annotated[
         str | None, typer.Option(help="For RUN: auto, cpu, cuda or cuda:N [auto].", show_default=False)
     ] = None,
+    masks: MaskSource = None,
     kmeans: KMeans = None,
     root: Root = None,
     noise_root: NoiseRoot = None,
@@ -122,14 +123,14 @@ def evaluate(
                 "--mixtures, --estimate-pattern, --reference-pattern and --fixed-order go with --estimates and "
                 "--references, or with --pairs"
             )
-        folder, result = _of_run(run, data, split or "tt", limit, out_folder, device, kmeans, moved, plan, how)
+        folder, result = _of_run(run, data, split or "tt", limit, out_folder, device, masks, kmeans, moved, plan, how)
     elif run is None and data is None and (pairs is not None) != (estimates is not None and references is not None):
         from sepclip.evaluation.evaluating import evaluate as score
         from sepclip.evaluation.folders import folder_items, pair_items
 
-        if split or device or kmeans or any(moved.values()):
+        if split or device or masks or kmeans or any(moved.values()):
             raise typer.BadParameter(
-                "--split, --kmeans, --device, --root, --noise-root and --rirs-root go with RUN and DATA"
+                "--split, --masks, --kmeans, --device, --root, --noise-root and --rirs-root go with RUN and DATA"
             )
         if pairs is not None:
             if estimates or references or mixtures or estimate_pattern or reference_pattern:
@@ -174,6 +175,7 @@ def _of_run(
     limit: int | None,
     out_folder: Path | None,
     device: str | None,
+    masks: MaskSource,
     kmeans: str | None,
     moved: dict[str, Path | None],
     plan: "Plan",
@@ -185,10 +187,11 @@ def _of_run(
     from sepclip.training.run import Run
 
     where = resolve_device(device or "auto")
-    separator = Run.open(run).separator(where, kmeans)
+    separator = Run.open(run).separator(where, kmeans, masks)
     first = f"-first{limit}" if limit else ""
-    masks = f"-{kmeans.replace(' ', '')}" if kmeans else ""
-    folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{masks}{first}"
-    about = {"run": str(run), "limit": limit, "kmeans": separator.clusters_by()}
+    other = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
+    by = f"-{','.join(other)}" if other else ""
+    folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{by}{first}"
+    about = {"run": str(run), "limit": limit, "masks": separator.masks_from, "kmeans": separator.clusters_by()}
     mixtures = MixtureSet.open(data, **moved)
     return folder, evaluate_set(separator, mixtures, split, folder, about, device=where, plan=plan, limit=limit, **how)

@@ -99,7 +99,7 @@ def set_items(
 
 
 def _weights_digest(separator: Separator) -> str:
-    digest = hashlib.sha256(repr((separator.stft, separator.kmeans, separator.seed)).encode())
+    digest = hashlib.sha256(repr((separator.stft, separator.kmeans, separator.seed, separator.clusters)).encode())
     for name, weights in separator.state_dict().items():
         digest.update(name.encode())
         digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())

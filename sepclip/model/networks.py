@@ -4,7 +4,7 @@ To add one: a class and its line in ``NETWORKS``. ``forward`` maps the mixture's
 were asked for; a network that gives waves maps the mixture (B, T) to them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sepclip.audio.resample import load_torchaudio
 from sepclip.model.embedding import EmbeddingActivation, RawEmbedding
+from sepclip.model.recurrence import run_apart
 
 LOG_FLOOR = 1e-4  # magnitudes below do not count: -80 dB re 1, as in the AutoClip author's code
 
@@ -181,10 +182,14 @@ class Blstm(nn.Module):
 
     def forward(self, magnitude: Tensor) -> dict[str, Any]:
         """Map the magnitude (B, N, F) of a mixture to what a loss takes: masks, and a :class:`RawEmbedding`."""
-        return self._heads(self.encode(magnitude))
+        return self._heads(self.encode(magnitude), self.heads)
 
-    def encode(self, magnitude: Tensor) -> Tensor:
-        """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H)."""
+    def encode(self, magnitude: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
+        """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H).
+
+        Where items end before N, ``lengths`` (B,) are their frames: each is as it would be by itself, to the bit in
+        float32 on a CPU, and what lies beyond its end means nothing.
+        """
         batch, frames, bins = magnitude.shape
         features = self._features(magnitude)
         if self.norm is not None:
@@ -194,22 +199,27 @@ class Blstm(nn.Module):
         for index, layer in enumerate(self.recurrent):
             if index:
                 hidden = dropout(hidden, self.dropout if self.training else 0.0)
-            hidden, _ = layer(hidden)  # (B, N, 2H)
+            assert isinstance(layer, nn.RNNBase)
+            hidden = layer(hidden)[0] if lengths is None else run_apart(layer, hidden, lengths)  # (B, N, 2H)
         return hidden
 
-    def decode(self, hidden: Tensor) -> dict[str, Tensor]:
-        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to masks and embeddings of unit norm."""
-        return {name: x.unit() if isinstance(x, RawEmbedding) else x for name, x in self._heads(hidden).items()}
+    def decode(self, hidden: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
+        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to masks and embeddings of unit norm.
 
-    def _heads(self, hidden: Tensor) -> dict[str, Any]:
+        ``only``: these heads and no others.
+        """
+        outputs = self._heads(hidden, self.heads if only is None else only)
+        return {name: x.unit() if isinstance(x, RawEmbedding) else x for name, x in outputs.items()}
+
+    def _heads(self, hidden: Tensor, wanted: Collection[str]) -> dict[str, Any]:
         batch, frames, bins = *hidden.shape[:2], self.bins
         outputs: dict[str, Any] = {}
-        if "mask" in self.heads:
+        if "mask" in wanted:
             masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources).permute(0, 3, 1, 2)
             # each source in a piece from here on: all that follows would else go through them two by two
             masks = masks.to(_exact_type(masks), memory_format=torch.contiguous_format).contiguous()
             outputs["mask"] = _ACTIVATIONS[self.mask_activation](masks)  # (B, S, N, F)
-        if "embedding" in self.heads:
+        if "embedding" in wanted:
             vectors = self.heads["embedding"](hidden).reshape(batch, frames, bins, self.embedding_size)
             outputs["embedding"] = RawEmbedding(vectors, self.embedding_activation)  # (B, N, F, E)
         return outputs

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sepclip.audio.layout import Layout
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.permutation import best_permutation
+from sepclip.audio.scaling import factors
 from sepclip.audio.stft import STFT, magnitude
 from sepclip.errors import UserError
 from sepclip.model.clustering import KMeans, assign, cluster_masks, fit_centroids
@@ -19,6 +21,9 @@ from sepclip.model.networks import NETWORKS, NormalisesInput, build_network
 
 Channels = Literal["mid", "each"]
 MaskSource = Literal["binary", "soft", "network"]  # k-means with masks of either kind, or the network itself
+
+
+_FRAMES = 128  # whose embeddings of 129 bins and 20 dimensions are 1.3 MB
 
 
 @dataclass(frozen=True)
@@ -199,6 +204,11 @@ class Separator(nn.Module):
             self.kmeans = replace(self.kmeans, masks=source)
 
     @property
+    def masks_from(self) -> MaskSource:
+        """Where the masks come from, as :meth:`take_masks` takes it; a network of waves counts as ``network``."""
+        return self.kmeans.masks if self.clusters else "network"
+
+    @property
     def scale_free(self) -> bool:
         """Whether the loss left the scale of the waves open, so that they are scaled to add up to the mixture."""
         return LOSSES[self.loss].scale_free
@@ -234,26 +244,36 @@ class Separator(nn.Module):
 
     @torch.no_grad()
     def encode(self, blocks: Sequence[Tensor], views: Sequence[View]) -> list[Tensor]:
-        """Run the part of the network that is worth a batch on ``blocks`` (C, T) of equal shape.
+        """Run the part of the network that is worth a batch on ``blocks`` (C, T), of any sounds.
 
-        Returns for each what the network sees, (I, N, 2H), or its waves (I, S, T) where it gives these.
+        They may be of different lengths where the network gives masks. Returns for each what the network sees,
+        (I, N, 2H), or its waves (I, S, T) where it gives these.
         """
-        seen = torch.stack(
-            [self.looked_at(block, view) for block, view in zip(blocks, views, strict=True)]
-        )  # (B, I, T)
-        items = seen.flatten(0, 1)  # (B I, T)
+        seen = [self.looked_at(block, view) for block, view in zip(blocks, views, strict=True)]  # (I, T) each
+        longest = max(wave.shape[-1] for wave in seen)
+        items = torch.cat([self._padded(wave, longest) for wave in seen])  # (B I, T)
+        frames = [self.stft.frames(wave.shape[-1] // self.layout.channels) for wave in seen]
         with torch.autocast(items.device.type, torch.bfloat16, enabled=self.bf16):
             if self.takes_waves:
                 outputs = self.network(items)["wave"]
             else:
-                outputs = self.network.encode(magnitude(self.spectrum(items)))
-        return list(outputs.reshape(*seen.shape[:2], *outputs.shape[1:]))
+                by_item = [count for count, wave in zip(frames, seen, strict=True) for _ in wave]
+                spectra = magnitude(self.spectrum(items))
+                outputs = self.network.encode(spectra, by_item if len(set(frames)) > 1 else None)
+        parts = outputs.split([len(wave) for wave in seen])
+        if self.takes_waves:
+            return list(parts)
+        return [part[:, :count] for part, count in zip(parts, frames, strict=True)]
+
+    def _padded(self, wave: Tensor, longest: int) -> Tensor:
+        """Return waves (I, T) with zeros behind each channel, up to ``longest`` samples of all of them."""
+        return F.pad(self._unfold(wave), (0, (longest - wave.shape[-1]) // self.layout.channels)).flatten(-2)
 
     def decode(self, encoded: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the heads, from what :meth:`encode` gave (I, N, 2H) or any frames of it."""
+        """Return what the masks come from, from what :meth:`encode` gave (I, N, 2H) or any frames of it."""
+        head = "embedding" if self.clusters else "mask"
         with torch.autocast(encoded.device.type, torch.bfloat16, enabled=self.bf16):
-            outputs: dict[str, Tensor] = self.network.decode(encoded)
-        return outputs
+            return self.network.decode(encoded, (head,))  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def finish(self, block: Tensor, view: View, encoded: Tensor) -> Tensor:
@@ -273,10 +293,13 @@ class Separator(nn.Module):
         return refine_phases(waves, masked.abs(), block, self.stft, self.misi) if self.misi else waves
 
     def _block_masks(self, encoded: Tensor, view: View) -> Tensor:
-        outputs = self.decode(encoded.unsqueeze(0))
+        """Return the masks (S, N, F) of what :meth:`encode` gave for an item, (N, 2H)."""
         if view.centroids is None:
-            return outputs["mask"][0]
-        return assign(outputs["embedding"][0], view.centroids, self.kmeans.masks)  # (S, N, F)
+            return self.decode(encoded.unsqueeze(0))["mask"][0]
+        # on a CPU a few frames at a time, so that their embeddings stay in the cache
+        parts = encoded.split(_FRAMES if encoded.device.type == "cpu" else max(1, len(encoded)))
+        vectors = (self.decode(part.unsqueeze(0))["embedding"][0] for part in parts)
+        return torch.cat([assign(part, view.centroids, self.kmeans.masks) for part in vectors], 1)
 
     def _in_one_order(self, masks: Tensor, spectrum: Tensor, view: View, samples: int) -> Tensor:
         """Return the masks (C, S, N, F) of the channels in the order of their mean's, the first of ``masks``."""
@@ -334,17 +357,3 @@ def _like_the_first(waves: Tensor, chosen: Tensor) -> Tensor:
     alike = pairwise_si_sdr(est=waves[1:], ref=reference).nan_to_num(-300, 300, -300)  # (C, est, ref)
     _, order = best_permutation(alike, maximise=True)  # (C, S)
     return torch.stack([item[places] for item, places in zip(chosen[1:], order, strict=True)])
-
-
-def factors(gram: Tensor, dots: Tensor) -> Tensor:
-    """Return what to multiply each of some waves by, (G, S), so that their sum comes nearest to a mixture.
-
-    By least squares, from the products of the waves with one another (G, S, S) and with the mixture (G, S).
-    """
-    norms = gram.diagonal(dim1=-2, dim2=-1).sqrt()  # (G, S)
-    inverse = torch.where(norms > 0, 1 / norms, torch.ones_like(norms))
-    # estimates that are all alike share the mixture; a silent one stays silent
-    ridge = 1e-6 * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    unit = gram * inverse.unsqueeze(-1) * inverse.unsqueeze(-2) + ridge
-    amounts = torch.cholesky_solve((dots * inverse).unsqueeze(-1), torch.linalg.cholesky(unit))  # (G, S, 1)
-    return amounts.squeeze(-1) * inverse

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,27 +10,42 @@ from torch.nn import functional as F
 
 from sepclip.audio.resample import FILTER_SAMPLES, resample
 
-BLOCK_SECONDS = 10.0  # batches of such blocks take half the time of one long sequence (docs/RESULTS.md)
-OVERLAP_SECONDS = 2.0
+# Seconds of the longest block and of the least overlap. A batch of blocks takes half the time of one long sequence; the
+# memory of a recurrent network reaches seconds beyond the ends of a block (docs/RESULTS.md).
+BLOCKS = (30.0, 6.0)
+WAVE_BLOCKS = (10.0, 2.0)  # of networks of waves, whose learned transform takes far more memory
 
 
-def block_starts(samples: int, length: int, overlap: int, hop: int) -> list[int]:
-    """Return where the blocks of ``length`` begin that cover a sound of ``samples``.
+@dataclass(frozen=True)
+class Blocks:
+    """Blocks of ``length`` samples that begin at ``starts`` and cover a sound; a shorter sound is one as it is."""
 
-    They are evenly spread, overlap by at least ``overlap``, and begin on the frames of a transform of the whole sound.
-    The last one may reach up to a hop beyond the end, where the transform sees zeros as well.
-    """
-    if samples <= length:
-        return [0]
-    last = math.ceil((samples - length) / hop)  # all in hops
-    count = math.ceil((samples - overlap) / (length - overlap))
-    return [round(index * last / (count - 1)) * hop for index in range(count)]
+    starts: list[int]
+    length: int
+
+    @classmethod
+    def over(cls, samples: int, longest: float, overlap: float, *, rate_hz: int, hop: int) -> "Blocks":
+        """Lay blocks of at most ``longest`` seconds over a sound of ``samples``, as few and as short as can be.
+
+        They are evenly spread, overlap by at least ``overlap`` seconds, and begin on the frames of a transform of the
+        whole sound of this ``hop``. The last one may reach up to a hop beyond the end, where the transform sees zeros
+        as well.
+        """
+        most, shared, whole = round(longest * rate_hz / hop), round(overlap * rate_hz / hop), -(-samples // hop)  # hops
+        if whole <= most:
+            return cls([0], most * hop)
+        count = -(-(whole - shared) // (most - shared))
+        step = -(-(whole - shared) // count)
+        # equal steps would let the last block reach beyond the end
+        starts = [round(index * (whole - shared - step) / (count - 1)) * hop for index in range(count)]
+        return cls(starts, (step + shared) * hop)
 
 
-def cut_blocks(chunks: Iterable[Tensor], starts: Iterable[int], length: int) -> Iterator[Tensor]:
-    """Cut a stream of ``chunks`` (C, n) into blocks (C, length); a sound shorter than one block is one as it is."""
+def cut_blocks(chunks: Iterable[Tensor], blocks: Blocks) -> Iterator[Tensor]:
+    """Cut a stream of ``chunks`` (C, n) into ``blocks`` (C, length); a sound shorter than one block is one as it is."""
+    length = blocks.length
     stream, begin, held, at_end = iter(chunks), 0, None, False
-    for start in starts:
+    for start in blocks.starts:
         while not at_end and (held is None or begin + held.shape[-1] < start + length):
             chunk = next(stream, None)
             if chunk is None:

@@ -1,15 +1,18 @@
 """Separating sound files: any format, rate, length and channel count in, the same rate, length and level out."""
 
 import os
+import queue
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -22,11 +25,12 @@ from sepclip.separation.output import Format, Overload, choose_encoding, write_r
 from sepclip.separation.plan import NAME, STDIN, Job, make_plan
 from sepclip.separation.recording import FileRecording
 from sepclip.separation.spool import Spool
-from sepclip.separation.stream import SeparatedStream
+from sepclip.separation.stream import BATCH_SECONDS, MOST_TOGETHER, SeparatedStream, see_together
 from sepclip.terminal import AudioProgress, warn
 
 MOST_JOBS = 4  # files at once by default; each takes some hundred MB
 _SHOWN_JOINS = 3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ def separate_files(
                 result.written[job.path] = job.results
                 result.seconds += outcome
         result.speed = progress.speed
+    result.written = {job.path: job.results for job in todo if job.path in result.written}  # in the order given
     return result
 
 
@@ -118,12 +123,13 @@ def _is_due(job: Job, made_after: float, overwrite: bool, origins: Origins, resu
 
 @dataclass
 class _Work:
-    """Separates files one by one, several of them at once."""
+    """Separates files: several at once, and the network sees short ones in common batches."""
 
     separator: Separator
     out: Path
     device: torch.device
     options: Options
+    waiting: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue)
     stopped: threading.Event = field(default_factory=threading.Event)
 
     def all(self, jobs: list[Job], progress: AudioProgress) -> Iterator[tuple[Job, float | str]]:
@@ -131,22 +137,49 @@ class _Work:
         cores = os.cpu_count() or 1
         at_once = min(self.options.jobs or min(cores, MOST_JOBS), max(len(jobs), 1))
         threads = max(1, torch.get_num_threads() // at_once)
+        together = min(MOST_TOGETHER, -(-len(jobs) // at_once))
+        for job in jobs:
+            self.waiting.put(job)
         with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            waiting = {pool.submit(self.one, job, progress): job for job in jobs}
+            turns = [pool.submit(self.turn, together, progress) for _ in jobs]
             try:
-                for done in as_completed(waiting):
-                    yield waiting[done], done.result()
-                    progress.file_done()
+                for turn in as_completed(turns):
+                    yield from turn.result()
             finally:  # an interrupt, or a bug: the others end at their next block
                 self.stopped.set()
                 pool.shutdown(cancel_futures=True)
 
-    def one(self, job: Job, progress: AudioProgress) -> float | str:
-        """Separate one file."""
+    def turn(self, together: int, progress: AudioProgress) -> list[tuple[Job, float | str]]:
+        """Separate the next files, as many as make a batch; none where others have taken them all."""
+        done: list[tuple[Job, float | str]] = []
+        opened: list[_Opened] = []
+        with ExitStack() as stack:
+            while (
+                len(opened) < together and sum(one.stream.seconds for one in opened) < BATCH_SECONDS[self.device.type]
+            ):
+                try:
+                    job = self.waiting.get_nowait()
+                except queue.Empty:
+                    break
+                found = self._guarded(partial(self._open, job, stack))
+                if isinstance(found, str):
+                    done.append((job, found))
+                    progress.file_done()
+                else:
+                    opened.append(found)
+            short = [one.stream for one in opened if one.stream.short]
+            self._guarded(partial(see_together, short))  # where memory lacks, each will see its own
+            for one in opened:
+                outcome = self._guarded(partial(self._separate, one, progress))
+                done.append((one.job, outcome))
+                one.stream.known.clear()
+                progress.file_done()
+        return done
+
+    def _guarded(self, work: Callable[[], T]) -> T | str:
+        """Return what ``work`` on a file gives, or why it cannot be done."""
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            with open_recording(job.path, self.out) as recording:
-                return self._separate(job, recording, progress)
+            return work()
         except BadSound as error:
             return error.reason
         except UserError as error:
@@ -158,12 +191,18 @@ class _Work:
                 raise
             return f"too much for the memory of {self.device}: try a smaller --jobs, or --device cpu"
 
-    def _separate(self, job: Job, recording: FileRecording, progress: AudioProgress) -> float:
+    def _open(self, job: Job, stack: ExitStack) -> "_Opened":
+        if self.stopped.is_set():
+            raise UserError("interrupted")
+        self.out.mkdir(parents=True, exist_ok=True)
+        recording = stack.enter_context(open_recording(job.path, self.out))
+        return _Opened(job, recording, SeparatedStream(self.separator, recording, self.device))
+
+    def _separate(self, opened: "_Opened", progress: AudioProgress) -> float:
         separator, options = self.separator, self.options
+        job, recording, stream = opened.job, opened.recording, opened.stream
         encoding = choose_encoding(recording.header.subtype, options.format, options.subtype, options.overload)
-        stream = SeparatedStream(separator, recording, self.device)
-        seconds = stream.survey.samples / recording.rate_hz
-        progress.expect(seconds)
+        progress.expect(stream.seconds)
         spool = Spool(self.out, separator.sources, recording.channels)
         try:
             for waves in stream.chunks():
@@ -180,7 +219,14 @@ class _Work:
             warn(f"{job.path}: {sentence}")
         if stream.undecided_seconds:
             warn(f"{job.path}: {_told_joins(stream)}")
-        return seconds
+        return stream.seconds
+
+
+@dataclass(frozen=True)
+class _Opened:
+    job: Job
+    recording: FileRecording
+    stream: SeparatedStream
 
 
 def _told_joins(stream: SeparatedStream) -> str:

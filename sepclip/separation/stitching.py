@@ -13,6 +13,8 @@ SILENT = 1e-5  # of the power of the mixture: below, nothing is to be told from 
 ANCHOR_SECONDS = 2.0
 LEAST_SECONDS = 0.5  # of an overlap in which all sources are active, for it to decide
 _CELLS = 8  # of an anchor; it may begin at any of them
+CONTEXT = 0.25  # of an overlap, at each of its ends: never heard, it is context alone
+_STRICT = 16.0  # how much more a difference counts within the fade than beside it
 _AS_GOOD = 0.1  # of the best stretch so far: how active all sources are in one that takes the anchor's place
 
 
@@ -46,9 +48,26 @@ def match(old: Tensor, new: Tensor, floor: float) -> tuple[Tensor, bool]:
     return order, bool(told[pairs[0], pairs[1]].all())
 
 
+def cut(old: Tensor, new: Tensor, fade: int, hop: int) -> int:
+    """Return where in an overlap ``old`` (S, C, T) fades into ``new`` (S, C, T) within ``fade`` samples.
+
+    It is where the two agree, such as in a pause. In the first half of an overlap the new block errs more, which has
+    the less context there, and in the second half the old one: so what they differ between the cut and the middle
+    is what a cut off the middle costs, and counts too. Where they agree everywhere it is the middle.
+    """
+    samples = old.shape[-1]
+    middle = (samples - fade) // 2
+    off = torch.arange(0, max(middle - round(CONTEXT * samples), 0) + 1, hop, device=old.device)
+    places = middle + torch.stack([off, -off], 1).flatten()  # the nearest to the middle come first
+    energy = (old - new).double().square().sum((0, 1)).cumsum(0)  # (T,)
+    within = energy[places + fade - 1] - energy[places]
+    beside = (energy[places + fade // 2] - energy[middle + fade // 2]).abs()
+    return int(places[(_STRICT * within + beside).argmin()])
+
+
 @dataclass
 class Stitcher:
-    """Joins blocks of ``length`` samples that begin at ``starts`` into a sound of ``samples``.
+    """Joins blocks of ``length`` samples that begin at ``starts`` into a sound of ``samples``, by fades of ``fade``.
 
     Each block's sources are put into the order of those before it, by where all of them are active in the overlap: a
     network that hears one voice alone may put it into any output. Where they hardly are, the last stretch in which all
@@ -81,7 +100,7 @@ class Stitcher:
                 overlap = begun + self.length - start
                 if self.permuted:
                     waves = waves[self._order(start, old[..., -overlap:], mixture, waves)]
-                low = start + overlap // 2 - self.fade // 2
+                low = start + cut(old[..., -overlap:], waves[..., :overlap], self.fade, self.hop)
                 high = low + self.fade
                 yield old_mixture[:, done - begun : low - begun], old[..., done - begun : low - begun]
                 share = (torch.arange(self.fade, device=waves.device) + 0.5) / self.fade  # of the new block

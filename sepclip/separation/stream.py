@@ -1,6 +1,6 @@
 """Separating a recording of any length: a stream of samples in, a stream of separated samples out."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar
@@ -8,15 +8,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from sepclip.model.separator import Separator, View, factors
-from sepclip.separation.blocks import BLOCK_SECONDS, OVERLAP_SECONDS, block_starts, cut_blocks, resample_stream
+from sepclip.audio.scaling import factors
+from sepclip.model.separator import Separator, View
+from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks, resample_stream
 from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
 
-BATCH = {"cpu": 8, "cuda": 32}  # blocks at once; more are no faster
-WAVE_BATCH = {"cpu": 2, "cuda": 16}  # of a network of waves, whose learned transform takes far more memory
-FADES = 4  # a quarter of the overlap is faded; beyond lies context
-FITTED_BLOCKS = 32  # evenly spread, from which the centroids come; what the network gave for them is kept
+BATCH_SECONDS = {"cpu": 240.0, "cuda": 640.0}  # of blocks at once; more are hardly faster
+WAVE_BATCH_SECONDS = {"cpu": 20.0, "cuda": 160.0}  # of a network of waves
+MOST_TOGETHER = 16  # blocks of short recordings; more are no faster
+FADE_SECONDS = 0.1
+FITTED_BLOCKS = 16  # evenly spread, from which the centroids come; what the network gave for them is kept
 FITTED_FRAMES = 4096  # of them, drawn at random
 
 
@@ -63,12 +65,21 @@ class SeparatedStream:
     recording: Recording
     device: torch.device
     survey: Survey = field(init=False)
+    blocks: Blocks = field(init=False)
+    view: View = field(init=False)
     factors: Tensor | None = None
     joins: int = 0
     undecided_seconds: list[float] = field(default_factory=list)
+    known: dict[int, Tensor] = field(default_factory=dict)  # what the network gave for some blocks already
 
     def __post_init__(self) -> None:
-        self.survey = Survey.of(self.recording, self.separator.rate_hz)
+        separator = self.separator
+        self.survey = Survey.of(self.recording, separator.rate_hz)
+        seconds = WAVE_BLOCKS if separator.takes_waves else BLOCKS
+        self.blocks = Blocks.over(
+            self.survey.samples_of_network, *seconds, rate_hz=separator.rate_hz, hop=separator.stft.hop_length
+        )
+        self.view = separator.view(self.survey.powers)
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield waves (S, C, n) at the recording's rate, as many samples as it has."""
@@ -87,84 +98,110 @@ class SeparatedStream:
 
     def _joined(self) -> Iterator[Tensor]:
         """Yield the waves (S, C, n) at the network's rate."""
-        separator, survey = self.separator, self.survey
-        hop = separator.stft.hop_length
-        hops_a_second = separator.rate_hz / hop
-        length, overlap = (round(seconds * hops_a_second) * hop for seconds in (BLOCK_SECONDS, OVERLAP_SECONDS))
-        starts = block_starts(survey.samples_of_network, length, overlap, hop)
-        view = separator.view(survey.powers)
-        known: dict[int, Tensor] = {}
+        separator, survey, blocks = self.separator, self.survey, self.blocks
         if separator.clusters:
-            view, known = self._fit(starts, length, view)
-
-        def again(block: Tensor) -> Tensor:
-            return separator.finish(block, view, separator.encode([block], [view])[0])
-
+            self.view = self._fit()
         stitcher = Stitcher(
-            starts=starts,
-            length=length,
+            starts=blocks.starts,
+            length=blocks.length,
             samples=survey.samples_of_network,
             rate_hz=separator.rate_hz,
-            hop=hop,
-            fade=overlap // FADES,
+            hop=separator.stft.hop_length,
+            fade=round(FADE_SECONDS * separator.rate_hz),
             power=float(survey.powers.amax()),
             permuted=not separator.clusters and not separator.layout.fixed_order,
-            again=again,
+            again=lambda block: separator.finish(block, self.view, separator.encode([block], [self.view])[0]),
         )
         gram, dots = torch.zeros(()), torch.zeros(())
-        for mixture, waves in stitcher.join(self._separated(starts, length, view, known)):
+        for mixture, waves in stitcher.join(self._separated()):
             if separator.scale_free:
                 more = separator.products(waves, mixture)
                 gram, dots = gram + more[0].cpu(), dots + more[1].cpu()
             yield waves
         if separator.scale_free:
             self.factors = factors(gram, dots).T.float().expand(-1, self.recording.channels)  # (S, C)
-        self.joins = len(starts) - 1
+        self.joins = len(blocks.starts) - 1
         self.undecided_seconds = [start / separator.rate_hz for start in stitcher.undecided]
 
-    def _blocks(self, starts: list[int], length: int) -> Iterator[Tensor]:
+    def cut(self) -> Iterator[Tensor]:
+        """Yield the blocks (C, L) at the network's rate."""
         chunks = (chunk.to(self.device) for chunk in self.recording.chunks())
-        resampled = resample_stream(chunks, self.recording.rate_hz, self.separator.rate_hz)
-        return cut_blocks(resampled, starts, length)
+        return cut_blocks(resample_stream(chunks, self.recording.rate_hz, self.separator.rate_hz), self.blocks)
 
-    def _batch(self) -> int:
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        return self.survey.samples / self.recording.rate_hz
+
+    @property
+    def short(self) -> bool:
+        """Whether its blocks do not fill a batch."""
+        return len(self.blocks.starts) < self.at_once
+
+    @property
+    def at_once(self) -> int:
+        """How many blocks go through the network together."""
         separator = self.separator
         apart = separator.takes_waves or separator.channels == "each"
         items = self.recording.channels + 1 if apart and self.recording.channels > 1 else 1
-        return max(1, (WAVE_BATCH if separator.takes_waves else BATCH)[self.device.type] // items)
+        seconds = (WAVE_BATCH_SECONDS if separator.takes_waves else BATCH_SECONDS)[self.device.type]
+        return max(1, int(seconds * separator.rate_hz / self.blocks.length) // items)
 
-    def _separated(
-        self, starts: list[int], length: int, view: View, known: dict[int, Tensor]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _encode(self, batch: list[tuple[int, Tensor]]) -> None:
+        """Let the network see those blocks of a batch that it has not seen yet."""
+        new = {index: block for index, block in batch if index not in self.known}
+        if new:
+            self.known.update(zip(new, self.separator.encode(list(new.values()), [self.view] * len(new)), strict=True))
+
+    def _separated(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each block (C, L) with its waves (S, C, L); what the network gave for some may be known already."""
-        numbered = enumerate(self._blocks(starts, length))
-        for batch in batches(numbered, self._batch(), len(starts)):
-            new = [block for index, block in batch if index not in known]
-            encoded = iter(self.separator.encode(new, [view] * len(new)) if new else [])
+        for batch in batches(enumerate(self.cut()), self.at_once, len(self.blocks.starts)):
+            self._encode(batch)
             for index, block in batch:
-                given = known.pop(index) if index in known else next(encoded)
-                yield block, self.separator.finish(block, view, given)
+                yield block, self.separator.finish(block, self.view, self.known.pop(index))
 
-    def _fit(self, starts: list[int], length: int, view: View) -> tuple[View, dict[int, Tensor]]:
-        """Find one set of centroids for the whole recording; returns also what the network gave on the way."""
-        separator = self.separator
-        count = min(len(starts), FITTED_BLOCKS)
-        chosen = {round(index * (len(starts) - 1) / max(count - 1, 1)) for index in range(count)}
+    def _fit(self) -> View:
+        """Find one set of centroids for the whole recording; what the network gives on the way is kept."""
+        separator, view, total = self.separator, self.view, len(self.blocks.starts)
+        count = min(total, FITTED_BLOCKS)
+        chosen = {round(index * (total - 1) / max(count - 1, 1)) for index in range(count)}
         chance = torch.Generator().manual_seed(separator.seed)
         most = -(-FITTED_FRAMES // len(chosen))
-        known, vectors, loudness = {}, [], []
-        numbered = ((index, block) for index, block in enumerate(self._blocks(starts, length)) if index in chosen)
-        for batch in batches(numbered, self._batch(), len(chosen)):
-            encoded = separator.encode([block for _, block in batch], [view] * len(batch))
-            for (index, block), given in zip(batch, encoded, strict=True):
-                known[index] = given
+        vectors, loudness = [], []
+        numbered = ((index, block) for index, block in enumerate(self.cut()) if index in chosen)
+        for batch in batches(numbered, self.at_once, len(chosen)):
+            new = [index for index, _ in batch if index not in self.known]
+            encoded = (
+                separator.encode([block for index, block in batch if index in new], [view] * len(new)) if new else []
+            )
+            self.known.update(zip(new, encoded, strict=True))
+            for index, block in batch:
                 magnitude = separator.spectrum(separator.looked_at(block, view)[0]).abs()  # (N, F)
                 frames = torch.randperm(len(magnitude), generator=chance)[:most].sort().values.to(block.device)
                 with torch.no_grad():
-                    vectors.append(separator.decode(given[:1, frames])["embedding"].flatten(0, 2))  # (P, E)
+                    vectors.append(separator.decode(self.known[index][:1, frames])["embedding"].flatten(0, 2))  # (P, E)
                 loudness.append(magnitude[frames].flatten())
-        centroids = separator.fit(torch.cat(vectors), torch.cat(loudness))
-        return replace(view, centroids=centroids), known
+        return replace(view, centroids=separator.fit(torch.cat(vectors), torch.cat(loudness)))
+
+
+def see_together(streams: Sequence[SeparatedStream]) -> None:
+    """Let the network see the blocks of short recordings in common batches; :meth:`chunks` then goes on from there.
+
+    Blocks of like lengths go together. What comes of a recording does not depend on those beside it, but for rounding
+    in bfloat16 or on a GPU.
+    """
+    if len(streams) < 2 or streams[0].separator.takes_waves:
+        return
+    separator, device = streams[0].separator, streams[0].device
+    blocks = [(stream, index, block) for stream in streams for index, block in enumerate(stream.cut())]
+    blocks.sort(key=lambda each: -each[2].shape[-1])
+    while blocks:
+        seconds = max(blocks[0][2].shape[-1] / separator.rate_hz, 1e-3)
+        most = max(1, min(MOST_TOGETHER, int(BATCH_SECONDS[device.type] / seconds)))
+        batch, blocks = blocks[:most], blocks[most:]
+        encoded = separator.encode([block for _, _, block in batch], [stream.view for stream, _, _ in batch])
+        for (stream, index, _), given in zip(batch, encoded, strict=True):
+            stream.known[index] = given
 
 
 def batches(items: Iterable[T], most: int, total: int) -> Iterator[list[T]]:

@@ -12,7 +12,9 @@ import torch
 from sepclip.errors import UserError
 from sepclip.evaluation.document import SCHEMA_VERSION, document
 from sepclip.evaluation.folders import folder_items
+from sepclip.evaluation.sets import set_items
 from sepclip.evaluation.summary import summarise
+from sepclip.mixing.mixture import MixtureSet
 from sepclip.scoring.items import Plan, Row
 from sepclip.scoring.metrics import DEFAULT, ORACLES, columns
 from sepclip.scoring.running import score
@@ -319,6 +321,37 @@ def test_a_clustering_run_is_scored_by_other_masks_too(small_set: Path, tiny_run
     assert Run.open(tiny_run).separator(cpu).clusters_by() is None
     with pytest.raises(UserError, match="--loss mi and clusters nothing"):
         Run.open(tiny_run).separator(cpu, "masks=soft")
+
+
+def test_a_chimera_run_is_scored_by_its_masks_or_its_clusters(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert train_tiny(small_set, run, "--loss", "chimera", "--steps", 1).returncode == 0
+    scores, si_sdr_alone = {}, ("--metrics", "si_sdr", "--oracles", "none")
+    for masks in (None, "network", "soft"):
+        chosen = () if masks is None else ("--masks", masks)
+        done = sepclip("eval", run, small_set, "--limit", 1, "--jobs", 1, "--json", *si_sdr_alone, *chosen)
+        assert done.returncode == 0, done.stderr
+        scores[masks] = json.loads(done.stdout)
+    assert {name.name for name in (run / "eval").iterdir()} == {
+        f"small-tt{by}-first1" for by in ("", "-masks=network", "-masks=soft")
+    }
+    assert [scores[masks]["masks"] for masks in scores] == ["network", "network", "soft"]
+    assert [scores[masks]["kmeans"] is None for masks in scores] == [True, True, False]
+    si_sdrs = {masks: [row["si_sdr"] for row in result["rows"]] for masks, result in scores.items()}
+    assert si_sdrs[None] == si_sdrs["network"] != si_sdrs["soft"]
+    assert_told(sepclip("eval", tiny_run, small_set, "--masks", "binary"), "masks, no embeddings")
+    assert_told(sepclip("eval", "--pairs", tmp_path / "a.csv", "--masks", "soft"), "go with RUN and DATA", code=2)
+
+
+def test_the_journal_of_other_masks_is_not_gone_on_with(small_set: Path, tmp_path: Path) -> None:
+    run, cpu = tmp_path / "run", torch.device("cpu")
+    assert train_tiny(small_set, run, "--loss", "chimera", "--steps", 1).returncode == 0
+    data = MixtureSet.open(small_set)
+    identities = {
+        set_items(Run.open(run).separator(cpu, None, masks), data, "tt", device=cpu, limit=1)[0].identity
+        for masks in ("network", "binary", "soft")
+    }
+    assert len(identities) == 3
 
 
 def test_si_sdr_alone_is_the_si_sdr_of_the_whole_score(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sepclip.audio.resample import resample
-from sepclip.separation.blocks import block_starts, cut_blocks, resample_stream
+from sepclip.separation.blocks import Blocks, cut_blocks, resample_stream
 
 
 def pieces(wave, *lengths):
@@ -19,28 +19,36 @@ def noise(channels, samples):
     return torch.randn(channels, samples, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("samples", [0, 1, 999, 1000, 1001, 1007, 1600, 1801, 2000, 12345])
+@pytest.mark.parametrize("samples", [0, 1, 999, 1000])
+def test_a_sound_of_one_block_is_one(samples):
+    assert Blocks.over(samples, 10, 2, rate_hz=100, hop=8).starts == [0]
+
+
+@pytest.mark.parametrize("samples", [1001, 1007, 1600, 1801, 2000, 12345, 99_999])
 def test_blocks_cover_a_sound_and_overlap(samples):
-    starts = block_starts(samples, 1000, 200, 8)
+    blocks = Blocks.over(samples, 10, 2, rate_hz=100, hop=8)
+    starts, length = blocks.starts, blocks.length
     assert starts[0] == 0
     assert all(start % 8 == 0 for start in starts)
-    assert max(samples, 1000) <= starts[-1] + 1000 < max(samples, 1000) + 8
-    assert all(before + 1000 - start >= 200 - 8 for before, start in itertools.pairwise(starts))
-    # no part of a block is faded twice: the middles of its overlaps are further apart than the fades are long
-    middles = [(before + 1000 + start) / 2 for before, start in itertools.pairwise(starts)]
-    assert all(later - earlier > 200 // 2 for earlier, later in itertools.pairwise(middles))
+    assert length <= 1000
+    assert samples <= starts[-1] + length < samples + 8
+    overlaps = [before + length - start for before, start in itertools.pairwise(starts)]
+    assert all(200 <= overlap < 200 + 4 * 8 for overlap in overlaps)  # and no more than they must
+    # no part of a block is faded twice: what two blocks share, a third has nothing of
+    assert all(third >= first + length for first, third in zip(starts, starts[2:], strict=False))
+    assert len(starts) == 1 + -(-(samples - 1000) // 800)  # as few as of the longest
 
 
 @pytest.mark.parametrize("lengths", [(1,), (7, 300), (1000,), (100000,)])
 @pytest.mark.parametrize("samples", [1, 50, 100, 101, 160, 777])
 def test_a_stream_is_cut_where_the_blocks_lie(lengths, samples):
     wave = noise(2, samples)
-    starts = block_starts(samples, 100, 20, 4)
-    blocks = list(cut_blocks(pieces(wave, *lengths), starts, 100))
+    blocks = Blocks.over(samples, 100, 20, rate_hz=1, hop=4)
+    cut = list(cut_blocks(pieces(wave, *lengths), blocks))
     padded = torch.cat([wave, torch.zeros(2, 100)], -1)
-    assert len(blocks) == len(starts)
-    for start, block in zip(starts, blocks, strict=True):
-        assert torch.equal(block, wave if samples <= 100 else padded[:, start : start + 100])
+    assert len(cut) == len(blocks.starts)
+    for start, block in zip(blocks.starts, cut, strict=True):
+        assert torch.equal(block, wave if samples <= 100 else padded[:, start : start + blocks.length])
 
 
 @pytest.mark.parametrize(

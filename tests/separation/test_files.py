@@ -24,7 +24,7 @@ def separator(tiny_run: Path) -> torch.nn.Module:
 def constant_masks(separator: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
     network = type(separator.network)
     real = network.decode
-    monkeypatch.setattr(network, "decode", lambda self, h: {"mask": torch.full_like(real(self, h)["mask"], value)})
+    monkeypatch.setattr(network, "decode", lambda self, *h: {"mask": torch.full_like(real(self, *h)["mask"], value)})
 
 
 def speech(seconds: float = 2.0) -> np.ndarray:

@@ -241,6 +241,19 @@ def test_stdin_is_separated_even_where_its_header_promises_too_much(tiny_run: Pa
         assert soundfile.info(tmp_path / "out" / "stdin_s1.wav").frames == RATE
 
 
+@pytest.mark.skipif(shutil.which("sox") is None, reason="sox is not installed")
+@pytest.mark.parametrize("format_name", ["wav", "flac"])
+def test_the_pipe_from_sox_is_separated(format_name, tiny_run: Path, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "talk.flac", np.stack([speech(1.0)] * 2, 1), RATE)
+    separate = f"{sys.executable} -m sepclip separate {tiny_run} - --out {tmp_path / 'out'}"
+    line = f"sox {tmp_path / 'talk.flac'} -t {format_name} - | {separate}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for source in ("s1", "s2"):
+        info = soundfile.info(tmp_path / "out" / f"stdin_{source}.wav")
+        assert (info.samplerate, info.frames, info.channels, info.subtype) == (RATE, RATE, 2, "PCM_16")
+
+
 def test_an_empty_stdin_is_told(tiny_run: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sepclip", "separate", tiny_run, "-", "--out", tmp_path / "out"],

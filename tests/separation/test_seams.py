@@ -11,13 +11,16 @@ import torch
 from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.permutation import best_permutation
 from sepclip.model.separator import Separator
-from sepclip.separation.blocks import block_starts
+from sepclip.separation import stitching
+from sepclip.separation import stream as streams
+from sepclip.separation.blocks import BLOCKS
 from sepclip.separation.recording import WaveRecording
-from sepclip.separation.stream import SeparatedStream, separate_wave
+from sepclip.separation.stitching import cut
+from sepclip.separation.stream import FADE_SECONDS, SeparatedStream
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, sepclip
 
-RATE, LENGTH, OVERLAP, HOP = 8000, 80_000, 16_000, 64  # what the stream makes of blocks of 10 s
+RATE = 8000
 CPU = torch.device("cpu")
 
 
@@ -34,31 +37,43 @@ def mean_si_sdr(*, est: torch.Tensor, ref: torch.Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def learned(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Separator:
-    """Return a small network that has learned something, and so looks far around each frame."""
+    """Return a small network that has learned to separate, and so remembers what it heard seconds before."""
     run = tmp_path_factory.mktemp("runs") / "learned"
-    sizes = ("model.layers=1", "model.hidden=48", "data.segment_frames=200", "data.batch_size=8")
+    sizes = ("model.hidden=48", "data.segment_frames=250", "data.batch_size=8", "train.valid_every=100")
     settings = [part for size in sizes for part in ("--set", size)]
-    done = sepclip("train", small_set, "--run", run, "--config", "demo", "--steps", 80, *settings)
+    done = sepclip("train", small_set, "--run", run, "--config", "demo", "--steps", 300, "--no-report", *settings)
     assert done.returncode == 0, done.stderr
     return Run.open(run).separator(CPU)
 
 
-def test_blocks_are_as_good_as_one_piece_and_their_seams_are_not_heard(learned: Separator) -> None:
-    ref = torch.stack([voice("en-f", 47.3), voice("ca-m", 47.3)])  # (S, T)
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("blocks_of", [BLOCKS, (15.0, 3.0)])  # of the shorter there is more to hear
+def test_blocks_are_as_good_as_one_piece_and_their_seams_are_not_heard(
+    blocks_of, bf16, learned: Separator, monkeypatch
+) -> None:
+    monkeypatch.setattr(streams, "BLOCKS", blocks_of)
+    ref = torch.stack([voice("en-f", 95.3), voice("ca-m", 95.3)])  # (S, T)
     mixture = ref.sum(0, keepdim=True)
-    whole, blocks = learned.separate(mixture)[:, 0], separate_wave(learned, mixture, RATE, CPU)[:, 0]
+    cuts = []
+    monkeypatch.setattr(stitching, "cut", lambda *given: cuts.append(cut(*given)) or cuts[-1])
+    monkeypatch.setattr(learned, "bf16", bf16)
+    stream = SeparatedStream(learned, WaveRecording(mixture, RATE), CPU)
+    whole, blocks = learned.separate(mixture)[:, 0], torch.cat(list(stream.chunks()), -1)[:, 0]
     assert mean_si_sdr(est=blocks, ref=ref) == pytest.approx(mean_si_sdr(est=whole, ref=ref), abs=0.1)
-    difference = min(((blocks[list(p)] - whole) for p in permutations(range(2))), key=lambda d: float(d.square().sum()))
-    starts = block_starts(mixture.shape[-1], LENGTH, OVERLAP, HOP)
+    energy = min(
+        ((blocks[list(p)] - whole).square().sum(0) for p in permutations(range(2))), key=lambda each: float(each.sum())
+    )  # (T,)
     seams = torch.zeros(mixture.shape[-1], dtype=torch.bool)
-    for before, start in pairwise(starts):
-        middle = (before + LENGTH + start) // 2
-        seams[middle - OVERLAP // 4 : middle + OVERLAP // 4] = True
-    assert 0.05 < float(seams.float().mean()) < 0.3
-    # wherever it is, what differs is 40 dB below the voices; and no sample jumps where the fades begin and end
-    assert difference[:, seams].square().mean() < 1e-4 * whole[:, seams].square().mean()
-    jumps = difference.diff(dim=-1).abs().amax(0)
-    assert float(jumps.max()) < 0.01 * float(whole.diff(dim=-1).abs().max())
+    fade = round(FADE_SECONDS * RATE)
+    for start, place in zip(stream.blocks.starts[1:], cuts, strict=True):
+        seams[start + place : start + place + fade] = True
+    voices = whole.square().sum(0).mean()
+    rounding = 1e-12 * voices  # 120 dB below the voices
+    assert len(cuts) == len(stream.blocks.starts) - 1 >= 3
+    uneven = 2 if bf16 else 1  # its rounding is louder where the voices are, and there are few seams
+    assert energy[seams].mean() <= uneven * energy[~seams].mean() + rounding
+    assert energy.mean() < 1e-4 * voices  # and 40 dB below, wherever it is
+    assert blocks_of == BLOCKS or energy.mean() > rounding  # there is something to hear
 
 
 def conversation(seconds: float, seed: int = 0) -> torch.Tensor:
@@ -100,14 +115,14 @@ def test_voices_of_a_long_conversation_stay_where_they_are(learned: Separator, s
     recording = WaveRecording(torch.stack([ref.sum(0), torch.arange(ref.shape[-1]) * Oracle.count]), RATE)
     stream = SeparatedStream(learned, recording, CPU)
     waves = torch.cat(list(stream.chunks()), -1)[:, 0]  # (S, T)
-    starts = block_starts(ref.shape[-1], LENGTH, OVERLAP, HOP)
-    edges = [0, *((a + LENGTH + b) // 2 for a, b in pairwise(starts)), ref.shape[-1]]
+    starts, length = stream.blocks.starts, stream.blocks.length
+    edges = [0, *((a + length + b) // 2 for a, b in pairwise(starts)), ref.shape[-1]]
     oracle = waves.clone()
     for begin, end in pairwise(edges):
         piece, true = waves[:, begin:end], ref[:, begin:end]
         distance = (piece.unsqueeze(1) - true).square().sum(-1).unsqueeze(0)  # (1, est, ref)
         oracle[:, begin:end] = piece[best_permutation(distance, maximise=False)[1][0]]
-    assert stream.joins == len(starts) - 1 > 70
+    assert stream.joins == len(starts) - 1 > 20
     gained = mean_si_sdr(est=oracle, ref=ref) - mean_si_sdr(est=waves, ref=ref)
     assert gained <= 0.3, f"{gained:.2f} dB; {len(stream.undecided_seconds)} of {stream.joins} joins undecided"
     assert stream.undecided_seconds == []

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from sepclip.separation.blocks import block_starts
-from sepclip.separation.stitching import Stitcher, match
+from sepclip.separation.blocks import Blocks
+from sepclip.separation.stitching import Stitcher, cut, match
 
 HOP, LENGTH, OVERLAP, RATE = 8, 1600, 320, 400  # four seconds a block
 
@@ -11,26 +11,30 @@ def voices(sources, samples, seed=0):
     return torch.randn(sources, 1, samples, generator=torch.Generator().manual_seed(seed))  # (S, C, T)
 
 
+def blocks_over(samples):
+    return Blocks.over(samples, LENGTH, OVERLAP, rate_hz=1, hop=HOP)
+
+
 def joined(true, *, permute=True, again=None, seed=0):
     """Cut true sources (S, C, T) into blocks, permute each at random, and join them."""
     samples = true.shape[-1]
-    starts = block_starts(samples, LENGTH, OVERLAP, HOP)
+    starts, length = blocks_over(samples).starts, blocks_over(samples).length
     padded = torch.nn.functional.pad(true, (0, HOP))
     chance = torch.Generator().manual_seed(seed)
 
     def blocks():
         for start in starts:
-            waves = padded[..., start : start + LENGTH]
+            waves = padded[..., start : start + length]
             order = torch.randperm(len(true), generator=chance) if permute else torch.arange(len(true))
             yield waves.sum(0), waves[order]
 
     stitcher = Stitcher(
         starts=starts,
-        length=LENGTH,
+        length=length,
         samples=samples,
         rate_hz=RATE,
         hop=HOP,
-        fade=OVERLAP // 2,
+        fade=OVERLAP // 4,
         power=float(true.sum(0).square().mean()),
         permuted=True,
         again=again or (lambda block: pytest.fail("separated once more without need")),
@@ -58,7 +62,7 @@ def test_blocks_permuted_at_random_are_all_put_back(sources, seed):
 
 def test_one_voice_in_the_overlap_decides_where_nothing_better_does():
     true = voices(2, 10 * LENGTH)
-    for start in block_starts(true.shape[-1], LENGTH, OVERLAP, HOP)[1:]:
+    for start in blocks_over(true.shape[-1]).starts[1:]:
         true[1, :, start - 2 : start + LENGTH // 2] = 0  # silent in every overlap
     waves, stitcher = joined(true, again=lambda block: torch.stack([block, block]) / 2)  # tells nothing
     assert_put_back(waves, true)
@@ -74,7 +78,7 @@ def by_sign(block):
 def test_pauses_are_bridged_by_the_last_stretch_in_which_all_spoke(seed):
     sign = torch.randint(0, 2, (1, 12 * LENGTH), generator=torch.Generator().manual_seed(seed)) * 2 - 1
     mixture = sign * (0.5 + voices(1, 12 * LENGTH, seed)[0].abs())
-    starts = block_starts(12 * LENGTH, LENGTH, OVERLAP, HOP)
+    starts = blocks_over(12 * LENGTH).starts
     for start in starts[2::2]:
         mixture[:, start - 1 : start + 2 * OVERLAP] = 0  # nobody speaks in the overlap
     true = torch.stack([mixture.clamp_min(0), mixture.clamp_max(0)])
@@ -87,7 +91,7 @@ def test_pauses_are_bridged_by_the_last_stretch_in_which_all_spoke(seed):
 
 def test_what_cannot_be_told_is_counted():
     true = voices(2, 5 * LENGTH)
-    starts = block_starts(true.shape[-1], LENGTH, OVERLAP, HOP)
+    starts = blocks_over(true.shape[-1]).starts
     true[..., starts[2] - 1 : starts[2] + OVERLAP + 1] = 0
     _, stitcher = joined(true, again=lambda block: torch.stack([block, block]) / 2)  # a separator that tells nothing
     assert stitcher.undecided == [starts[2]]
@@ -122,3 +126,18 @@ def test_of_three_sources_one_alone_decides_nothing():
 def test_sources_that_are_all_alike_are_not_told_apart():
     same = voices(1, 1000).expand(2, -1, -1)
     assert not match(same, same, 1e-3)[1]
+
+
+@pytest.mark.parametrize("pause", [40, 160, 300])  # in the first and the second half, and where context ends
+def test_a_fade_lies_where_the_blocks_agree(pause):
+    old, errors = voices(2, OVERLAP, 0), voices(2, OVERLAP, 1)
+    assert cut(old, old, 16, HOP) == (OVERLAP - 16) // 2
+    errors[..., pause : pause + 24] *= 0.01
+    place = cut(old, old + errors, 16, HOP)
+    assert OVERLAP // 4 <= place <= OVERLAP * 3 // 4 - 16
+    if OVERLAP // 4 <= pause <= OVERLAP * 3 // 4 - 24:
+        assert pause <= place <= pause + 8
+    # a pause far off is not worth the samples of the block with less context
+    loud = torch.ones(OVERLAP)
+    loud[: OVERLAP // 2] = 100
+    assert cut(old, old + errors * loud, 16, HOP) >= (OVERLAP - 16) // 2

@@ -9,7 +9,7 @@ from sepclip.audio.resample import resample
 from sepclip.audio.stft import STFT
 from sepclip.model.separator import Separator
 from sepclip.separation.recording import WaveRecording
-from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, separate_wave
+from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, scaled, see_together, separate_wave
 from tests.conftest import SPEECH
 from tests.model.test_separator import SETTINGS
 
@@ -34,10 +34,10 @@ class Bands(torch.nn.Module):
         super().__init__()
         self.chance = torch.Generator().manual_seed(seed)
 
-    def encode(self, magnitude):
+    def encode(self, magnitude, lengths):
         return magnitude
 
-    def decode(self, hidden):
+    def decode(self, hidden, heads):
         low = (torch.arange(129) < 40).float().expand(hidden.shape[1], -1)  # (N, F)
         order = torch.randperm(2, generator=self.chance)
         return {"mask": torch.stack([low, 1 - low])[order].unsqueeze(0)}
@@ -53,7 +53,7 @@ def speech():
 def test_ideal_masks_give_what_they_give_in_one_piece_however_blocks_are_permuted(seed, rate_hz, speech):
     made = separator()
     made.network = Bands(seed)
-    mixture = resample(torch.cat([speech, 0.5 * speech]), RATE, rate_hz)
+    mixture = resample(torch.cat([speech, 0.5 * speech]).repeat(1, 3)[:, : 130 * RATE], RATE, rate_hz)
     stream = SeparatedStream(made, WaveRecording(mixture, rate_hz), CPU)
     waves = torch.cat(list(stream.chunks()), -1)
     whole = resample(made.separate(resample(mixture, rate_hz, RATE)), RATE, rate_hz)[..., : mixture.shape[-1]]
@@ -70,8 +70,10 @@ def test_levels_and_scales_are_those_of_the_whole_file(network, loss, speech):
     mixture = speech.clone()
     mixture[:, : 20 * RATE] *= 0.01  # blocks of very different levels
     if network == "blstm":
-        made.network.encode = lambda magnitude: magnitude  # frames by themselves: nothing depends on a block's context
-        made.network.decode = lambda level: {"mask": torch.stack([level, 1 / (1 + level)], 1).clamp_max(3)}
+        made.network.encode = lambda magnitude, _: (
+            magnitude
+        )  # frames by themselves: nothing depends on a block's context
+        made.network.decode = lambda level, _: {"mask": torch.stack([level, 1 / (1 + level)], 1).clamp_max(3)}
         tolerance = 1e-4
     else:
         made.network = Thirds()
@@ -93,7 +95,7 @@ def test_a_block_is_what_it_is_in_one_piece(speech):
         torch.testing.assert_close(separate_wave(made, short, RATE, CPU), made.separate(short), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("samples", [0, 1, 50, 255, 10 * RATE, 10 * RATE + 1, 20 * RATE])
+@pytest.mark.parametrize("samples", [0, 1, 50, 255, 30 * RATE, 30 * RATE + 1, 54 * RATE])
 @pytest.mark.parametrize(("channels", "rate_hz"), [(1, 8000), (2, 16000), (3, 11025)])
 @pytest.mark.parametrize("how", ["mid", "each"])
 def test_any_length_rate_and_channel_count_is_kept(samples, channels, rate_hz, how):
@@ -125,6 +127,27 @@ def test_each_channel_by_itself_is_the_channel_alone(speech):
             alone = separate_wave(made, wave, RATE, CPU)[:, 0]
             either = both[:, channel] if (both[0, channel] - alone[0]).abs().max() < 1e-3 else both[:, channel].flip(0)
             torch.testing.assert_close(either, alone, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["mi", "dc", "snr"])
+@pytest.mark.parametrize("channels", ["mid", "each"])
+def test_short_recordings_are_what_they_are_alone(loss, channels, speech, monkeypatch):
+    made, calls = separator(loss), []
+    made.set_inference(channels=channels)
+    lengths = [40_000, 31_999, 3000, 100, 0, 36_001]
+    waves = [speech[:, 7000 * index : 7000 * index + length] for index, length in enumerate(lengths)]
+    waves[1] = torch.cat([waves[1], -0.5 * waves[1].flip(-1)])
+    alone = [separate_wave(made, wave, RATE, CPU) for wave in waves]
+    encode = made.network.encode
+    monkeypatch.setattr(made.network, "encode", lambda *given: calls.append(len(given[0])) or encode(*given))
+    streams = [SeparatedStream(made, WaveRecording(wave, RATE), CPU) for wave in waves]
+    assert all(stream.short for stream in streams)
+    see_together(streams)
+    assert calls == [5 if channels == "mid" else 7]  # an empty sound has no block; two channels are three items
+    for stream, wanted in zip(streams, alone, strict=True):
+        got = torch.cat([torch.zeros_like(wanted[..., :0]), *stream.chunks()], -1)
+        torch.testing.assert_close(scaled(got, stream.factors), wanted, rtol=0, atol=1e-5)
+    assert len(calls) == 1
 
 
 def test_batches_are_of_nearly_one_size():

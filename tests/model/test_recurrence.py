@@ -1,0 +1,31 @@
+import pytest
+import torch
+from torch import nn
+
+from sepclip.model import recurrence
+from sepclip.model.recurrence import run_apart
+
+LENGTHS = [30, 7, 1, 29]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_each_item_is_what_it_is_alone(kind, bf16):
+    layer = kind(5, 16, batch_first=True, bidirectional=True)
+    batch = torch.randn(len(LENGTHS), max(LENGTHS), 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        together = run_apart(layer, batch, LENGTHS)
+        assert together.shape == (4, 30, 32)
+        for item, length, given in zip(batch, LENGTHS, together, strict=True):
+            alone = layer(item[:length].unsqueeze(0))[0][0]
+            torch.testing.assert_close(given[:length], alone, rtol=0, atol=1e-2 if bf16 else 1e-6)
+
+
+def test_packed_sequences_give_the_same(monkeypatch):
+    layer = nn.LSTM(5, 16, batch_first=True, bidirectional=True)
+    batch = torch.randn(len(LENGTHS), max(LENGTHS), 5)
+    ours = run_apart(layer, batch, LENGTHS)
+    monkeypatch.setattr(recurrence, "_packs", lambda batch: True)  # as on a GPU
+    packed = run_apart(layer, batch, LENGTHS)
+    for length, one, other in zip(LENGTHS, ours, packed, strict=True):
+        torch.testing.assert_close(one[:length], other[:length], rtol=0, atol=1e-6)
