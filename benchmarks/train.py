@@ -193,7 +193,7 @@ def memory(options: argparse.Namespace) -> Table:
     for network, batch_size in zip(options.network, options.batch, strict=True):
         for precision in options.precision:
             for allocator in ([], ["--system-allocator"]):
-                arm = [sys.executable, HERE / "train_arms.py", options.loss, "--batch", batch_size, "--steps", 2]
+                arm = [sys.executable, HERE / "train_arms.py", options.loss, "--batch", batch_size, "--steps", 1]
                 found = measured([*arm, "--network", network, "--precision", precision, *allocator])
                 name = f"peak of {options.loss}, {network}, batch {batch_size}"
                 print(f"{name}: {found['peak_mib']:.0f} MiB   {found['facts']}", flush=True)
@@ -259,7 +259,7 @@ def main() -> None:
             command.add_argument("--loss", choices=LOSSES, default="chimera" if mode is memory else "mi")
         if mode is memory:
             command.add_argument("--network", nargs="+", default=["4x600"])
-            command.add_argument("--precision", nargs="+", default=["fp32", "bf16"])
+            command.add_argument("--precision", nargs="*", default=["fp32", "bf16"])
     options = parser.parse_args()
     os.environ.setdefault("PYTHONPATH", str(HERE.parent))
     table = options.mode(options)
