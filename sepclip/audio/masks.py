@@ -12,21 +12,23 @@ MaskTarget = Literal["tpsa", "psa", "msa"]
 
 def ideal_binary_mask(sources: Tensor) -> Tensor:
     """Return the mask (B, S, N, F) that gives each bin to its loudest source; ties (silence) go to none."""
-    magnitudes = magnitude(sources)
-    loudest = magnitudes == magnitudes.amax(1, keepdim=True)  # (B, S, N, F)
-    return (loudest & (loudest.sum(1, keepdim=True) == 1)).to(magnitudes.dtype)
+    loudness = magnitude(sources)
+    loudest = loudness == loudness.amax(1, keepdim=True)  # (B, S, N, F)
+    return (loudest & (loudest.sum(1, keepdim=True) == 1)).to(loudness.dtype)
 
 
-def mask_target(mixture: Tensor, sources: Tensor, kind: MaskTarget = "tpsa") -> Tensor:
+def mask_target(
+    mixture: Tensor, sources: Tensor, kind: MaskTarget = "tpsa", magnitudes: Tensor | None = None
+) -> Tensor:
     """Return the real magnitudes (B, S, N, F) that the masked mixture magnitude should equal.
 
     ``tpsa``, the truncated phase-sensitive approximation of eq. (4) of the AutoClip paper: |S| cos(angle X - angle S)
     clamped to [0, |X|]. The paper prints the estimate's phase; masking keeps the mixture's, so both are the same.
-    ``psa`` leaves out the clamp, ``msa`` is |S|.
+    ``psa`` leaves out the clamp, ``msa`` is |S|. ``magnitudes``: |X| where it is known.
     """
     if kind == "msa":
         return magnitude(sources)
-    whole = magnitude(mixture).unsqueeze(1)  # (B, 1, N, F)
+    whole = (magnitude(mixture) if magnitudes is None else magnitudes).unsqueeze(1)  # (B, 1, N, F)
     # Re(S conj(X)) / |X| = |S| cos(angle X - angle S); without a mixture there is nothing to mask
     real, imaginary = (part.unsqueeze(1) / whole.clamp_min(1e-20) for part in (mixture.real, mixture.imag))
     projection = sources.real * real

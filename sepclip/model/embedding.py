@@ -17,10 +17,10 @@ from torch.autograd.function import once_differentiable
 
 EmbeddingActivation = Literal["sigmoid", "tanh", "none"]
 
-# in place, and the derivative by what they gave
+# in place, and in the place of a gradient that to what was given, by what they gave
 _ACTIVATIONS: dict[EmbeddingActivation, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "sigmoid": (torch.sigmoid_, torch.ops.aten.sigmoid_backward),
-    "tanh": (torch.tanh_, torch.ops.aten.tanh_backward),
+    "sigmoid": (torch.sigmoid_, lambda g, y: torch.ops.aten.sigmoid_backward(g, y, grad_input=g)),
+    "tanh": (torch.tanh_, lambda g, y: torch.ops.aten.tanh_backward(g, y, grad_input=g)),
     "none": (lambda x: x, lambda gradient, _: gradient),
 }
 _SHORTEST = 1e-12  # a vector of zeros stays one, as in torch.nn.functional.normalize

@@ -6,6 +6,7 @@ section. To add one: a function and its line in ``LOSSES``. Equations are those 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -36,6 +37,11 @@ class Signals:
     source_waves: Tensor  # (B, S, T)
     fixed_order: bool = False
 
+    @cached_property
+    def magnitude(self) -> Tensor:
+        """Those of the mixture's bins (B, N, F)."""
+        return magnitude(self.mixture)
+
 
 @dataclass(frozen=True)
 class LossSettings:
@@ -62,8 +68,8 @@ def mask_inference(outputs: Outputs, signals: Signals, settings: LossSettings) -
 
     Averaged over frames, bins and sources, and permuted once for the whole utterance.
     """
-    masked = outputs["mask"] * magnitude(signals.mixture).unsqueeze(1)  # (B, S, N, F)
-    wanted = mask_target(signals.mixture, signals.sources, settings.target)  # (B, S, N, F)
+    masked = outputs["mask"] * signals.magnitude.unsqueeze(1)  # (B, S, N, F)
+    wanted = mask_target(signals.mixture, signals.sources, settings.target, signals.magnitude)  # (B, S, N, F)
     if not signals.fixed_order:
         pairwise = torch.cdist(masked.detach().flatten(2), wanted.flatten(2), p=1)  # (B, est, ref)
         wanted = _reordered(wanted, pairwise)
@@ -81,18 +87,18 @@ def _reordered(references: Tensor, pairwise: Tensor) -> Tensor:
     return references[torch.arange(len(places), device=places.device).unsqueeze(1), places]
 
 
-def bin_weights(mixture: Tensor, sources: Tensor, kind: Weights) -> Tensor:
+def bin_weights(signals: Signals, kind: Weights) -> Tensor:
     """Return the weight of every bin (B, N F) for the clustering losses.
 
     ``ratio``: the share of the mixture's magnitude, times N F, so that they average 1 (Wang et al. 2018). ``vad``: 1
     where any source is within 40 dB of the loudest bin of all sources, else 0. ``none``: 1.
     """
-    loudness = magnitude(mixture).flatten(1)  # (B, N F)
+    loudness = signals.magnitude.flatten(1)  # (B, N F)
     if kind == "ratio":
         return loudness * (loudness.shape[1] / (loudness.sum(1, keepdim=True) + _RATIO_FLOOR))
     if kind == "none":
         return torch.ones_like(loudness)
-    loudest = magnitude(sources).flatten(2).amax(1)  # (B, N F)
+    loudest = magnitude(signals.sources).flatten(2).amax(1)  # (B, N F)
     return (loudest > loudest.amax(1, keepdim=True) * 10 ** (VAD_DB / 20)).to(loudest.dtype)
 
 
@@ -102,7 +108,7 @@ def _products(outputs: Outputs, signals: Signals, kind: Weights) -> tuple[Tensor
     Y is one-hot of the loudest source by raw magnitude; bins where none is the loudest (silence) belong to none. So the
     rest of Y^T W Y is zero.
     """
-    weights = bin_weights(signals.mixture, signals.sources, kind)  # (B, N F)
+    weights = bin_weights(signals, kind)  # (B, N F)
     labels = ideal_binary_mask(signals.sources).flatten(2)  # (B, S, N F)
     vectors = outputs["embedding"]
     if isinstance(vectors, RawEmbedding):

@@ -144,13 +144,17 @@ class Separator(nn.Module):
         assert isinstance(self.network, NormalisesInput)
         self.network.use_input_statistics(parts)
 
-    def forward(self, wave: Tensor, spectrum: Tensor) -> dict[str, Any]:
+    def forward(self, wave: Tensor, spectrum: Tensor, magnitudes: Tensor | None = None) -> dict[str, Any]:
         """Run the network on levelled mixtures, given as waves (B, T) and as complex spectra (B, N, F).
 
+        ``magnitudes``: those of the spectra, where they are known.
         Returns the heads that the loss takes, embeddings as a :class:`RawEmbedding`; ``wave`` comes from the masks by
         the inverse transform where the network has none of its own.
         """
-        outputs: dict[str, Any] = self.network(wave if self.takes_waves else magnitude(spectrum))
+        if self.takes_waves:
+            outputs: dict[str, Any] = self.network(wave)
+        else:
+            outputs = self.network(magnitude(spectrum) if magnitudes is None else magnitudes)
         if "wave" in LOSSES[self.loss].heads and not self.takes_waves:
             outputs["wave"] = self.apply_masks(outputs["mask"], spectrum, wave.shape[-1])
         return outputs

@@ -77,5 +77,6 @@ def set_up(config: Config) -> torch.device:
     if config.deterministic:
         # cuBLAS reads this at its first use; without it torch refuses to run cuBLAS deterministically
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(config.deterministic)
+    if torch.are_deterministic_algorithms_enabled() != config.deterministic:  # setting it imports a compiler: 1 s
+        torch.use_deterministic_algorithms(config.deterministic)
     return resolve_device(config.device)

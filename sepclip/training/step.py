@@ -29,7 +29,7 @@ def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[Te
         signals = separator.signals(batch.mixture, batch.sources)
     half = _HALF.get(config.precision)
     with stage("forward"), torch.autocast(signals.mixture.device.type, half, enabled=half is not None):
-        outputs = separator(signals.mixture_wave, signals.mixture)
+        outputs = separator(signals.mixture_wave, signals.mixture, signals.magnitude)
     with stage("loss"):
         loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
     return loss, {"outputs": outputs, "mixture": signals.mixture}

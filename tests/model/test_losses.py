@@ -70,9 +70,12 @@ def ignorant(true):
     }
 
 
+_TENSORS = ("mixture", "sources", "mixture_wave", "source_waves")
+
+
 def changed(true, change):
     """Return the signals with every tensor changed."""
-    return replace(true, **{name: change(x) for name, x in vars(true).items() if torch.is_tensor(x)})
+    return replace(true, **{name: change(getattr(true, name)) for name in _TENSORS})
 
 
 def loss(name, given, true, **settings):
@@ -283,7 +286,7 @@ def dense_whitened(vectors, true, weights):
 
 def matrices(vectors, true, weights):
     labels = torch.nn.functional.one_hot(true.sources[0].abs().flatten(1).argmax(0), true.sources.shape[1]).double()
-    return vectors.flatten(0, 1), labels, bin_weights(true.mixture, true.sources, weights)[0]
+    return vectors.flatten(0, 1), labels, bin_weights(true, weights)[0]
 
 
 def item(true, index):
@@ -462,7 +465,7 @@ def test_bins_without_weight_have_no_gradient(name):
 
 def test_ratio_weights_are_one_on_average():
     true = signals()
-    weights = bin_weights(true.mixture, true.sources, "ratio")
+    weights = bin_weights(true, "ratio")
     assert weights.mean(1).tolist() == pytest.approx([1, 1], abs=1e-5)
     x = true.mixture.abs()
     torch.testing.assert_close(weights[:, 0] / weights[:, 1], x[:, 0, 0] / x[:, 0, 1])
@@ -472,8 +475,8 @@ def test_vad_weights_hold_what_is_within_40_db_of_the_loudest_source():
     # each bin by its louder source, against the loudest bin of either: 0, -39, -41 dB, silence
     sources = torch.tensor([[1.0, 1e-3, 10 ** (-41 / 20), 0], [0.5, 10 ** (-39 / 20), 0, 0]]).reshape(1, 2, 1, 4) + 0j
     mixture = torch.full((1, 1, 4), 100.0) + 0j  # what the mixture holds beside them does not count
-    assert bin_weights(mixture, sources, "vad").tolist() == [[1, 1, 0, 0]]
-    assert bin_weights(mixture, sources, "none").tolist() == [[1, 1, 1, 1]]
+    assert bin_weights(of_spectra(mixture, sources), "vad").tolist() == [[1, 1, 0, 0]]
+    assert bin_weights(of_spectra(mixture, sources), "none").tolist() == [[1, 1, 1, 1]]
 
 
 @every_clustering
