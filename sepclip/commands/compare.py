@@ -63,7 +63,8 @@ def compare(
     shown = Table(box=box.SIMPLE_HEAD)
     narrow = [place for place, head in enumerate(heads) if head != "median"]  # a terminal has no room for it
     for place in narrow:
-        shown.add_column(heads[place], justify="left" if place < 2 else "right")
+        words = place < 2
+        shown.add_column(heads[place], justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for line in lines:
         shown.add_row(*(line[place] for place in narrow))
     out.print(shown)
@@ -71,4 +72,5 @@ def compare(
     if left_out:
         say(left_out)
     if out_folder is not None:
-        out.print(f"written: {out_folder / 'comparison.json'}, comparison.md", markup=False, soft_wrap=True)
+        picture = "" if no_picture else ", comparison.svg"
+        out.print(f"written: {out_folder / 'comparison.json'}, comparison.md{picture}", markup=False, soft_wrap=True)
