@@ -195,5 +195,5 @@ def test_a_silent_second_swaps_nothing_and_is_noted(engine):
     assert np.isnan(frames["sdr"]).tolist() == [[True, False, False]] * 2
     for row, other in zip(rows, want, strict=True):
         assert row.notes == ["windows of 1 s in which a source or estimate is silent left out of v4 (1 of 3)"]
-        assert row.scores["sdr"] > 10
+        assert row.scores["sdr"] > 5  # swapped, it would be below 0
         assert row.scores == other.scores
