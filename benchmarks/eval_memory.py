@@ -64,14 +64,14 @@ def main() -> None:
     for case in options.cases.split(","):
         shape, rate = case.split("@")
         sources, channels, seconds = shape.split("x")
-        signals, values = int(sources) * int(channels), int(float(seconds) * int(rate)) * int(sources) * int(channels)
+        size = (int(float(seconds) * int(rate)), int(sources), int(channels))
         with tempfile.TemporaryDirectory() as name:
             lay_out(Path(name), int(sources), int(channels), float(seconds), int(rate))
             for engine in options.engines.split(","):
-                most, rule = peak(Path(name), engine), memory_needed(engine, values, signals)
+                most, rule = peak(Path(name), engine), memory_needed(engine, *size)
                 line = f"| {case} | {engine} | {most / 2**30:.2f} | {rule / 2**30:.2f} | {most / rule:.2f} |"
                 print(line, flush=True)
-                found.append({"case": case, "engine": engine, "signals": signals, "values": values, "peak": most})
+                found.append({"case": case, "engine": engine, "peak": most, "rule": rule})
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 

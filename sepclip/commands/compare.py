@@ -63,7 +63,7 @@ def compare(
     if left_out:
         say(left_out)
     if out_folder is not None:
-        picture = "" if no_picture else " and comparison.svg"
+        picture = "" if no_picture else ", comparison.svg"
         out.print(f"written: {out_folder / 'comparison.json'}, comparison.md{picture}", markup=False, soft_wrap=True)
 
 
@@ -77,7 +77,7 @@ def _show(result: dict[str, Any], heads: Sequence[str], lines: Sequence[Sequence
     shown = Table(box=box.SIMPLE_HEAD, title=", ".join(filter(None, told)), title_justify="left")
     narrow = [place for place, head in enumerate(heads) if head != "median" and place not in same]
     for place in narrow:
-        shown.add_column(heads[place], justify="left" if place < 2 else "right", no_wrap=place != 1)
+        shown.add_column(heads[place], justify="left" if place < 2 else "right", no_wrap=place != 1, overflow="fold")
     for line in lines:
         shown.add_row(*(line[place] for place in narrow))
     out.print(shown, markup=False)

@@ -6,14 +6,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sepclip.commands.options import Json, KMeans, MaskSource, NoiseRoot, RirsRoot, Root
-from sepclip.scoring.metrics import DEFAULT, METRICS, ORACLES, chosen
+from sepclip.scoring.metrics import DEFAULT, METRICS, ORACLES, RULE, chosen
 from sepclip.terminal import out, print_json, show_lines
 
 if TYPE_CHECKING:
     from sepclip.scoring.items import Plan
 
 DEFINITIONS = "\n\n".join(
-    ["Scores, per source of a file:", *(f"{name}: {metric.definition}." for name, metric in METRICS.items())]
+    [
+        "Scores, per source of a file:",
+        *(f"{name}: {metric.definition}." for name, metric in METRICS.items()),
+        "Ideal masks: " + "; ".join(f"{name}: {definition}" for name, (_, definition) in ORACLES.items()) + ".",
+        "What known errors give: a perfect estimate is infinite in all, counted, and in no mean. Swapped sources are "
+        "paired first, and lose nothing. Half the level is infinite in SI-SDR and v3, 6 dB in SNR and SDR, 0 dB in "
+        "SD-SDR. Negated is infinite in SI-SDR and v3, -6 dB in SNR, SDR and SD-SDR. One sample late is low in SI-SDR, "
+        "SNR and SDR, and infinite in v3, whose filters undo it. Noise at -20 dB is 20 dB in SI-SDR, SNR and SDR, and "
+        "more in v3 and SAR, whose filters explain some of it; another source at -20 dB is 20 dB of SIR.",
+        f"Memory: {RULE}. What museval cannot score within --memory, the fast engine scores in blocks, and the row "
+        "says so; what that cannot, is refused in words. What becomes of silence, NaN, missing files and all else that "
+        "cannot be scored: docs/SCORES.md.",
+    ]
 )
 
 
@@ -82,7 +94,9 @@ def evaluate(
     ] = True,
     engine: Annotated[
         Literal["museval", "fast"],
-        typer.Option(help="What computes BSSEval: museval, or our own, equal to 1e-6 dB in a third of the time."),
+        typer.Option(
+            help="What computes BSSEval: museval, or our own, equal to 1e-6 dB in a third to a tenth of the time."
+        ),
     ] = "museval",
     museval_json: Annotated[
         bool, typer.Option("--museval-json", help="Also write OUT/museval/test/NAME.json, as museval does.")
@@ -90,7 +104,7 @@ def evaluate(
     jobs: Annotated[int | None, typer.Option(help="Processes that score [all cores].", min=1)] = None,
     memory: Annotated[
         float | None,
-        typer.Option(metavar="GIB", help="Memory for all processes together [80 % of what is free].", min=0.1),
+        typer.Option(metavar="GIB", help="Memory for all processes together [80 % of what is free].", min=0.25),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="For RUN: auto, cpu, cuda or cuda:N [auto].", show_default=False)

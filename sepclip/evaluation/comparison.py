@@ -15,6 +15,7 @@ from sepclip.evaluation.document import read_scores
 from sepclip.evaluation.summary import percentile_interval
 from sepclip.scoring.metrics import METRICS
 
+SAME_DB = 1e-6  # scores of one estimate by the two engines differ by less
 SAME_SNR_DB = 0.01  # files are 16 bits and more: the same mixture and references agree in their SNR to far less
 
 
@@ -63,15 +64,21 @@ def _scores_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return a short name for each path: the fewest of its last folders that tell them apart, without those of all."""
+    """Return a short name for each path: its run, or its last folders, as many as tell it from the others."""
     folders = [(path if path.is_dir() else path.parent).resolve().parts for path in paths]
-    for count in range(1, max(map(len, folders)) + 1):
-        labels = ["/".join(parts[-count:]) for parts in folders]
-        if len(set(labels)) == len(labels):
-            ends = zip(*(parts[: -count - 1 : -1] for parts in folders), strict=False)
-            shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, ends))
-            return ["/".join(parts[-count : len(parts) - shared]) for parts in folders]
-    raise UserError(f"{paths[0]} is given twice: give different scores")
+    for path, parts in zip(paths, folders, strict=True):
+        if folders.count(parts) > 1:
+            raise UserError(f"{path} is given twice: give different scores")
+    runs = [parts[-3] if parts[-2:-1] == ("eval",) and len(parts) > 2 else parts[-1] for parts in folders]
+    if len(set(runs)) == len(runs):
+        return runs
+    labels = []
+    for parts in folders:
+        count = 1
+        while [other[-count:] for other in folders].count(parts[-count:]) > 1:
+            count += 1
+        labels.append("/".join(parts[-count:]))
+    return labels
 
 
 def _same_terms(found: Mapping[str, dict[str, Any]], metrics: Sequence[str] | None) -> list[str]:
@@ -139,6 +146,7 @@ def _of_metric(
 
 def _pair(first: str, second: str, differences: NDArray[np.float64]) -> dict[str, Any]:
     """Return what is known of ``second`` minus ``first``, file by file."""
+    differences = np.where(np.abs(differences) < SAME_DB, 0.0, differences)
     if not differences.size:
         empty = dict.fromkeys(("mean", "median", "interval", "wins", "p"))
         return {"first": first, "second": second, **empty, "differences": []}

@@ -13,6 +13,9 @@ from sepclip.terminal import out, say, say_some
 # what one who sees such scores for the first time asks for
 BRIEF = ("si_sdr_improvement", "sdr_improvement", "ibm_si_sdr_improvement", "ibm_sdr_improvement")
 
+_KINDS = {"sexes": "voices", "input_snr": "input SNR"}
+_LOWEST = 2  # files that a terminal has room for
+
 
 def score_table(result: dict[str, Any], columns: Sequence[str] | None = None) -> Table:
     """Return the summary as a table: a column a group (a source in fixed order), a line a score.
@@ -37,10 +40,16 @@ def score_table(result: dict[str, Any], columns: Sequence[str] | None = None) ->
             cells.append("-" if values[0] is None else f"{values[0]:.2f} ({values[1]:.2f})")
         table.add_row(title if unit == "dB" else f"{title}, {unit}", *cells)
     for oracle, (title, _) in ORACLES.items() if columns is None else ():
-        shares = [part["oracle_share"].get(oracle) for part in parts.values()]
-        if any(share is not None for share in shares):
-            table.add_row(f"reached of {title}", *("-" if share is None else f"{share:.0%}" for share in shares))
+        name = f"{oracle}_si_sdr_improvement"
+        if any(share is not None for share in (part["oracle_share"].get(oracle) for part in parts.values())):
+            table.add_row(f"{title} SI-SDRi, reached", *(_reached(part, oracle, name) for part in parts.values()))
     return table
+
+
+def _reached(part: dict[str, Any], oracle: str, name: str) -> str:
+    """Return the mean improvement by an oracle, and which share of it was reached."""
+    share = part["oracle_share"].get(oracle)
+    return "-" if share is None else f"{part['mean'][name]:.2f}, {share:.0%}"
 
 
 def _shown(result: dict[str, Any]) -> list[str]:
@@ -49,13 +58,34 @@ def _shown(result: dict[str, Any]) -> list[str]:
         name for metric in METRICS for name in (metric, f"{metric}_improvement")
         if not name.endswith("_improvement") or METRICS[metric].distortion or METRICS[metric].family == "perceptual"
     ]  # fmt: skip
-    wanted += [f"{oracle}_{name}_improvement" for oracle in ORACLES for name in ("si_sdr", "sdr")]
+    if "si_sdr" not in result["titles"]:  # else the oracles have lines of their own
+        wanted += [f"{oracle}_sdr_improvement" for oracle in ORACLES]
     return [name for name in wanted if name in result["titles"] and result["summary"]["count"][name]]
+
+
+def _by_kind(result: dict[str, Any]) -> list[str]:
+    """Return the main score by kinds of files, and the files with the lowest: a line each."""
+    summary = result["summary"]
+    by, worst = summary["worst"]["by"], summary["worst"]["files"]
+    if by is None:
+        return []
+    lines = []
+    for part in ("sexes", "input_snr"):
+        means = [(name, one["mean"][by], one["count"]["files"]) for name, one in summary[part].items()]
+        told = [f"{name} {mean:.2f} ({counted(files, 'file')})" for name, mean, files in means if mean is not None]
+        if len(told) > 1:
+            lines.append(f"mean {result['titles'][by]} by {_KINDS[part]}: {', '.join(told)}")
+    if len(worst) > _LOWEST:
+        told = [f"{one['name']} {one['mean']:.2f}" for one in worst[:_LOWEST]]
+        lines.append(f"lowest {result['titles'][by]}: {', '.join(told)}; more in scores.md")
+    return lines
 
 
 def show(result: dict[str, Any], columns: Sequence[str] | None = None) -> None:
     """Print the table of a result, and what was left out of it and why."""
     out.print(score_table(result, columns))
+    for line in _by_kind(result) if columns is None else ():
+        out.print(line, markup=False, soft_wrap=True)
     left_out = {row["name"]: row["reason"] for row in result["rows"] if row["reason"]}
     if left_out:
         say_some(

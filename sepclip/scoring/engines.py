@@ -7,15 +7,19 @@ from numpy.typing import NDArray
 
 from sepclip.audio.bsseval import Unscorable, bsseval_frames, bsseval_whole, median_over_windows
 from sepclip.audio.projection import TAPS, BSSEval, IllConditioned, decompose
-from sepclip.scoring.items import Array, Plan, Waves
+from sepclip.scoring.items import STRETCH, Array, Plan, Waves
 from sepclip.scoring.metrics import METRICS
 
 Floats = NDArray[np.float64]
 ENGINES = ("museval", "fast")
 TOO_LONG = "too long for museval in this memory: scored by the fast engine, in blocks"
+SILENT_WINDOWS = "windows of 1 s in which a source or estimate is silent left out of v4"
 _TURN = 0.3  # radians: no channels in use cancel after it
-_MUSEVAL_BYTES = 80  # by source, channel and sample of its transform: 4.3 GiB were seen for 3 min of 4 stereo stems
-_FAST_BYTES = 40  # by source, channel and sample
+# What a process takes, as benchmarks/eval_memory.py measured it (docs/RESULTS.md)
+_PROCESS_BYTES = 200 << 20  # Python and its libraries
+_FAST_BYTES = 28  # by source, channel and sample: waves as they are read, their copies, the mixture
+_ORACLE_BYTES = 210  # by source (and mixture, and what is left of it), channel and sample of a transform's stretch
+_MUSEVAL_BYTES = 44  # by source, channel and sample: waves in float64, padded
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,20 @@ class Decomposed:
     notes: list[str]
 
 
-def memory_needed(engine: str, values: int, signals: int) -> int:
-    """Return the bytes that a process takes to score ``values`` samples in all of ``signals`` channels of sources."""
-    gram = 2 * 8 * (signals * TAPS) ** 2
+def memory_needed(engine: str, samples: int, sources: int, channels: int, *, oracles: bool = True) -> int:
+    """Return the bytes that a process takes to score a file of ``samples`` by an engine.
+
+    museval transforms all references at once, to the next power of two, and copies the Gram matrix of their filters;
+    the fast engine works in blocks. The oracles work in stretches of a longer file.
+    """
+    signals = sources * channels
+    gram = 8 * (signals * TAPS) ** 2
+    stretch = _ORACLE_BYTES * (sources + 2) * channels * min(samples, STRETCH) if oracles else 0
     if engine == "fast":
-        return _FAST_BYTES * values + gram
-    samples = values // max(signals, 1)
-    return _MUSEVAL_BYTES * signals * (1 << (samples + TAPS).bit_length()) + 2 * gram
+        return _PROCESS_BYTES + _FAST_BYTES * signals * samples + max(gram * 3 // 2, stretch)
+    points = 1 << (samples + TAPS - 2).bit_length()
+    transforms = points * (24 * signals + 16 * channels + 64)  # of all references; of an estimate; of a product
+    return _PROCESS_BYTES + _MUSEVAL_BYTES * signals * samples + max(transforms + 4 * gram, stretch)
 
 
 def decompose_file(waves: Waves, sounding: list[int], plan: Plan) -> Decomposed:
@@ -54,7 +65,16 @@ def decompose_file(waves: Waves, sounding: list[int], plan: Plan) -> Decomposed:
         notes.append("channels cancel, which museval takes for silence: all channels turned, which changes no score")
     found, note = _by_engine(ref, est, waves.rate_hz, plan)
     before = _of_mixture(ref, mixture, waves.rate_hz, plan)
-    return Decomposed(_by_metric(found, plan), _by_metric(before, plan), found.frames, [*notes, *note])
+    notes += [*note, *_silent_windows(found.frames)]
+    return Decomposed(_by_metric(found, plan), _by_metric(before, plan), found.frames, notes)
+
+
+def _silent_windows(frames: dict[str, Floats]) -> list[str]:
+    """Return what to note of windows that count in no median; where that is all of them, a reason says so."""
+    if not frames:
+        return []
+    left_out, windows = int(np.isnan(frames["sdr"]).all(0).sum()), frames["sdr"].shape[1]
+    return [f"{SILENT_WINDOWS} ({left_out} of {windows})"] if 0 < left_out < windows else []
 
 
 def _turned(waves: Array) -> Array:

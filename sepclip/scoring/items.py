@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # torch takes a second in every process, and much of what is 
     from sepclip.audio.stft import STFT
 
 Array = NDArray[np.float32 | np.float64]
+STRETCH = 2**18  # samples of a longer file that the oracles transform at a time
 
 
 @dataclass

@@ -8,9 +8,7 @@ from torch import Tensor
 
 from sepclip.audio.masks import ideal_binary_mask, mask_target
 from sepclip.audio.stft import STFT
-from sepclip.scoring.items import Array, default_frame
-
-_CHUNK = 2**18  # samples of a longer file that are transformed at a time
+from sepclip.scoring.items import STRETCH, Array, default_frame
 
 
 def default_stft(rate_hz: int) -> STFT:
@@ -24,7 +22,7 @@ def oracle_estimates(names: Sequence[str], *, mixture: Array, ref: Array, stft: 
     What the mixture holds beside the sources, such as noise, counts as one source more.
     """
     samples = len(mixture)
-    spans = [(start, min(start + _CHUNK, samples)) for start in range(0, samples, _CHUNK)]
+    spans = [(start, min(start + STRETCH, samples)) for start in range(0, samples, STRETCH)]
     # frames within a window's length of a cut are not those of the whole
     margin = -(-stft.window_length // stft.hop_length) * stft.hop_length
     kept = [_spectra(mixture, ref, stft, 0, samples)] if len(spans) == 1 else None

@@ -86,17 +86,18 @@ def free_memory() -> int:
 
 def _fitted(item: Item, plan: Plan, memory: int) -> tuple[Plan, int, str | None]:
     """Return the plan by which a file fits into ``memory``, the bytes that it takes, and the reason if it does not."""
-    signals = len(item.rows) * item.channels
+    sources, channels = max(len(item.rows), 1), item.channels
+    size = (-(-item.values // (sources * channels)), sources, channels)
     families = {METRICS[name].family for name in plan.metrics}
     filters = bool({"v4", "v3"} & families)
-    needed = memory_needed(plan.engine if filters else "fast", item.values, signals)
+    needed = memory_needed(plan.engine if filters else "fast", *size, oracles=bool(plan.oracles))
     if needed <= memory:
         return plan, needed, None
-    in_blocks = memory_needed("fast", item.values, signals)
+    in_blocks = memory_needed("fast", *size, oracles=bool(plan.oracles))
     if in_blocks <= memory:
         return replace(plan, in_blocks=True), in_blocks, None
     gib = in_blocks / 2**30
-    return plan, 0, f"too long for the memory: {gib:.1f} GiB are needed, {memory / 2**30:.1f} GiB given (--memory)"
+    return plan, 0, f"too long for the memory: {gib:.2f} GiB are needed, {memory / 2**30:.2f} GiB given (--memory)"
 
 
 def _score(item: Item, given: Waves | str | None, plan: Plan) -> tuple[list[Row], Frames]:

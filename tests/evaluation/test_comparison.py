@@ -57,6 +57,22 @@ def test_three_systems_are_corrected_for_three_pairs(tmp_path: Path) -> None:
     ]
 
 
+def test_systems_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    def names(*paths: str) -> list[str]:
+        return list(compare([scores(tmp_path / path, [1.0, 2.0]) for path in paths])["systems"])
+
+    assert names("a/eval/set-tt", "b/eval/set-tt", "other") == ["a", "b", "other"]
+    assert names("a/eval/set-tt", "a/eval/set-cv") == ["set-tt", "set-cv"]
+    assert names("x/a/scored", "y/a/scored", "one") == ["x/a/scored", "y/a/scored", "one"]
+
+
+def test_what_rounding_tells_apart_is_the_same(tmp_path: Path) -> None:
+    values = np.random.default_rng(2).normal(5, 1, 20)
+    one, other = scores(tmp_path / "one", values.tolist()), scores(tmp_path / "other", (values + 1e-8).tolist())
+    (pair,) = compare([one, other], ["si_sdr"])["scores"]["si_sdr"]["pairs"]
+    assert (pair["mean"], pair["wins"], pair["p"]) == (0, 0.5, 1)
+
+
 def test_files_that_one_lacks_are_left_out_and_told(tmp_path: Path) -> None:
     one = scores(tmp_path / "one", [1.0, 2.0, None, 4.0])
     other = scores(tmp_path / "other", [3.0, 4.0, 5.0], first=1)
@@ -95,11 +111,12 @@ def test_what_is_not_the_same_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_table_picture_and_json(tmp_path: Path) -> None:
     one, other = scores(tmp_path / "one", [1.0, 2.0, 3.0]), scores(tmp_path / "other", [2.0, 4.0, 6.0])
-    wide = {"COLUMNS": "140"}
-    result = sepclip("compare", one, other, "--metrics", "si_sdr", "--out", tmp_path / "out", **wide)
+    result = sepclip("compare", one, other, "--metrics", "si_sdr", "--out", tmp_path / "out", COLUMNS="80")
     assert result.returncode == 0, result.stderr
-    assert "other - one" in result.stdout
-    assert "+2.00" in result.stdout
+    assert "other - one, 3 files" in result.stdout
+    (line,) = [line for line in result.stdout.splitlines() if "+2.00   +1.00 to +3.00" in line]
+    assert "4.00, 2.00" in line
+    assert "comparison.md, comparison.svg" in result.stdout
     assert "| SI-SDR | other - one | 3 | 4.00, 2.00 | +2.00 |" in (tmp_path / "out" / "comparison.md").read_text()
     assert "<svg" in (tmp_path / "out" / "comparison.svg").read_text()
     told = json.loads(sepclip("compare", one, other, "--json").stdout)

@@ -10,9 +10,10 @@ import soundfile
 import torch
 
 from sepclip.errors import UserError
-from sepclip.evaluation.document import SCHEMA_VERSION, document
+from sepclip.evaluation.document import SCHEMA_VERSION, document, write_track
 from sepclip.evaluation.folders import folder_items
 from sepclip.evaluation.sets import set_items
+from sepclip.evaluation.shown import show
 from sepclip.evaluation.summary import summarise
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.scoring.items import Plan, Row
@@ -254,6 +255,55 @@ def test_a_run_is_scored_on_a_set(tiny_run: Path, small_set: Path, tmp_path: Pat
     # the ideal binary mask of this transform gains 13 to 15 dB on these voices, an untrained network nothing
     assert 11 < scores["summary"]["mean"]["ibm_si_sdr_improvement"] < 17
     assert scores["summary"]["mean"]["si_sdr_improvement"] < 3
+
+
+def test_a_terminal_shows_kinds_of_files_and_the_lowest(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = []
+    plan = Plan(("si_sdr", "snr"), ("ibm",))
+    for index in range(4):
+        row = Row(f"f{index}", "s1", "seen", "v", "ff" if index % 2 else "fm")
+        row.scores = dict.fromkeys(columns(plan.metrics, plan.oracles))
+        row.scores |= {"si_sdr": 9.0, "si_sdr_improvement": 6.0 - index, "ibm_si_sdr_improvement": 12.0}
+        row.scores |= {"input_snr": -1.0 if index < 2 else 1.0}
+        rows.append(row)
+    show(document(rows, {}, plan))
+    shown = capsys.readouterr().out
+    assert "IBM SI-SDRi, reached      12.00, 38%" in shown
+    assert "mean SI-SDRi by voices: different sexes 5.00 (2 files), same sex 4.00 (2 files)" in shown
+    assert "mean SI-SDRi by input SNR: -5 to 0 dB 5.50 (2 files), 0 to 5 dB 3.50 (2 files)" in shown
+    assert "lowest SI-SDRi: f3 3.00, f2 4.00; more in scores.md" in shown
+
+
+def test_a_file_beyond_the_memory_is_scored_in_blocks_or_refused(tmp_path: Path) -> None:
+    for name, seconds in (("long", 400), ("short", 2)):
+        lay_out(tmp_path / "ref", name, voices(seconds))
+        noise = np.random.default_rng(0).normal(0, 0.01, int(seconds * RATE))
+        lay_out(tmp_path / "est", name, [wave + noise for wave in voices(seconds)])
+    only = ("--metrics", "snr,sdr,sir", "--oracles", "none", "--no-improvements", "--json", "--out", tmp_path / "out")
+    scored = {}
+    for memory in (2, 0.5, 0.25):
+        result = sepclip(
+            "eval", "--estimates", tmp_path / "est", "--references", tmp_path / "ref", "--memory", memory, *only
+        )
+        assert result.returncode == 0, result.stderr
+        scored[memory] = {row["name"]: row for row in json.loads(result.stdout)["rows"]}
+    whole, blocks, refused = (scored[memory]["long"] for memory in scored)
+    assert (whole["status"], whole["notes"]) == ("ok", [])
+    assert blocks["notes"] == ["too long for museval in this memory: scored by the fast engine, in blocks"]
+    assert [blocks[name] for name in ("snr", "sdr", "sir")] == pytest.approx(
+        [whole[name] for name in ("snr", "sdr", "sir")], abs=1e-6
+    )
+    assert refused["status"] == "excluded"
+    assert "too long for the memory: 0.37 GiB are needed, 0.25 GiB given (--memory)" in refused["reason"]
+    assert all(rows["short"]["status"] == "ok" for rows in scored.values())
+
+
+def test_an_infinite_window_is_no_number_in_musevals_file(tmp_path: Path) -> None:
+    values = np.array([[np.inf, 5.123456]])
+    write_track(tmp_path / "a.json", [Row("a", "s1")], dict.fromkeys(("sdr", "isr", "sir", "sar"), values))
+    (target,) = json.loads((tmp_path / "a.json").read_text())["targets"]
+    first, second = (window["metrics"]["SDR"] for window in target["frames"])
+    assert (math.isnan(first), second) == (True, 5.12346)
 
 
 def test_separated_files_score_as_their_run_does(tiny_run: Path, small_set: Path, tmp_path: Path) -> None:

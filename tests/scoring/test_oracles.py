@@ -53,7 +53,7 @@ def test_noise_is_taken_for_a_source_of_its_own():
 def test_chunks_change_nothing(stft, monkeypatch):
     ref = voices()
     whole = estimates(ref, stft=stft)
-    monkeypatch.setattr(oracles, "_CHUNK", 7001)
+    monkeypatch.setattr(oracles, "STRETCH", 7001)
     for name, estimate in estimates(ref, stft=stft).items():
         np.testing.assert_allclose(estimate, whole[name], atol=1e-6, err_msg=name)  # chunks are put together in float32
 
