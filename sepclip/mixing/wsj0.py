@@ -200,10 +200,8 @@ def _lengths(
         if utterance in files:
             there.append(utterance)
             for other in utterances.differing(utterance):
-                what = "file of the same name as another, with other bytes"
-                preflight.wrong(
-                    what, "leave the right one alone below ROOT", name_below(other.parent, root), other.name
-                )
+                what, leave = "file of the same name as another, with other bytes", "leave one of them below ROOT"
+                preflight.wrong(what, leave, name_below(other.parent, root), other.name)
         elif utterance in utterances.far:
             preflight.wrong("file of the far microphone alone (.wv2, not .wv1)", todo, folder, name)
         else:
