@@ -296,6 +296,15 @@ def test_compressed_files_are_decoded_where_ffmpeg_is(corpus, made, ffmpeg, tmp_
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_discs_as_delivered_are_read_by_the_real_ffmpeg(corpus, made, tmp_path):
+    for name, place in PLACES.items():
+        write_compressed(tmp_path / "discs" / "11-1.1" / "wsj0" / f"{place}.wv1", speech(name), "v1.09")
+    again = prepare(tmp_path / "discs", corpus[1], tmp_path / "out")
+    for split, recipe in every_recipe(made):
+        assert np.array_equal(again.waves(split, recipe), made.waves(split, recipe))
+
+
 @pytest.mark.parametrize("change", [100, -100])
 def test_a_compressed_file_of_another_length_than_promised_is_told(ffmpeg, tmp_path, change):
     wave = np.arange(1000, dtype=np.int16)
