@@ -20,6 +20,7 @@ from sepclip.mixing.dataset import training_data
 from sepclip.mixing.mixture import SPLITS, MixtureSet, read_source
 from sepclip.mixing.preflight import Preflight
 from sepclip.mixing.wsj0_lists import read_lists
+from tests.audio.shorten import write_compressed
 from tests.conftest import sepclip, train_tiny
 from tests.mixing.conftest import every_recipe, samples, tree, write_wave
 
