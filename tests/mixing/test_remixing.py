@@ -181,7 +181,7 @@ def test_a_set_of_a_version_that_named_no_noise_is_refused(libri, tmp_path):
     lines = [json.loads(line) for line in (made.path / "tr.jsonl").read_text().splitlines()]
     assert all(line.pop("noise") for line in lines)
     (made.path / "tr.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    with pytest.raises(UserError, match="hold noise or echo that their recipes do not name.*prepare them again"):
+    with pytest.raises(UserError, match=r"hold noise or echo that their recipes do not name.*prepare them again"):
         mixer(made)
 
 
