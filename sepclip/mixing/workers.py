@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -49,10 +50,16 @@ def in_processes(
     if count < 2 or not _may_fork():
         yield from in_threads(function, items, description, jobs)
         return
-    context = multiprocessing.get_context("fork")
-    pool = ProcessPoolExecutor(count, context, _begin, (function, items, os.getpid()))
     try:
-        yield from track(pool.map(_work, range(len(items)), chunksize=_CHUNK), len(items), description)
+        pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _begin, (function, items, os.getpid()))
+        with warnings.catch_warnings():  # of the threads that BLAS has ready: it sees to them itself
+            warnings.simplefilter("ignore", DeprecationWarning)
+            found = pool.map(_work, range(len(items)), chunksize=_CHUNK)
+    except (OSError, NotImplementedError):  # no more processes allowed, or no shared memory for their queues
+        yield from in_threads(function, items, description, jobs)
+        return
+    try:
+        yield from track(found, len(items), description)
     except BrokenProcessPool as error:
         raise UserError(
             f"a process was killed while {description}, perhaps for want of memory: run the same command again, with "

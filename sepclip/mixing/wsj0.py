@@ -33,6 +33,7 @@ from sepclip.mixing.wsj0_lists import (
     UTTERANCES,
     Line,
     Lists,
+    Utterances,
     find_utterances,
     parse_table,
     read_lists,
@@ -156,8 +157,9 @@ def plan_wsj0(
     already = [Prepared(one, already=True) for one in done]
     if not missing:
         return Plan(preflight, lambda: All(already), already=True)
-    files = find_utterances(root)
-    lengths = _lengths(found, files, root, preflight, jobs)
+    utterances = find_utterances(root)
+    files = utterances.files
+    lengths = _lengths(found, utterances, root, preflight, jobs)
     preflight.facts.extend(_counts(split, lines, files, sources) for split, lines in found.lines.items())
     for place in missing:
         recipes = _recipes(found, files, lengths, None, root, sets[place])
@@ -188,16 +190,21 @@ def plan_wsj0(
 
 
 def _lengths(
-    lists: Lists, files: Mapping[str, Path], root: Path, preflight: Preflight, jobs: int | None
+    lists: Lists, utterances: Utterances, root: Path, preflight: Preflight, jobs: int | None
 ) -> dict[str, int]:
     """Return the samples of every utterance in the lists that is there; what is wrong goes into ``preflight``."""
-    there = []
+    files, there = utterances.files, []
+    todo = f"copy it from the discs of WSJ0 (LDC93S6A, LDC93S6B) to anywhere below {root}"
     for utterance, place in lists.places.items():
         folder, _, name = place.rpartition("/")
         if utterance in files:
             there.append(utterance)
+            for other in utterances.differing(utterance):
+                what, leave = "file of the same name as another, with other bytes", "leave one of them below ROOT"
+                preflight.wrong(what, leave, name_below(other.parent, root), other.name)
+        elif utterance in utterances.far:
+            preflight.wrong("file of the far microphone alone (.wv2, not .wv1)", todo, folder, name)
         else:
-            todo = f"copy it from the discs of WSJ0 (LDC93S6A, LDC93S6B) to anywhere below {root}"
             preflight.wrong("file missing (as .wav, .flac, .sph or .wv1)", todo, folder, name)
     no_ffmpeg = shutil.which("ffmpeg") is None
     lengths = {}

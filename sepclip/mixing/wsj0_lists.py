@@ -4,6 +4,7 @@ None of them is trusted: a path in a list is only looked up among the files belo
 """
 
 import csv
+import filecmp
 import hashlib
 import math
 import re
@@ -28,7 +29,8 @@ LISTS_FROM = (
 )
 _TAKE = f"take the official list; {LISTS_FROM}"
 _LONGEST_SECONDS = 600  # no sentence of WSJ0 comes near; a header that says more lies
-_PREFERRED = (".wav", ".flac", ".sph", ".wv1")  # far microphones (.wv2) are never taken
+_PREFERRED = (".wav", ".flac", ".sph", ".wv1")
+_FAR = ".wv2"  # of the second microphone, on the desk; never taken
 _UTTERANCE = re.compile(r"[A-Za-z0-9-]{4,40}")
 
 
@@ -140,22 +142,48 @@ def _utterance(path: str) -> str:
     return f"{parts[-3]}/{parts[-2]}/{name}"
 
 
-def find_utterances(root: Path) -> dict[str, Path]:
-    """Return the files below ``root`` by folder/speaker/name in small letters, in whatever case they are written.
+@dataclass
+class Utterances:
+    """The files of WSJ0 by folder/speaker/name in small letters; ``doubles``: the others of the same name and kind.
+
+    ``far`` are those of the second, far microphone.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    doubles: dict[str, list[Path]] = field(default_factory=dict)
+    far: set[str] = field(default_factory=set)
+
+    def differing(self, utterance: str) -> list[Path]:
+        """Return all files of an utterance where there are several and not all are the same to the byte."""
+        files = [self.files[utterance], *self.doubles.get(utterance, ())]
+        same = all(filecmp.cmp(files[0], other, shallow=False) for other in files[1:])
+        return [] if same else files
+
+
+def find_utterances(root: Path) -> Utterances:
+    """Return the files below ``root``, in whatever case they are written and on whatever disc they lie.
 
     Only what lies below the root is ever found, so no list can lead anywhere else.
     """
-    found: dict[str, Path] = {}
+    found = Utterances()
     sounds, others = find_sounds(root)
     for path in [*sounds, *others]:
         suffix = path.suffix.lower()
         parts = path.parts[-3:]
-        if suffix not in _PREFERRED or path.name.startswith(".") or len(parts) < 3:
+        if path.name.startswith(".") or len(parts) < 3:
             continue
         key = f"{parts[0]}/{parts[1]}/{path.stem}".lower()
-        other = found.get(key)
-        if other is None or _PREFERRED.index(suffix) < _PREFERRED.index(other.suffix.lower()):
-            found[key] = path
+        if suffix == _FAR:
+            found.far.add(key)
+        if suffix not in _PREFERRED:
+            continue
+        rank = _PREFERRED.index(suffix)
+        before = _PREFERRED.index(found.files[key].suffix.lower()) if key in found.files else len(_PREFERRED)
+        if rank < before:
+            found.files[key] = path
+            found.doubles.pop(key, None)
+        elif rank == before:
+            found.doubles.setdefault(key, []).append(path)
     return found
 
 

@@ -1,5 +1,6 @@
 """One recipe gives one mixture: prepared, read in place, and mixed anew with the choices of the recipe."""
 
+import json
 import shutil
 
 import numpy as np
@@ -14,7 +15,7 @@ from sepclip.mixing.dataset import training_data
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.training.state import TrainingState, build_separator
 from sepclip.training.step import take_step
-from tests.conftest import TINY
+from tests.conftest import TINY, assert_told, sepclip, train_tiny
 from tests.mixing import test_librimix, test_made, test_wsj0
 from tests.mixing.conftest import every_recipe, prepare, write_wave
 
@@ -175,6 +176,15 @@ def test_a_tree_without_its_noise_is_told_before_and_refused(tmp_path, capsys):
         mixer(made)
 
 
+def test_a_set_of_a_version_that_named_no_noise_is_refused(libri, tmp_path):
+    made = test_librimix.prepare(libri[0], tmp_path / "made", task="sep_noisy")
+    lines = [json.loads(line) for line in (made.path / "tr.jsonl").read_text().splitlines()]
+    assert all(line.pop("noise") for line in lines)
+    (made.path / "tr.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with pytest.raises(UserError, match=r"hold noise or echo that their recipes do not name.*prepare them again"):
+        mixer(made)
+
+
 def test_noise_keeps_its_distance_to_other_voices(libri, tmp_path):
     made = test_librimix.prepare(libri[0], tmp_path / "made", task="sep_noisy", train="train-100,train-360")
     _, one, two = made.recipes("tr")
@@ -232,6 +242,22 @@ def test_moved_noise_and_rooms_are_found_again(corpus, tmp_path, option):
     other = {"noise": "rirs", "rirs": "noise"}[option]
     with pytest.raises(UserError, match=f"--{other}-root {tmp_path}: the recipes of {made.path} name none of these"):
         MixtureSet.open(made.path, **{other: tmp_path})
+
+
+def test_the_command_line_is_told_where_moved_noise_lies(corpus, tmp_path):
+    folder = tmp_path / "here"
+    for index in range(3):
+        write_wave(folder / f"{index}.wav", np.random.default_rng(index).normal(0, 0.05, 24000), 8000)
+    made = prepare(corpus, tmp_path / "set", audio=False, noise=folder)
+    folder.rename(tmp_path / "there")
+    told = train_tiny(made.path, tmp_path / "run", "--steps", 2, "--dynamic")
+    assert_told(told, "not there: say with --noise-root")
+    moved = ("--noise-root", tmp_path / "there")
+    trained = train_tiny(made.path, tmp_path / "run", "--steps", 2, "--dynamic", *moved)
+    assert trained.returncode == 0, trained.stderr
+    assert_told(sepclip("eval", tmp_path / "run", made.path, "--jobs", 1), "not there: say with --noise-root")
+    scored = sepclip("eval", tmp_path / "run", made.path, "--jobs", 1, "--metrics", "si_sdr", *moved)
+    assert scored.returncode == 0, scored.stderr
 
 
 def test_sets_of_voices_prepared_and_anew(corpus, tmp_path):

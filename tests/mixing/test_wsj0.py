@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import stat
 import time
@@ -19,7 +20,8 @@ from sepclip.mixing.dataset import training_data
 from sepclip.mixing.mixture import SPLITS, MixtureSet, read_source
 from sepclip.mixing.preflight import Preflight
 from sepclip.mixing.wsj0_lists import read_lists
-from tests.conftest import assert_told, sepclip, train_tiny
+from tests.audio.shorten import write_compressed
+from tests.conftest import sepclip, train_tiny
 from tests.mixing.conftest import every_recipe, samples, tree, write_wave
 
 # utterance: seconds
@@ -234,8 +236,28 @@ def test_capitals_discs_and_the_far_microphone(corpus, made, tmp_path):
         assert np.array_equal(again.waves(split, recipe), made.waves(split, recipe))
     for path in root.rglob("*.WV1"):
         path.unlink()
-    told = sepclip("prepare", "wsj0-2mix", root, tmp_path / "other", "--lists", corpus[1])
-    assert_told(told, "file missing", "wsj0/si_tr_s/40n (1): 40na010x.wav")
+    (root / "11-0.1/WSJ0" / f"{PLACES['40na010x'].upper()}.WV2").unlink()
+    told = sepclip("prepare", "wsj0-2mix", root, tmp_path / "other", "--lists", corpus[1], "--check")
+    assert told.returncode == 1
+    assert re.search(r"file missing \(as .*\) \(1\): copy.*\n  wsj0/si_tr_s/40n \(1\): 40na010x.wav", told.stdout)
+    assert re.search(r"file of the far microphone alone \(.wv2, not .wv1\) \(4\): copy", told.stdout)
+
+
+def test_files_of_the_same_name_are_told_unless_they_are_the_same(corpus, made, tmp_path):
+    root = make_wsj0(tmp_path / "discs", "one/wsj0/{}.wav")
+    make_wsj0(tmp_path / "discs", "two/wsj0/{}.wav")
+    make_wsj0(tmp_path / "discs", "three/wsj0/{}.flac", only=["40na010x"])  # a wav is preferred
+    again = prepare(root, corpus[1], tmp_path / "out")
+    for split, recipe in every_recipe(made):
+        assert np.array_equal(again.waves(split, recipe), made.waves(split, recipe))
+    write_wave(root / "two/wsj0" / f"{PLACES['40na010x']}.wav", speech("40na010x") // 2, 16000)
+    with pytest.raises(UserError) as told:
+        prepare(root, corpus[1], tmp_path / "other")
+    assert str(told.value).splitlines() == [
+        "file of the same name as another, with other bytes (2): leave one of them below ROOT",
+        "  one/wsj0/si_tr_s/40n (1): 40na010x.wav",
+        "  two/wsj0/si_tr_s/40n (1): 40na010x.wav",
+    ]
 
 
 def shorten(path, wave):
@@ -273,6 +295,15 @@ def test_compressed_files_are_decoded_where_ffmpeg_is(corpus, made, ffmpeg, tmp_
     assert np.array_equal(sound.samples[0] * 32768, speech("40na010x")[100:150])
     run = train_tiny(tmp_path / "out", tmp_path / "run", "--steps", 2, "--dynamic")
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+def test_discs_as_delivered_are_read_by_the_real_ffmpeg(corpus, made, tmp_path):
+    for name, place in PLACES.items():
+        write_compressed(tmp_path / "discs" / "11-1.1" / "wsj0" / f"{place}.wv1", speech(name), "v1.09")
+    again = prepare(tmp_path / "discs", corpus[1], tmp_path / "out")
+    for split, recipe in every_recipe(made):
+        assert np.array_equal(again.waves(split, recipe), made.waves(split, recipe))
 
 
 @pytest.mark.parametrize("change", [100, -100])
