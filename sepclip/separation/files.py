@@ -105,7 +105,9 @@ def _is_due(job: Job, made_after: float, overwrite: bool, origins: Origins, resu
     state = job.state(made_after)
     other = origins.other(job) if state != "new" else None
     if other:
-        result.failed[job.path] = f"{job.targets[0]} is there already, {other}: choose another --out, or --overwrite"
+        result.failed[job.path] = (
+            f"{job.targets[0]} is there, but {other}: --overwrite makes it anew, another --out keeps both"
+        )
         return False
     if state == "done":
         result.kept[job.path] = job.results
