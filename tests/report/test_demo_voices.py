@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sepclip.mixing.mixture import MixtureSet
+from sepclip.report.markup import signed
 from tests.conftest import SPEECH, sepclip
 from tests.report.browser import Browser
 from tests.report.looks import assert_good_looks, assert_valid
@@ -89,8 +90,8 @@ def test_the_comparison_says_what_the_command_says(runs: list[Path], comparison:
     found = json.loads(done("compare", *runs, "--json").stdout)["scores"]["si_sdr"]["pairs"][0]
     assert (found["first"], found["second"]) == ("plain", "auto10")
     browser.open(comparison)
-    headline = browser.value("document.querySelector('.headline').textContent").replace("\N{MINUS SIGN}", "-")
-    assert f"{found['mean'] + 0.0:+.2f}" in headline
+    headline = browser.value("document.querySelector('.headline').textContent")
+    assert signed(found["mean"], "dB", 2) in headline
     assert "auto10 minus plain, mean of 12 files" in headline
     assert "none" in browser.value("document.querySelector('#run').textContent")
     labels = browser.value("document.querySelector('#chart-norm .legend').textContent")
