@@ -68,9 +68,9 @@ def separate_files(
     Sources with names have these instead: ``NAME_vocals.wav``. ``-`` is a file on stdin. Folders keep their tree.
     Files whose results are all there, and newer than both the file and ``made_after`` (when the weights were saved),
     are left as they are; older results are replaced with ``options.overwrite`` alone, and so are those of another file
-    or made otherwise than ``how`` says (the run and its options; None: it is not looked at or recorded). A file that cannot be used is
-    reported, and the others go on. Raises UserError where two inputs would be written to the same name, or a result
-    over an input.
+    or made otherwise than ``how`` says (the run and its options; None: it is not looked at or recorded). A file that
+    cannot be used is reported, and the others go on. Raises UserError where two inputs would be written to the same
+    name, or a result over an input.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder")
