@@ -479,7 +479,10 @@ def parse(text: str) -> Rule:
     name, colon, value = first.partition(":")
     try:
         if name not in RULES:
-            raise ValueError("no such name")
+            meant = re.fullmatch(r"([a-z]+)[ =]?(\d[\d.]*)", first.lower())
+            raise ValueError(
+                "no such name" + (f"; did you mean {meant[1]}:{meant[2]}?" if meant and meant[1] in RULES else "")
+            )
         settings = _settings(RULES[name])
         required = [key for key, setting in settings.items() if setting.default is setting.empty]
         if bool(colon) != bool(required):

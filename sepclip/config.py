@@ -169,4 +169,6 @@ def _told(problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not key:  # of the configuration as a whole
         return str(message)
+    if message.startswith(repr(problem["input"])):  # it says by itself what is not allowed
+        return f"{key}: {message}"
     return f"{key}: {problem['input']!r} is not allowed: {message[0].lower()}{message[1:]}"

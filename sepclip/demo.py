@@ -107,7 +107,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
         mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers").mixtures
         run = Run.start_or_resume(out / "run", config, mixtures)
         device = resolve_device(run.config.device)
-    with stage(2, "train", f"training on {device} in {run.config.precision}, with --clip {run.config.clip}"):
+    with stage(2, "train", "training a small network"):
         trained = train(run, mixtures)
         separator = run.separator(device)
     with stage(3, "separate", "separating a few test mixtures to listen to"):

@@ -91,7 +91,7 @@ def test_stereo_is_separated_into_stereo_by_name(run, music, tmp_path):
         write(tmp_path / f"{name}.wav", wave if name == "stereo" else wave.mean(1), RATE)
         files.append(tmp_path / f"{name}.wav")
     sepclip("separate", run, *files, "--out", tmp_path / "out")
-    found = {path.name: soundfile.read(path)[0] for path in (tmp_path / "out").iterdir()}
+    found = {path.name: soundfile.read(path)[0] for path in (tmp_path / "out").glob("[!.]*")}
     assert set(found) == {"mono_low.wav", "mono_high.wav", "stereo_low.wav", "stereo_high.wav"}
     assert found["stereo_low.wav"].shape == (52920, 2)
     assert found["mono_low.wav"].shape == (52920,)

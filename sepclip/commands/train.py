@@ -14,7 +14,9 @@ def train(
     run: Annotated[Path, typer.Option(help="Folder of the run: made, or resumed.", show_default=False)],
     config: Annotated[
         str | None,
-        typer.Option(help="A YAML file, or one that comes with sepclip: paper/mi, small, demo, ... (sepclip info)."),
+        typer.Option(
+            help="A YAML file, or one that comes with sepclip: paper/mi, small, demo, ... (sepclip info) [base]."
+        ),
     ] = None,
     loss: Annotated[
         str | None, typer.Option(help=f"What to minimise: {', '.join(table_keys('model/losses.py', 'LOSSES'))}.")

@@ -100,8 +100,8 @@ def _draw_chart(axes: "Axes", chart: Chart) -> None:
         axes.axvline(place, color="black", linestyle="--", linewidth=1)
     if chart.log:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:.0e}")  # the default writes powers as formulas
-        axes.yaxis.set_minor_formatter("{x:.0e}" if axes.get_ylim()[1] < 10 * axes.get_ylim()[0] else "")
+        axes.yaxis.set_major_formatter("{x:.2g}")  # the default writes powers as formulas
+        axes.yaxis.set_minor_formatter("{x:.2g}" if axes.get_ylim()[1] < 10 * axes.get_ylim()[0] else "")
     axes.set(title=chart.title, xlabel=chart.xlabel, ylabel=chart.unit)
     if len(axes.get_legend_handles_labels()[0]) > 1:
         axes.legend(frameon=False)

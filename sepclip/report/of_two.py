@@ -88,7 +88,7 @@ def names_of(first: Path, second: Path) -> tuple[str, str]:
 
 
 def pair_of(first: Path, second: Path) -> Pair | None:
-    """Return the evaluations to compare: of runs the newest that has the same name and files in both."""
+    """Return the evaluations to compare: of runs the first that has the same name and files in both."""
     names = names_of(first, second)
     if not (is_run(first) and is_run(second)):
         for path in (first, second):

@@ -109,9 +109,11 @@ def mean_and_median(values: Sequence[float]) -> str:
 
 
 def evaluations(run: Path) -> list[Scores]:
-    """Return the evaluations of a run, the newest first."""
-    found = (run / "eval").glob(f"*/{FILE}")
-    return [Scores.read(path.parent) for path in sorted(found, key=lambda path: (-path.stat().st_mtime, str(path)))]
+    """Return the evaluations of a run: of whole splits, then of their first files; each with the newest first."""
+    paths = sorted((run / "eval").glob(f"*/{FILE}"), key=lambda path: (-path.stat().st_mtime, str(path)))
+    return sorted(
+        (Scores.read(path.parent) for path in paths), key=lambda scores: scores.about.get("limit") is not None
+    )
 
 
 def _title(title: str, unit: str) -> str:

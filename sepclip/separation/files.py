@@ -71,10 +71,10 @@ def separate_files(
 
     Sources with names have these instead: ``NAME_vocals.wav``. ``-`` is a file on stdin. Folders keep their tree.
     Files whose results are all there, and newer than both the file and ``made_after`` (when the weights were saved),
-    are left as they are; older results, and those of another file or made otherwise than ``how`` says (the run and its
-    options), are replaced with ``options.overwrite`` alone. A file that cannot be used is
-    reported, and the others go on. Raises UserError where two inputs would be written to the same name, or a result
-    over an input.
+    are left as they are; older results are replaced with ``options.overwrite`` alone, and so are those of another file
+    or made otherwise than ``how`` says (the run and its options; None: it is not looked at or recorded). A file that
+    cannot be used is reported, and the others go on. Raises UserError where two inputs would be written to the same
+    name, or a result over an input.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder")
@@ -85,7 +85,9 @@ def separate_files(
         inputs, out, separator.layout.names, extension=options.format, name=options.name, residual=options.residual
     )
     result = Separation(failed=plan.failed)
-    origins = Origins(out, {**(how or {}), "subtype": options.subtype, "overload": options.overload})
+    origins = None
+    if how is not None:
+        origins = Origins(out, {**how, "subtype": options.subtype, "overload": options.overload})
     todo = [job for job in plan.jobs if _is_due(job, made_after, options.overwrite, origins, result)]
     work = _Work(separator, out, device, options)
     with AudioProgress("separating", len(todo)) as progress:
@@ -93,7 +95,8 @@ def separate_files(
             if isinstance(outcome, str):
                 result.failed[job.path] = outcome
             else:
-                origins.note(job)
+                if origins:
+                    origins.note(job)
                 result.written[job.path] = job.results
                 result.seconds += outcome
         result.speed = progress.speed
@@ -101,16 +104,18 @@ def separate_files(
     return result
 
 
-def _is_due(job: Job, made_after: float, overwrite: bool, origins: Origins, result: Separation) -> bool:
+def _is_due(job: Job, made_after: float, overwrite: bool, origins: Origins | None, result: Separation) -> bool:
     if overwrite or job.path == STDIN:
         there = [target for target in job.results if target.exists()]
         if there and not overwrite:
             result.failed[job.path] = f"{there[0]} is there already: --overwrite replaces it"
         return overwrite or not there
     state = job.state(made_after)
-    other = origins.other(job) if state != "new" else None
+    other = origins.other(job) if origins and state != "new" else None
     if other:
-        result.failed[job.path] = f"{job.targets[0]} is there already, {other}: choose another --out, or --overwrite"
+        result.failed[job.path] = (
+            f"{job.targets[0]} is there, but {other}: --overwrite makes it anew, another --out keeps both"
+        )
         return False
     if state == "done":
         result.kept[job.path] = job.results

@@ -31,7 +31,8 @@ class Origins:
             return None
         now = self._record(job)
         if (before["size"], before.get("mtime_ns")) != (now["size"], now["mtime_ns"]):
-            return f"made from {before.get('input')}"
+            same = before.get("input") == now["input"]
+            return "made from another version of it" if same else f"made from {before.get('input')}"
         for key, value in self._how.items():
             if before["how"].get(key) != value:
                 said = before["how"].get(key)

@@ -2,12 +2,14 @@
 
 import csv
 import json
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from sepclip.mixing.mixture import MixtureSet
+from sepclip.report.markup import signed
 from tests.conftest import SPEECH, sepclip
 from tests.report.browser import Browser
 from tests.report.looks import assert_good_looks, assert_valid
@@ -52,7 +54,9 @@ def runs(mixtures: Path) -> list[Path]:
     for name, clip in (("plain", "none"), ("auto10", "auto:10")):
         run = mixtures.parent / name
         settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
-        told = done("train", mixtures, "--run", run, "--config", "demo", "--clip", clip, *settings)
+        told = done(
+            "train", mixtures, "--run", run, "--config", "demo", "--clip", clip, "--dynamics", "every=5", *settings
+        )
         assert f"to look at and listen to: {run / 'report.html'}" in told.stdout
         done("eval", run, mixtures, "--metrics", "si_sdr", "--oracles", "ibm")
         made.append(run)
@@ -89,13 +93,26 @@ def test_the_comparison_says_what_the_command_says(runs: list[Path], comparison:
     found = json.loads(done("compare", *runs, "--json").stdout)["scores"]["si_sdr"]["pairs"][0]
     assert (found["first"], found["second"]) == ("plain", "auto10")
     browser.open(comparison)
-    headline = browser.value("document.querySelector('.headline').textContent").replace("\N{MINUS SIGN}", "-")
-    assert f"{found['mean'] + 0.0:+.2f}" in headline
+    headline = browser.value("document.querySelector('.headline').textContent")
+    assert signed(found["mean"], "dB", 2) in headline
     assert "auto10 minus plain, mean of 12 files" in headline
     assert "none" in browser.value("document.querySelector('#run').textContent")
     labels = browser.value("document.querySelector('#chart-norm .legend').textContent")
     assert "auto10, threshold" in labels
     assert "plain, threshold" not in labels
+
+
+def test_the_panels_of_figure_1_are_drawn(runs: list[Path], comparison: Path, browser: Browser) -> None:
+    for page, prefixes in ((runs[1] / "report.html", ["figure1"]), (comparison, ["figure1-1", "figure1-2"])):
+        browser.open(page)
+        for prefix in prefixes:
+            for panel in ("step", "loss", "norm", "smoothness"):
+                assert browser.value(f"document.querySelector('#{prefix}-{panel} canvas') !== null")
+    text = runs[1].joinpath("report.html").read_text(encoding="utf-8")
+    drawn = [json.loads(one) for one in re.findall(r'<script type="application/json">(.*?)</script>', text)]
+    recorded = [json.loads(line) for line in (runs[1] / "dynamics.jsonl").read_text().splitlines()]
+    step = next(one for one in drawn if one["series"][0]["label"] == "step size")
+    assert step["x"] == [row["step"] for row in recorded] == list(range(5, 65, 5))
 
 
 def test_its_players_have_their_durations(mixtures: Path, comparison: Path, browser: Browser) -> None:

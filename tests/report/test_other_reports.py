@@ -13,7 +13,8 @@ import yaml
 from sepclip.evaluation.evaluating import evaluate
 from sepclip.evaluation.folders import folder_items
 from sepclip.mixing.mixture import MixtureSet
-from sepclip.report import listening
+from sepclip.report import figures, listening
+from sepclip.report.charts import Chart, Series
 from sepclip.sweep.grid import load_grid
 from sepclip.sweep.results import Result
 from sepclip.sweep.table import Table, cells_csv, cells_json
@@ -170,6 +171,14 @@ def test_scores_of_a_run_have_a_page_of_their_own(scored_run: Path, small_set: P
     shutil.rmtree(folder)
     assert made.exit_code == 0, made.output
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<audio") == 15
+
+
+def test_a_log_axis_below_a_decade_has_a_label_of_its_own_for_every_tick(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    chart = Chart("norm", "Norm", [1, 2, 3], [Series("norm", [2.1e-5, 2.9e-5, 3.4e-5])], log=True)
+    figures._save(tmp_path / "norm", lambda axes: figures._draw_chart(axes, chart))
+    labels = re.findall(r"<text[^>]*>([0-9.]+e.05)</text>", (tmp_path / "norm.svg").read_text())
+    assert len(labels) == len(set(labels)) > 2
 
 
 def test_plots_for_a_paper(scored_run: Path, better_run: Path, sweep: Path, tmp_path: Path) -> None:

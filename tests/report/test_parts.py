@@ -1,7 +1,10 @@
 """The parts of the page against known truths."""
 
+import json
+import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from sepclip.report.drawing import box, histogram
 from sepclip.report.examples import chosen
 from sepclip.report.images import png
 from sepclip.report.markup import json_text, script_text, signed, tag, text
+from sepclip.report.scores import evaluations
 from sepclip.report.sounds import excerpt, playable, seconds_within
 
 
@@ -28,6 +32,16 @@ def test_signed_numbers() -> None:
         "+6.5 dB SI-SDRi", "\u22120.2 dB SI-SDRi", "+0.0 dB SI-SDRi"
     ]  # fmt: skip
     assert signed(0.024, "dB", 2) == "+0.02 dB"
+
+
+def test_the_first_few_files_do_not_stand_for_a_whole_split(tmp_path: Path) -> None:
+    rows = [{"name": "a", "source": "s1", "status": "ok"}]
+    for age, (name, limit) in enumerate((("part", 1), ("new", None), ("old", None))):
+        path = tmp_path / "eval" / name / "scores.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"rows": rows, "metrics": {}, "limit": limit}))
+        os.utime(path, (100 - age, 100 - age))
+    assert [scores.folder.name for scores in evaluations(tmp_path)] == ["new", "old", "part"]
 
 
 def test_png_holds_the_pixels() -> None:

@@ -179,7 +179,7 @@ def test_results_of_another_file_or_made_otherwise_are_not_taken_for_its_own(sep
     ):
         (told,) = refused.failed.values()
         assert words in told
-        assert "another --out, or --overwrite" in told
+        assert "--overwrite makes it anew, another --out keeps both" in told
     assert (out / "in_s1.wav").stat().st_mtime_ns == before
     first.rename(tmp_path / "in.wav")  # the same file elsewhere
     assert again(tmp_path / "in.wav", run="runs/a", misi=0).kept

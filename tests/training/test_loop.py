@@ -98,7 +98,7 @@ def test_conv_tasnet_goes_the_whole_way(small_set: Path, tmp_path: Path) -> None
     assert scores["summary"]["count"]["si_sdr"] == scores["summary"]["count"]["sdr"] == 2
     result = sepclip("separate", run, SPEECH / "en-f" / "0000.flac", "--out", out)
     assert result.returncode == 0, result.stderr
-    assert sorted(path.name for path in out.iterdir()) == ["0000_s1.wav", "0000_s2.wav"]
+    assert sorted(path.name for path in out.glob("*.wav")) == ["0000_s1.wav", "0000_s2.wav"]
 
 
 def test_a_run_writes_what_design_says(tiny_run: Path) -> None:
