@@ -90,7 +90,8 @@ class STFT:
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """Sum frames (..., N, W), each a hop after the one before, into (..., T')."""
         hop, count = self.hop_length, frames.shape[-2]
-        slices = F.pad(frames, (0, -self.window_length % hop)).unflatten(-1, (-1, hop)).unbind(-2)  # (..., N, hop) each
+        filled = F.pad(frames, (0, -self.window_length % hop))
+        slices = filled.reshape(*frames.shape[:-1], -1, hop).unbind(-2)  # (..., N, hop) each
         added = frames.new_zeros(*frames.shape[:-2], count + len(slices) - 1, hop)
         for index, part in enumerate(slices):
             added[..., index : index + count, :] += part
