@@ -41,7 +41,10 @@ def separate(
     misi: Annotated[int, typer.Option(help="Iterations of phase refinement (MISI).", min=0, max=100)] = 0,
     precision: Precision = "auto",
     jobs: Annotated[
-        int | None, typer.Option(help="Files at once [as many as cores, at most 4].", min=1, show_default=False)
+        int | None,
+        typer.Option(
+            help="Files, or batches of short ones, at once [as many as cores, at most 4].", min=1, show_default=False
+        ),
     ] = None,
     device: Device = "auto",
     as_json: Json = False,

@@ -301,7 +301,7 @@ class Separator(nn.Module):
         if view.centroids is None:
             return self.decode(encoded.unsqueeze(0))["mask"][0]
         # on a CPU a few frames at a time, so that their embeddings stay in the cache
-        parts = encoded.split(_FRAMES if encoded.device.type == "cpu" else max(1, len(encoded)))
+        parts = torch.split(encoded, _FRAMES if encoded.device.type == "cpu" else max(1, len(encoded)))
         vectors = (self.decode(part.unsqueeze(0))["embedding"][0] for part in parts)
         return torch.cat([assign(part, view.centroids, self.kmeans.masks) for part in vectors], 1)
 

@@ -25,7 +25,7 @@ from sepclip.separation.output import Format, Overload, choose_encoding, write_r
 from sepclip.separation.plan import NAME, STDIN, Job, make_plan
 from sepclip.separation.recording import FileRecording
 from sepclip.separation.spool import Spool
-from sepclip.separation.stream import BATCH_SECONDS, MOST_TOGETHER, SeparatedStream, see_together
+from sepclip.separation.stream import MOST_TOGETHER, SeparatedStream, batch_seconds, see_together
 from sepclip.terminal import AudioProgress, warn
 
 MOST_JOBS = 4  # files at once by default; each takes some hundred MB
@@ -158,10 +158,9 @@ class _Work:
         """Separate the next files, as many as make a batch; none where others have taken them all."""
         done: list[tuple[Job, float | str]] = []
         opened: list[_Opened] = []
+        most = batch_seconds(self.separator, self.device)
         with ExitStack() as stack:
-            while (
-                len(opened) < together and sum(one.stream.seconds for one in opened) < BATCH_SECONDS[self.device.type]
-            ):
+            while len(opened) < together and sum(one.stream.seconds for one in opened) < most:
                 try:
                     job = self.waiting.get_nowait()
                 except queue.Empty:

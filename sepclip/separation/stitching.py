@@ -15,6 +15,7 @@ LEAST_SECONDS = 0.5  # of an overlap in which all sources are active, for it to 
 _CELLS = 8  # of an anchor; it may begin at any of them
 CONTEXT = 0.25  # of an overlap, at each of its ends: never heard, it is context alone
 _STRICT = 16.0  # how much more a difference counts within the fade than beside it
+_AGAIN = 32  # cells of a block that are separated once more: 8 s
 _AS_GOOD = 0.1  # of the best stretch so far: how active all sources are in one that takes the anchor's place
 
 
@@ -132,8 +133,13 @@ class Stitcher:
         return order
 
     def _by_anchor(self, anchor: Anchor, mixture: Tensor, waves: Tensor) -> tuple[Tensor, bool]:
-        """Find the order of a block by separating it once more behind the anchor."""
+        """Find the order of a block by separating the stretch in which all speak most once more behind the anchor."""
         length = anchor.waves.shape[-1]
+        activity = self._activity(waves)
+        if len(activity) > _AGAIN:
+            begin = int(activity.unfold(0, _AGAIN, 1).sum(-1).argmax()) * self._cell()
+            stretch = slice(begin, begin + _AGAIN * self._cell())
+            mixture, waves = mixture[:, stretch], waves[..., stretch]
         glued = self.again(torch.cat([anchor.mixture, mixture], -1))  # (S, C, A + L)
         first, sure = match(anchor.waves, glued[..., :length], self._floor(length))
         second, same = match(glued[first][..., length:], waves, self._floor(waves.shape[-1]))

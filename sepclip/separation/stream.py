@@ -15,6 +15,7 @@ from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
 
 BATCH_SECONDS = {"cpu": 240.0, "cuda": 640.0}  # of blocks at once; more are hardly faster
+BATCH_BINS = 700  # up to which so many are; beyond, spectra are what fills the memory
 WAVE_BATCH_SECONDS = {"cpu": 20.0, "cuda": 160.0}  # of a network of waves
 MOST_TOGETHER = 16  # blocks of short recordings; more are no faster
 FADE_SECONDS = 0.1
@@ -139,13 +140,16 @@ class SeparatedStream:
         return len(self.blocks.starts) < self.at_once
 
     @property
+    def items(self) -> int:
+        """How many waves the network sees of a block."""
+        apart = self.separator.takes_waves or self.separator.channels == "each"
+        return self.recording.channels + 1 if apart and self.recording.channels > 1 else 1
+
+    @property
     def at_once(self) -> int:
         """How many blocks go through the network together."""
-        separator = self.separator
-        apart = separator.takes_waves or separator.channels == "each"
-        items = self.recording.channels + 1 if apart and self.recording.channels > 1 else 1
-        seconds = (WAVE_BATCH_SECONDS if separator.takes_waves else BATCH_SECONDS)[self.device.type]
-        return max(1, int(seconds * separator.rate_hz / self.blocks.length) // items)
+        seconds = self.blocks.length / self.separator.rate_hz
+        return max(1, int(batch_seconds(self.separator, self.device) / seconds) // self.items)
 
     def _encode(self, batch: list[tuple[int, Tensor]]) -> None:
         """Let the network see those blocks of a batch that it has not seen yet."""
@@ -184,6 +188,13 @@ class SeparatedStream:
         return replace(view, centroids=separator.fit(torch.cat(vectors), torch.cat(loudness)))
 
 
+def batch_seconds(separator: Separator, device: torch.device) -> float:
+    """Return how much sound goes through the network at once."""
+    if separator.takes_waves:
+        return WAVE_BATCH_SECONDS[device.type]
+    return BATCH_SECONDS[device.type] * min(1.0, BATCH_BINS / (separator.stft.bins * separator.layout.channels))
+
+
 def see_together(streams: Sequence[SeparatedStream]) -> None:
     """Let the network see the blocks of short recordings in common batches; :meth:`chunks` then goes on from there.
 
@@ -196,8 +207,8 @@ def see_together(streams: Sequence[SeparatedStream]) -> None:
     blocks = [(stream, index, block) for stream in streams for index, block in enumerate(stream.cut())]
     blocks.sort(key=lambda each: -each[2].shape[-1])
     while blocks:
-        seconds = max(blocks[0][2].shape[-1] / separator.rate_hz, 1e-3)
-        most = max(1, min(MOST_TOGETHER, int(BATCH_SECONDS[device.type] / seconds)))
+        seconds = max(blocks[0][2].shape[-1] / separator.rate_hz, 1e-3) * max(stream.items for stream in streams)
+        most = max(1, min(MOST_TOGETHER, int(batch_seconds(separator, device) / seconds)))
         batch, blocks = blocks[:most], blocks[most:]
         encoded = separator.encode([block for _, _, block in batch], [stream.view for stream, _, _ in batch])
         for (stream, index, _), given in zip(batch, encoded, strict=True):

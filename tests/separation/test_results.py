@@ -86,7 +86,7 @@ def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from sepclip.model.networks import Blstm
 
     values = torch.tensor([1.5, 0.1]).reshape(1, 2, 1, 1)
-    monkeypatch.setattr(Blstm, "decode", lambda self, h: {"mask": values.expand(1, 2, h.shape[1], self.bins)})
+    monkeypatch.setattr(Blstm, "decode", lambda self, h, heads: {"mask": values.expand(1, 2, h.shape[1], self.bins)})
     soundfile.write(tmp_path / "in.wav", speech(peak=0.9), RATE)
     return tmp_path / "in.wav"
 
@@ -126,7 +126,9 @@ def test_a_residual_beyond_full_scale_is_told(loud, separate, monkeypatch) -> No
 
     from sepclip.model.networks import Blstm
 
-    monkeypatch.setattr(Blstm, "decode", lambda self, h: {"mask": torch.full((1, 2, h.shape[1], self.bins), 1.5)})
+    monkeypatch.setattr(
+        Blstm, "decode", lambda self, h, heads: {"mask": torch.full((1, 2, h.shape[1], self.bins), 1.5)}
+    )
     code, told = separate(loud, "--out", loud.parent / "out", "--residual", "--overload", "clamp")
     assert code == 0
     assert "the residual exceeds full scale" in told

@@ -120,6 +120,18 @@ def test_a_resumed_training_tells_a_damaged_run(damage, run, small_set, capfd) -
     assert_told(run, capfd, "train", small_set, "--run", run, "--steps", 30, *settings)
 
 
+@pytest.mark.parametrize("damage", [*WRONG_WEIGHTS.values(), *WRONG_STATE.values()], ids=[*WRONG_WEIGHTS, *WRONG_STATE])
+def test_a_report_shows_what_is_text_and_executes_nothing(damage, run, capfd) -> None:
+    damage(run)
+    with pytest.raises(SystemExit) as exit_code:
+        main(["report", str(run)])
+    told = capfd.readouterr().err
+    assert not exit_code.value.code, told
+    assert (run / "report.html").stat().st_size > 10_000
+    assert damage in WRONG_STATE.values() or "is damaged or of another network" in told
+    assert not _trace(run).exists()
+
+
 def test_what_separating_does_not_need_is_not_read(run, tmp_path) -> None:
     WRONG_STATE["pickled state"](run)
     with pytest.raises(SystemExit) as exit_code:
