@@ -182,7 +182,7 @@ class Blstm(nn.Module):
 
     def forward(self, magnitude: Tensor) -> dict[str, Any]:
         """Map the magnitude (B, N, F) of a mixture to what a loss takes: masks, and a :class:`RawEmbedding`."""
-        return self._heads(self.encode(magnitude), self.heads)
+        return self._heads(self.encode(magnitude), self.heads.keys())
 
     def encode(self, magnitude: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H).
@@ -208,7 +208,7 @@ class Blstm(nn.Module):
 
         ``only``: these heads and no others.
         """
-        outputs = self._heads(hidden, self.heads if only is None else only)
+        outputs = self._heads(hidden, self.heads.keys() if only is None else only)
         return {name: x.unit() if isinstance(x, RawEmbedding) else x for name, x in outputs.items()}
 
     def _heads(self, hidden: Tensor, wanted: Collection[str]) -> dict[str, Any]:
