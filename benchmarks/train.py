@@ -201,7 +201,8 @@ def memory(options: argparse.Namespace) -> Table:
     if options.steps:
         held = held_while_training(options.data, options.steps)
         for share in (0.1, 0.25, 0.5, 0.75, 1.0):
-            step, mib = max(point for point in held if point[0] <= share * options.steps)
+            step = max(step for step, _ in held if step <= share * options.steps)
+            mib = next(mib for at, mib in held if at == step)  # the first there: after the last step it sums up
             print(f"`sepclip train` at step {step}: {mib:.1f} MiB")
         table["held"] = {"steps and mib": held}
     return table

@@ -13,8 +13,8 @@ MaskTarget = Literal["tpsa", "psa", "msa"]
 def ideal_binary_mask(sources: Tensor) -> Tensor:
     """Return the mask (B, S, N, F) that gives each bin to its loudest source; ties (silence) go to none."""
     loudness = magnitude(sources)
-    loudest = loudness == loudness.amax(1, keepdim=True)  # (B, S, N, F)
-    return (loudest & (loudest.sum(1, keepdim=True) == 1)).to(loudness.dtype)
+    loudest = (loudness == loudness.amax(1, keepdim=True)).to(loudness.dtype)  # (B, S, N, F)
+    return loudest.mul_(loudest.sum(1, keepdim=True) == 1)
 
 
 def mask_target(

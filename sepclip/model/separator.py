@@ -151,10 +151,9 @@ class Separator(nn.Module):
         Returns the heads that the loss takes, embeddings as a :class:`RawEmbedding`; ``wave`` comes from the masks by
         the inverse transform where the network has none of its own.
         """
-        if self.takes_waves:
-            outputs: dict[str, Any] = self.network(wave)
-        else:
-            outputs = self.network(magnitude(spectrum) if magnitudes is None else magnitudes)
+        if magnitudes is None and not self.takes_waves:
+            magnitudes = magnitude(spectrum)
+        outputs: dict[str, Any] = self.network(wave if self.takes_waves else magnitudes)
         if "wave" in LOSSES[self.loss].heads and not self.takes_waves:
             outputs["wave"] = self.apply_masks(outputs["mask"], spectrum, wave.shape[-1])
         return outputs
@@ -162,11 +161,9 @@ class Separator(nn.Module):
     def masks(self, outputs: dict[str, Any], spectrum: Tensor) -> Tensor:
         """Return the masks (B, S, N, F) that separate a mixture, from the outputs of the network."""
         if not self.clusters:
-            masks: Tensor = outputs["mask"]
-            return masks
-        return cluster_masks(
-            outputs["embedding"].unit(), spectrum.abs(), self.sources, settings=self.kmeans, seed=self.seed
-        )
+            return outputs["mask"]  # type: ignore[no-any-return]
+        vectors = outputs["embedding"].unit()
+        return cluster_masks(vectors, spectrum.abs(), self.sources, settings=self.kmeans, seed=self.seed)
 
     def clusters_by(self) -> dict[str, object] | None:
         """Return the settings of k-means, to be kept with scores; None where nothing is clustered."""
@@ -179,8 +176,7 @@ class Separator(nn.Module):
     def estimates(self, outputs: dict[str, Any], spectrum: Tensor, samples: int) -> Tensor:
         """Return the waves (B, S, T) that the outputs of the network stand for, at the level of ``spectrum``."""
         if "wave" in outputs:
-            waves: Tensor = outputs["wave"]
-            return waves
+            return outputs["wave"]  # type: ignore[no-any-return]
         return self.apply_masks(self.masks(outputs, spectrum), spectrum, samples)
 
     def set_inference(self, *, misi: int = 0, channels: Channels = "mid", bf16: bool = False) -> None:
