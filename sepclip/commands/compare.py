@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sepclip.commands.options import Json
+from sepclip.errors import counted
 from sepclip.scoring.metrics import METRICS, chosen
 from sepclip.terminal import out, print_json, say
 
@@ -61,12 +62,17 @@ def compare(
     from rich.table import Table
 
     shown = Table(box=box.SIMPLE_HEAD)
-    narrow = [place for place, head in enumerate(heads) if head != "median"]  # a terminal has no room for it
+    short = {"difference": "diff.", "better in": "better"}
+    # a terminal has no room for all; how many files there are is said once, or beside the score
+    narrow = [place for place, head in enumerate(heads) if head not in ("median", "files")]
     for place in narrow:
         words = place < 2
-        shown.add_column(heads[place], justify="left" if words else "right", no_wrap=not words, overflow="fold")
+        head = short.get(heads[place], heads[place])
+        shown.add_column(head, justify="left" if words else "right", no_wrap=not words, overflow="fold", min_width=6)
     for line in lines:
-        shown.add_row(*(line[place] for place in narrow))
+        files = "" if line[2] == str(result["files"]) else f", {counted(int(line[2]), 'file')}"
+        shown.add_row(line[0] + files, *(line[place] for place in narrow[1:]))
+    out.print(f"{counted(result['files'], 'file')} that all have")
     out.print(shown)
     left_out = comparison.told_left_out(result)
     if left_out:
