@@ -111,7 +111,7 @@ def test_what_is_not_the_same_is_refused(tmp_path: Path) -> None:
 
 def test_the_command_writes_table_picture_and_json(tmp_path: Path) -> None:
     one, other = scores(tmp_path / "one", [1.0, 2.0, 3.0]), scores(tmp_path / "other", [2.0, 4.0, 6.0])
-    result = sepclip("compare", one, other, "--metrics", "si_sdr", "--out", tmp_path / "out", COLUMNS="80")
+    result = sepclip("compare", one, other, "--metrics", "si_sdr", "--out", tmp_path / "out", COLUMNS="90")
     assert result.returncode == 0, result.stderr
     assert "other - one, 3 files" in result.stdout
     (line,) = [line for line in result.stdout.splitlines() if "+2.00   +1.00 to +3.00" in line]
