@@ -1,6 +1,6 @@
 """Blocks beside the whole file: how far apart they are at the seams and elsewhere, by length of block and overlap.
 
-    python benchmarks/seams.py RUN [--seconds 120] [--blocks 10:2,15:3,20:4,30:6] [--precision fp32] [--speech data/speech]
+    python benchmarks/seams.py RUN [--seconds 120] [--blocks 10:2,15:3,20:4,30:6] [--precision fp32]
 
 Two voices speaking at once, by a trained network of masks. `middle`: the fade in the middle of every overlap, `agree`:
 where both blocks agree, as sepclip does. In dB, of the difference to the result in one piece over that result.
@@ -74,11 +74,9 @@ def main() -> None:
             fade = round(stream.FADE_SECONDS * RATE)
             for start, place in zip(made.blocks.starts[1:], places, strict=True):
                 seams[start + place : start + place + fade] = True
-            print(
-                f"{layout:5} s, {name:6}: SI-SDR {si_sdr(waves, ref):.3f} dB; difference {decibels(energy.mean()):6.1f}, "
-                f"at {len(places)} seams {decibels(energy[seams].mean()):6.1f}, away {decibels(energy[~seams].mean()):6.1f}",
-                flush=True,
-            )
+            parts = {"all": energy, f"at {len(places)} seams": energy[seams], "away": energy[~seams]}
+            levels = ", ".join(f"{part} {decibels(values.mean()):6.1f}" for part, values in parts.items())
+            print(f"{layout:5} s, {name:6}: SI-SDR {si_sdr(waves, ref):.3f} dB; difference {levels}", flush=True)
 
 
 if __name__ == "__main__":
