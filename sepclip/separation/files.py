@@ -145,6 +145,11 @@ class _Work:
         together = min(MOST_TOGETHER, -(-len(jobs) // at_once))
         for job in jobs:
             self.waiting.put(job)
+        if at_once == 1:
+            # in this thread: torch's threads of a second one would be more than there are cores, and then wait asleep
+            for _ in jobs:
+                yield from self.turn(together, progress)
+            return
         with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
             turns = [pool.submit(self.turn, together, progress) for _ in jobs]
             try:
