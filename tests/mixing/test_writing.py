@@ -41,15 +41,15 @@ def make_unfinished(mixtures, out):
 
 
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(corpus, tmp_path):
-    whole = prepare(corpus, tmp_path / "whole", tr=300, cv=6, tt=4)
-    counts = ("--tr", 300, "--cv", 6, "--tt", 4)
+    whole = prepare(corpus, tmp_path / "whole", tr=1200, cv=6, tt=4)  # enough to take longer than the first waits
+    counts = ("--tr", 1200, "--cv", 6, "--tt", 4)
     chance, out, half_done = random.Random(5), tmp_path / "out", 0
     for _ in range(6):
         running = start(corpus, out, *counts)
         time.sleep(chance.uniform(0, 0.15))
         running.kill()
         running.communicate()
-        half_done += 0 < len(list(out.rglob("*.wav"))) < 3 * 310 and not (out / "set.json").exists()
+        half_done += 0 < len(list(out.rglob("*.wav"))) < 3 * 1210 and not (out / "set.json").exists()
     assert half_done  # or the test says nothing
     assert sepclip("prepare", "speakers", corpus, out, *counts).returncode == 0
     assert tree(out) == tree(whole.path)
