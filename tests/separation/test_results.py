@@ -322,6 +322,6 @@ def test_memory_does_not_grow_with_length(tiny_run: Path, tmp_path: Path) -> Non
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks[seconds] = int(done.stdout.split()[-1]) / 1024  # MB
         assert soundfile.info(tmp_path / "out" / f"{seconds}_s2.wav").frames == seconds * RATE
-    # as float32 and whole, what the longer one has more of one source alone is 37 MB, of its spectra 75, of hidden layers more
+    # whole and in float32, one source of the longer one takes 37 MB more, its spectra 75, hidden layers far more
     assert peaks[1540] < peaks[385] + 40, peaks
     assert peaks[1540] < 1000
