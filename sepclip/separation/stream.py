@@ -161,7 +161,8 @@ class SeparatedStream:
         """Yield each block (C, L) with its waves (S, C, L); what the network gave for some may be known already."""
         for batch in batches(enumerate(self.cut()), self.at_once, len(self.blocks.starts)):
             self._encode(batch)
-            for index, block in batch:
+            while batch:  # so that none is held while the next batch is made
+                index, block = batch.pop(0)
                 yield block, self.separator.finish(block, self.view, self.known.pop(index))
 
     def _fit(self) -> View:
