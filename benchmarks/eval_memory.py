@@ -18,7 +18,7 @@ import soundfile
 
 from sepclip.scoring.engines import memory_needed
 
-CASES = "2x1x4@8000,2x1x600@8000,2x1x3600@8000,3x1x300@16000,2x2x60@44100,4x2x30@44100,4x2x60@44100,4x2x180@44100"
+CASES = "2x1x4@8000,2x1x600@8000,3x1x300@16000,2x2x60@44100,4x2x30@44100,6x2x12@48000,4x2x180@44100"
 CHILD = """
 import sys
 from pathlib import Path
