@@ -1,5 +1,6 @@
 """Scores in dB, for training and evaluation: scale-invariant SDR (Le Roux et al. 2019)."""
 
+import torch
 from torch import Tensor
 
 from sepclip.audio.permutation import best_permutation
@@ -57,3 +58,14 @@ def si_sdr_improvement(*, est: Tensor, ref: Tensor, mixture: Tensor, fixed_order
 
 def _bounded(scores: Tensor) -> Tensor:
     return scores.nan_to_num(LEAST_DB).clamp(LEAST_DB, MOST_DB)
+
+
+def like_the_first(waves: Tensor, chosen: Tensor) -> Tensor:
+    """Return ``chosen`` (I, S, ...) without the first item, with sources in that item's order.
+
+    It is the order that makes the ``waves`` (I, S, T) most like those of the first item, by their mean SI-SDR.
+    """
+    reference = waves[:1].expand(len(waves) - 1, -1, -1)  # (I - 1, S, T)
+    alike = pairwise_si_sdr(est=waves[1:], ref=reference).nan_to_num(-300, 300, -300)  # (I - 1, est, ref)
+    _, order = best_permutation(alike, maximise=True)  # (I - 1, S)
+    return torch.stack([item[places] for item, places in zip(chosen[1:], order, strict=True)])

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepclip.audio.layout import Layout
-from sepclip.audio.metrics import pairwise_si_sdr
+from sepclip.audio.metrics import like_the_first
 from sepclip.audio.misi import refine_phases
-from sepclip.audio.permutation import best_permutation
 from sepclip.audio.scaling import factors
 from sepclip.audio.stft import STFT, magnitude
 from sepclip.errors import UserError
@@ -280,7 +279,7 @@ class Separator(nn.Module):
         """Return the waves (S, C, T) of a ``block`` (C, T), from what :meth:`encode` gave for it."""
         if self.takes_waves:
             waves = encoded / view.gains[: len(encoded), None, None].to(encoded)  # (I, S, T)
-            return (waves if len(waves) == 1 else _like_the_first(waves, waves)).transpose(0, 1)
+            return (waves if len(waves) == 1 else like_the_first(waves, waves)).transpose(0, 1)
         masks = torch.stack([self._block_masks(item, view) for item in encoded])  # (I, S, N, F)
         by_channel = self._unfold(masks)  # (I, S, N, C, F')
         together = self._together(len(block))
@@ -307,7 +306,7 @@ class Separator(nn.Module):
             return masks[1:]
         mid = spectrum[:1] if view.by_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
         waves = self.stft.inverse(masks * torch.cat([mid, spectrum]).unsqueeze(1), samples)  # (I, S, T)
-        return _like_the_first(waves, masks)
+        return like_the_first(waves, masks)
 
     def fit(self, vectors: Tensor, loudness: Tensor) -> Tensor:
         """Return the centroids (S, E) from embeddings (P, E) of the bins of a sound, of magnitude ``loudness`` (P,)."""
@@ -346,14 +345,3 @@ class Separator(nn.Module):
         apart = waves.transpose(0, 1) if self.takes_waves else waves.flatten(1).unsqueeze(0)  # (G, S, T)
         whole = mixture.reshape(len(apart), -1, 1).double()  # (G, T, 1)
         return apart.double() @ apart.double().mT, (apart.double() @ whole).squeeze(-1)
-
-
-def _like_the_first(waves: Tensor, chosen: Tensor) -> Tensor:
-    """Return ``chosen`` (I, S, ...) without the first item, with sources in that item's order.
-
-    It is the order that makes the ``waves`` (I, S, T) most like those of the first item.
-    """
-    reference = waves[:1].expand(len(waves) - 1, -1, -1)  # (C, S, T)
-    alike = pairwise_si_sdr(est=waves[1:], ref=reference).nan_to_num(-300, 300, -300)  # (C, est, ref)
-    _, order = best_permutation(alike, maximise=True)  # (C, S)
-    return torch.stack([item[places] for item, places in zip(chosen[1:], order, strict=True)])

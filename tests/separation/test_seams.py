@@ -68,11 +68,12 @@ def test_blocks_are_as_good_as_one_piece_and_their_seams_are_not_heard(
     for start, place in zip(stream.blocks.starts[1:], cuts, strict=True):
         seams[start + place : start + place + fade] = True
     voices = whole.square().sum(0).mean()
-    rounding = 1e-12 * voices  # 120 dB below the voices
+    rounding = 1e-11 * voices  # 110 dB below the voices
     assert len(cuts) == len(stream.blocks.starts) - 1 >= 3
     uneven = 2 if bf16 else 1  # its rounding is louder where the voices are, and there are few seams
     assert energy[seams].mean() <= uneven * energy[~seams].mean() + rounding
-    assert energy.mean() < 1e-4 * voices  # and 40 dB below, wherever it is
+    least = 1e-4 if blocks_of == BLOCKS else 1e-3  # and 40 dB below, wherever it is, or 30 dB with less context
+    assert energy.mean() < least * voices
     assert blocks_of == BLOCKS or energy.mean() > rounding  # there is something to hear
 
 
