@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Scale = Literal["window_sum", "none"]
@@ -50,17 +51,34 @@ def _added_up(frames: Tensor, hop: int) -> Tensor:
     return wave.flatten(-2)
 
 
-class _OverlapAdd(Function):
-    """What :func:`_added_up` does, with a gradient that is a view."""
+class _Inverse(Function):
+    """The inverse of spectra (..., N, F) as waves of ``samples`` samples, with the gradient in one transform.
+
+    ``window`` (W,) is that of the synthesis, ``envelope`` (T,) what the windows of all frames add up to, from the
+    first sample on, which is the middle of the first frame.
+    """
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, hop: int) -> Tensor:
-        ctx.length, ctx.hop, ctx.count = frames.shape[-1], hop, frames.shape[-2]
-        return _added_up(frames, hop)
+    def forward(ctx: Any, spectrum: Tensor, window: Tensor, envelope: Tensor, hop: int) -> Tensor:
+        length = len(window)
+        pieces = torch.fft.irfft(spectrum, length).mul_(window)  # (..., N, W)
+        ctx.save_for_backward(window, envelope)
+        ctx.hop, ctx.frames = hop, spectrum.shape[-2]
+        return _added_up(pieces, hop)[..., length // 2 : length // 2 + len(envelope)] / envelope
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].unfold(-1, ctx.length, ctx.hop)[..., : ctx.count, :], None
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        window, envelope = ctx.saved_tensors
+        length, half = len(window), len(window) // 2
+        whole = (ctx.frames - 1) * ctx.hop + length
+        filled = F.pad(gradients[0] / envelope, (half, whole - half - len(envelope)))
+        # every bin but the first and, of an even window, the last stands for two of the full transform
+        bins = torch.fft.rfft(filled.unfold(-1, length, ctx.hop) * (window * (2 / length)))  # (..., N, F)
+        bins[..., 0] *= 0.5
+        if length % 2 == 0:
+            bins[..., -1] *= 0.5
+        return bins, None, None, None
 
 
 @dataclass(frozen=True)
@@ -119,8 +137,7 @@ class STFT:
         frames, half = spectrum.shape[-2], self.window_length // 2
         window = _window(self.window_length, spectrum.device, spectrum.real.dtype)
         scaled = window * window.sum() if self.scale == "window_sum" else window
-        pieces = torch.fft.irfft(spectrum, self.window_length) * scaled  # (..., N, W)
-        filled: Tensor = _OverlapAdd.apply(pieces, self.hop_length)  # type: ignore[no-untyped-call]
         known = slice(half, half + min(samples, self.samples(frames)))
-        wave = filled[..., known] / _added_up(window.square().expand(frames, -1), self.hop_length)[known]
+        envelope = _added_up(window.square().expand(frames, -1), self.hop_length)[known]
+        wave: Tensor = _Inverse.apply(spectrum, scaled, envelope, self.hop_length)  # type: ignore[no-untyped-call]
         return F.pad(wave, (0, samples - wave.shape[-1]))  # (..., T)
