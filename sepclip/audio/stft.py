@@ -52,7 +52,7 @@ def _added_up(frames: Tensor, hop: int) -> Tensor:
 
 
 class _Inverse(Function):
-    """The inverse of spectra (..., N, F) as waves of ``samples`` samples, with the gradient in one transform.
+    """The inverse of spectra (..., N, F) as waves as long as ``envelope``, with the gradient in one transform.
 
     ``window`` (W,) is that of the synthesis, ``envelope`` (T,) what the windows of all frames add up to, from the
     first sample on, which is the middle of the first frame.

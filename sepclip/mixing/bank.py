@@ -97,9 +97,8 @@ class Bank:
         mixtures, places = self._mixtures, self.places
         if index < len(self.voices):
             source = self.voices[index]
-            if (
-                mixtures.audio and mixtures.about.get("task") == "enh_both"
-            ):  # the target is a sum that the set alone has
+            if mixtures.audio and mixtures.about.get("task") == "enh_both":
+                # the target is a sum that the set alone has
                 recipe, k = self._of_voice[_key(source)]
                 return mixtures.source_waves("tr", recipe, k, start=0, samples=recipe.length)
             return self._cached("voice", source, lambda: self._read(source))

@@ -175,11 +175,7 @@ class SeparatedStream:
         vectors, loudness = [], []
         numbered = ((index, block) for index, block in enumerate(self.cut()) if index in chosen)
         for batch in batches(numbered, self.at_once, len(chosen)):
-            new = [index for index, _ in batch if index not in self.known]
-            encoded = (
-                separator.encode([block for index, block in batch if index in new], [view] * len(new)) if new else []
-            )
-            self.known.update(zip(new, encoded, strict=True))
+            self._encode(batch)
             for index, block in batch:
                 magnitude = separator.spectrum(separator.looked_at(block, view)[0]).abs()  # (N, F)
                 frames = torch.randperm(len(magnitude), generator=chance)[:most].sort().values.to(block.device)
