@@ -1,6 +1,6 @@
 """Training batches and validation crops: audio held in memory, every choice a function of the step."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from sepclip.errors import UserError
 from sepclip.mixing.augmentation import NO_AUGMENTATION, Augmentation, VoiceMixer
 from sepclip.mixing.drawing import generator
+from sepclip.mixing.loading import Readers, Remembered
 from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe, Waves
 
 STEM_GAIN = (0.25, 1.25)  # of Open-Unmix
-_MOST_BYTES = 4  # of a sample in memory
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,6 @@ class Batch:
         ]
 
 
-class _Kept:
-    """Remember loaded waves up to a number of bytes; what exceeds it is loaded again when needed."""
-
-    def __init__(self, load: Callable[[int], Waves], most_bytes: float):
-        self._load, self._room = load, most_bytes
-        self._waves: dict[int, Waves] = {}
-
-    def has_room(self, index: int, samples: int) -> bool:
-        """Tell whether a wave of so many ``samples`` in all is kept, or would be."""
-        return index in self._waves or _MOST_BYTES * samples <= self._room
-
-    def __getitem__(self, index: int) -> Waves:
-        wave = self._waves.get(index)
-        if wave is None:
-            wave = self._load(index)
-            if wave.nbytes <= self._room:
-                self._room -= wave.nbytes
-                self._waves[index] = wave
-        return wave
-
-
 def crop(wave: Waves, start: int, samples: int) -> Waves:
     """Return ``samples`` samples of ``wave`` (..., T) from ``start`` on, zeros beyond its end."""
     piece = wave[..., start : start + samples]
@@ -114,7 +93,10 @@ def _start(length: int, segment: int, position: float) -> int:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How excerpts of ``segment`` samples are drawn: ``excerpts`` of each mixture an epoch, ``share`` of each batch."""
+    """How excerpts of ``segment`` samples are drawn: ``excerpts`` of each mixture an epoch, ``share`` of each batch.
+
+    ``readers``: threads that read files.
+    """
 
     segment: int
     batch_size: int
@@ -122,6 +104,7 @@ class Sampling:
     memory_bytes: float
     excerpts: int
     share: Share
+    readers: int
 
     def steps(self, mixtures: int) -> int:
         """Return the steps of an epoch of so many dynamic mixtures."""
@@ -133,8 +116,8 @@ class FixedMixtures:
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling):
         self.recipes = mixtures.recipes("tr")
-        self._mixtures = mixtures
-        self._waves = _Kept(lambda index: mixtures.waves("tr", self.recipes[index]), sampling.memory_bytes)
+        self._mixtures, self._readers = mixtures, Readers(sampling.readers)
+        self._waves = Remembered(lambda index: mixtures.waves("tr", self.recipes[index]), sampling.memory_bytes)
         self._segment, self._seed, self._excerpts = sampling.segment, sampling.seed, sampling.excerpts
         in_all = sampling.excerpts * len(self.recipes)
         self.batch_size = min(sampling.batch_size, in_all)
@@ -152,7 +135,7 @@ class FixedMixtures:
         chance = generator(self._seed, "crops", step)
         positions = [chance.random() for _ in chosen]
         mixtures = [index // self._excerpts for index in chosen]
-        made = to_batch([self._excerpt(mixtures[one], positions[one]) for one in self._places])
+        made = to_batch(self._readers.each(lambda one: self._excerpt(mixtures[one], positions[one]), self._places))
         names = tuple(self.recipes[mixtures[one]].name for one in self._places)
         return replace(made, names=names, first=self._places.start, total=self.batch_size)
 
@@ -168,15 +151,16 @@ class DynamicMixtures:
     """Mixtures made anew at every step: other pairs, excerpts and levels of the utterances in the training recipes."""
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling, augmentation: Augmentation):
-        kept = sampling.memory_bytes
-        self._mixer = VoiceMixer(mixtures, sampling.segment, augmentation, lambda load: _Kept(load, kept))
+        self._readers, room = Readers(sampling.readers), sampling.memory_bytes
+        self._mixer = VoiceMixer(mixtures, sampling.segment, augmentation, lambda load: Remembered(load, room))
         self._seed, self.batch_size = sampling.seed, sampling.batch_size
         self._places = sampling.share.of(self.batch_size)
         self.steps_per_epoch = sampling.steps(len(mixtures.recipes("tr")))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
-        made = [self._mixer.mix(generator(self._seed, f"dynamic {step}", place)) for place in self._places]
+        mix, seed = self._mixer.mix, self._seed
+        made = self._readers.each(lambda place: mix(generator(seed, f"dynamic {step}", place)), self._places)
         mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
         names = tuple(f"mixture {place} of step {step + 1}" for place in self._places)
         return Batch(mixture, sources, names, self._places.start, self.batch_size)  # (B, T), (B, S, T)
@@ -195,22 +179,25 @@ class DynamicStems:
         self._mixtures, self._segment, self._seed = mixtures, sampling.segment, sampling.seed
         self.batch_size = sampling.batch_size
         self._places = sampling.share.of(self.batch_size)
-        self._waves = _Kept(lambda key: self._read(key, 0, self._length(key)), sampling.memory_bytes)
+        self._readers = Readers(sampling.readers)
+        self._waves = Remembered(lambda key: self._read(key, 0, self._length(key)), sampling.memory_bytes)
         self.steps_per_epoch = sampling.steps(len(self._recipes))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
-        layout, tracks = self._mixtures.layout, range(len(self._recipes))
-        items, names = [], []
-        for place in self._places:
-            chance = generator(self._seed, f"dynamic {step}", place)
-            enough = len(tracks) >= layout.sources
-            chosen = chance.sample(tracks, layout.sources) if enough else chance.choices(tracks, k=layout.sources)
-            stems = [self._stem(track * layout.sources + stem, chance) for stem, track in enumerate(chosen)]
-            items.append(np.stack(stems).reshape(layout.sources, -1))
-            names.append(" + ".join(self._recipes[track].name for track in chosen))
+        made = self._readers.each(
+            lambda place: self._mix(generator(self._seed, f"dynamic {step}", place)), self._places
+        )
+        items, names = zip(*made, strict=True)
         batch = torch.from_numpy(np.stack(items))  # (B, S, T)
-        return Batch(batch.sum(1), batch, tuple(names), self._places.start, self.batch_size)
+        return Batch(batch.sum(1), batch, names, self._places.start, self.batch_size)
+
+    def _mix(self, chance: Random) -> tuple[NDArray[np.float32], str]:
+        """Return the stems of a mixture (S, T) and its name."""
+        count, tracks = self._mixtures.layout.sources, range(len(self._recipes))
+        chosen = chance.sample(tracks, count) if len(tracks) >= count else chance.choices(tracks, k=count)
+        stems = [self._stem(track * count + stem, chance) for stem, track in enumerate(chosen)]
+        return np.stack(stems).reshape(count, -1), " + ".join(self._recipes[track].name for track in chosen)
 
     def _stem(self, key: int, chance: Random) -> NDArray[np.float32]:
         """Return an excerpt of a stem, (T,) or (C, T)."""
@@ -253,19 +240,20 @@ def training_data(
     excerpts: int = 1,
     share: Share = Share(),
     augmentation: Augmentation = NO_AUGMENTATION,
+    readers: int = 1,
 ) -> Batches:
     """Return the training batches of a set: excerpts of ``segment`` samples, fixed mixtures or dynamic ones.
 
     ``excerpts``: how many of each mixture, on average where they are dynamic, make an epoch. Of every batch only the
-    excerpts of ``share`` are read and made; they are the same for any number of processes. ``augmentation`` is of
-    dynamic mixtures of voices alone.
+    excerpts of ``share`` are read and made; they are the same for any number of processes, and of threads that read
+    files (``readers``). ``augmentation`` is of dynamic mixtures of voices alone.
     """
     if not mixtures.recipes("tr"):
         raise UserError(f"{mixtures.path} has no training mixtures: prepare it with --tr 1 or more")
     voices = dynamic and not mixtures.layout.fixed_order
     if augmentation != NO_AUGMENTATION and not voices:
         raise UserError("data.speed and data.noise_snr_db are for voices mixed in training: leave them out")
-    sampling = Sampling(segment, batch_size, seed, memory_gib * 2**30, excerpts, share)
+    sampling = Sampling(segment, batch_size, seed, memory_gib * 2**30, excerpts, share, readers)
     made: Batches
     if voices:
         made = DynamicMixtures(mixtures, sampling, augmentation)

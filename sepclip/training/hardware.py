@@ -11,6 +11,7 @@ from sepclip.settings import DEVICE, Config
 
 AUTOMATIC = ("device", "precision", "threads", "allocator")  # keys that may be "auto"
 
+_MOST_READERS = 8
 _AMPERE = (8, 0)  # compute capability from which on GPUs have TF32 and bfloat16
 
 
@@ -62,6 +63,16 @@ def resolved(config: Config) -> Config:
             "allocator": ("keep" if keeps else "system") if config.allocator == "auto" else config.allocator,
         }
     )
+
+
+def readers(config: Config) -> int:
+    """Return how many threads read sound files: on a CPU those that compute, for both take turns; else the cores.
+
+    The processes that torchrun starts on a machine share its cores.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = int(config.threads) if config.device == "cpu" else (os.cpu_count() or 1) // processes
+    return max(1, min(_MOST_READERS, cores))
 
 
 def set_up(config: Config) -> torch.device:

@@ -20,7 +20,7 @@ from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.dynamics import Watch
 from sepclip.training.feed import Feed
-from sepclip.training.hardware import set_up
+from sepclip.training.hardware import readers, set_up
 from sepclip.training.journal import Journal, finite, progress_row, summary
 from sepclip.training.profiling import VALIDATION, profiling, stage
 from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
@@ -125,6 +125,7 @@ class Training:
             excerpts=settings.excerpts,
             share=ranks.share,
             augmentation=Augmentation(settings.speed, settings.noise_snr_db),
+            readers=readers(config),
         )
         crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch

@@ -68,6 +68,13 @@ def test_memory_changes_no_batch(mixtures, dynamic, gib):
     assert all(same(scarce.batch(step), plenty.batch(step)) for step in (0, 5, 1))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("gib", [0, 1e-4, 1])
+def test_readers_change_no_batch(mixtures, dynamic, gib):
+    alone, four = (data(mixtures, dynamic=dynamic, memory_gib=gib, readers=count) for count in (1, 4))
+    assert all(same(four.batch(step), alone.batch(step)) for step in range(8))
+
+
 def test_memory_stays_within_its_limit(mixtures):
     tracemalloc.start()
     used = []

@@ -46,7 +46,9 @@ def place(stem, wave):
 def test_memory_changes_no_batch(made, dynamic, gib):
     plenty, scarce = batches(made, dynamic=dynamic), batches(made, dynamic=dynamic, memory_gib=gib)
     straight = [plenty.batch(step) for step in range(4)]
+    readers = batches(made, dynamic=dynamic, memory_gib=gib, readers=3)
     assert all(same(scarce.batch(step), straight[step]) for step in (0, 3, 1, 1))
+    assert all(same(readers.batch(step), straight[step]) for step in (0, 3, 1, 1))
     assert not any(same(batches(made, dynamic=dynamic, seed=1).batch(step), straight[step]) for step in range(4))
     assert straight[0].mixture.shape == (4, 2 * SEGMENT)
     assert straight[0].sources.shape == (4, 4, 2 * SEGMENT)
