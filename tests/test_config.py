@@ -103,7 +103,7 @@ def test_a_wrong_recipe_is_told(tmp_path: Path) -> None:
 
 
 def test_a_grid_is_no_recipe() -> None:
-    assert shipped(grids=True) == ["table1"]
+    assert shipped(grids=True) == ["table1", "table1-small"]
     assert "table1" not in shipped()
     with pytest.raises(UserError, match="sepclip sweep table1 DATA"):
         load_config("table1")

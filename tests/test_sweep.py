@@ -114,7 +114,7 @@ def test_settings_that_the_grid_itself_gives_are_refused(tmp_path: Path) -> None
     ):
         with pytest.raises(UserError, match=words):
             load_grid(path, **more)
-    with pytest.raises(UserError, match=r"GRID tabel: no such file.*\(table1\)"):
+    with pytest.raises(UserError, match=r"GRID tabel: no such file.*\(table1, table1-small\)"):
         load_grid("tabel")
 
 
@@ -139,11 +139,12 @@ def test_the_digest_is_that_of_the_training(tmp_path: Path) -> None:
 
 
 @NEEDS_ALL_LOSSES
-def test_table1_is_the_papers() -> None:
-    grid = load_grid("table1")
+@pytest.mark.parametrize(("name", "hidden"), [("table1", 600), ("table1-small", 100)])
+def test_table1_is_the_papers(name: str, hidden: int) -> None:
+    grid = load_grid(name)
     assert [row[0] for row in grid.rows()] == [f"auto:{p}" for p in (0, 1, 10, 25, 50, 90, 100)]
     assert grid.columns() == PAPER
-    assert {cell.config.model.hidden for cell in grid.cells} == {600}
+    assert {cell.config.model.hidden for cell in grid.cells} == {hidden}
 
 
 # the interval

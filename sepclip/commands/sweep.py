@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def sweep(
     grid: Annotated[
-        str, typer.Argument(help="A grid file, or one that comes with sepclip: table1.", show_default=False)
+        str,
+        typer.Argument(help="A grid file, or one that comes with sepclip: table1, table1-small.", show_default=False),
     ],
     data: Annotated[Path, typer.Argument(help="Mixture set made by `sepclip prepare`.", show_default=False)],
     out_folder: Annotated[
