@@ -1,5 +1,6 @@
 """Masks and mask targets on spectrograms: mixture (B, N, F), sources (B, S, N, F), both complex."""
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -12,9 +13,15 @@ MaskTarget = Literal["tpsa", "psa", "msa"]
 
 def ideal_binary_mask(sources: Tensor) -> Tensor:
     """Return the mask (B, S, N, F) that gives each bin to its loudest source; ties (silence) go to none."""
-    loudness = magnitude(sources)
-    loudest = (loudness == loudness.amax(1, keepdim=True)).to(loudness.dtype)  # (B, S, N, F)
-    return loudest.mul_(loudest.sum(1, keepdim=True) == 1)
+    power = sources.real.square() + sources.imag.square()  # (B, S, N, F)
+    mask = torch.empty_like(power)
+    for source in range(power.shape[1]):
+        others = [power[:, other] for other in range(power.shape[1]) if other != source]
+        if others:
+            torch.gt(power[:, source], reduce(torch.maximum, others), out=mask[:, source])
+        else:
+            torch.gt(power, 0, out=mask)
+    return mask
 
 
 def mask_target(
@@ -30,7 +37,5 @@ def mask_target(
         return magnitude(sources)
     whole = (magnitude(mixture) if magnitudes is None else magnitudes).unsqueeze(1)  # (B, 1, N, F)
     # Re(S conj(X)) / |X| = |S| cos(angle X - angle S); without a mixture there is nothing to mask
-    real, imaginary = (part.unsqueeze(1) / whole.clamp_min(1e-20) for part in (mixture.real, mixture.imag))
-    projection = sources.real * real
-    projection += sources.imag * imaginary  # (B, S, N, F)
+    projection = (sources * mixture.conj().unsqueeze(1)).real / whole.clamp_min(1e-20)  # (B, S, N, F)
     return projection if kind == "psa" else torch.minimum(projection.clamp_min_(0), whole)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from sepclip.errors import UserError
-from sepclip.evaluation.evaluating import evaluate
 from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe
 from sepclip.model.separator import Separator
 from sepclip.scoring.items import Item, Plan, Row, Waves
@@ -33,6 +32,8 @@ def evaluate_set(
 
     ``how`` goes to :func:`evaluate`. Raises UserError where the data is not what the separator learned to separate.
     """
+    from sepclip.evaluation.evaluating import evaluate  # a report, too, wants items alone; this takes scipy
+
     items = set_items(separator, data, split, device=device, limit=limit)
     plan = replace(plan, stft=separator.stft)
     return evaluate(items, folder, {**about, "data": str(data.path), "split": split}, plan, **how)
