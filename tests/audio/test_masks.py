@@ -36,6 +36,15 @@ def test_each_bin_goes_to_its_loudest_source_and_ties_to_none():
     assert mask.squeeze().tolist() == [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_bin_is_its_loudest_sources_for_any_number_of_them(count):
+    sources = torch.randn(2, count, 6, 5, dtype=torch.complex64, generator=torch.Generator().manual_seed(count))
+    sources[0, :, 2] = 0  # silence
+    mask, loudness = ideal_binary_mask(sources), sources.abs()
+    assert torch.equal(mask.sum(1), (loudness.amax(1) > 0).float())
+    assert torch.equal(mask.argmax(1)[1], loudness.argmax(1)[1])
+
+
 def test_oracles_on_speech_rank_as_published():
     # METHOD 2.2: untruncated PSA 16.4, truncated 14.7, binary 13.5, magnitude ratio 12.7 dB
     voices = [soundfile.read(SPEECH / name / "0000.flac", dtype="float32")[0] for name in ("en-f", "fr-m")]
