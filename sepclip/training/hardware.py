@@ -35,6 +35,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def runs_bf16() -> bool:
+    """Whether recurrent layers run in bfloat16 on this processor, be it emulated: oneDNN refuses without AVX512."""
+    with_mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return not with_mkldnn or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def resolve_precision(name: str, device: torch.device) -> str:
     """Return a precision by name; ``auto`` is bf16 where the device computes in it and does not just emulate it.
 
@@ -42,6 +48,8 @@ def resolve_precision(name: str, device: torch.device) -> str:
     """
     if name == "fp16" and device.type == "cpu":
         raise UserError("precision fp16: processors do not train in it; use bf16 or fp32")
+    if name == "bf16" and device.type == "cpu" and not runs_bf16():
+        raise UserError("precision bf16: this processor has no LSTM in it (it takes AVX512); use fp32 or auto")
     if name == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < _AMPERE):
         raise UserError("precision tf32: only NVIDIA's GPUs since Ampere (A100, RTX 30) have it; use fp32 or bf16")
     if name != "auto":
@@ -90,4 +98,6 @@ def set_up(config: Config) -> torch.device:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:  # setting it imports a compiler: 1 s
         torch.use_deterministic_algorithms(config.deterministic)
-    return resolve_device(config.device)
+    device = resolve_device(config.device)
+    resolve_precision(config.precision, device)  # a run may have begun on another machine
+    return device

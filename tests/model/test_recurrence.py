@@ -4,12 +4,16 @@ from torch import nn
 
 from sepclip.model import recurrence
 from sepclip.model.recurrence import run_apart
+from sepclip.training.hardware import runs_bf16
+
+NEEDS_BF16 = pytest.mark.skipif(not runs_bf16(), reason="this processor has no LSTM in bfloat16")
+
 
 LENGTHS = [30, 7, 1, 29]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=NEEDS_BF16)])
 def test_each_item_is_what_it_is_alone(kind, bf16):
     layer = kind(5, 16, batch_first=True, bidirectional=True)
     batch = torch.randn(len(LENGTHS), max(LENGTHS), 5, generator=torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.dataset import Batch, Share
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.training.average import Average
-from sepclip.training.hardware import resolve_precision
+from sepclip.training.hardware import resolve_precision, resolved, set_up
 from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.state import TrainingState, build_separator, seed_dropout
@@ -139,6 +139,14 @@ def test_float16_scales_its_gradients() -> None:
         resolve_precision("fp16", torch.device("cpu"))
     with pytest.raises(UserError, match="precision tf32: only NVIDIA"):
         resolve_precision("tf32", torch.device("cpu"))
+
+
+def test_bf16_is_refused_where_the_processor_has_no_lstm_in_it(monkeypatch) -> None:
+    monkeypatch.setattr("sepclip.training.hardware.runs_bf16", lambda: False)
+    with pytest.raises(UserError, match="precision bf16: this processor has no LSTM in it"):
+        resolve_precision("bf16", torch.device("cpu"))
+    with pytest.raises(UserError, match="use fp32 or auto"):
+        set_up(resolved(load_config()).model_copy(update={"precision": "bf16"}))  # of a run from another machine
 
 
 def trained(data: Path, run: Path, *settings: str) -> dict[str, object]:
