@@ -6,21 +6,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sepclip.audio.stft import magnitude
+from sepclip.audio.stft import magnitude, power
 
 MaskTarget = Literal["tpsa", "psa", "msa"]
 
 
 def ideal_binary_mask(sources: Tensor) -> Tensor:
     """Return the mask (B, S, N, F) that gives each bin to its loudest source; ties (silence) go to none."""
-    power = sources.real.square() + sources.imag.square()  # (B, S, N, F)
-    mask = torch.empty_like(power)
-    for source in range(power.shape[1]):
-        others = [power[:, other] for other in range(power.shape[1]) if other != source]
-        if others:
-            torch.gt(power[:, source], reduce(torch.maximum, others), out=mask[:, source])
-        else:
-            torch.gt(power, 0, out=mask)
+    powers = power(sources)  # (B, S, N, F)
+    mask = torch.empty_like(powers)
+    for source, own in enumerate(powers.unbind(1)):
+        others = [other for place, other in enumerate(powers.unbind(1)) if place != source]
+        torch.gt(own, reduce(torch.maximum, others) if others else 0, out=mask[:, source])
     return mask
 
 

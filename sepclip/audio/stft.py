@@ -31,13 +31,18 @@ def _is_fast(length: int) -> bool:
     return length == 1
 
 
+def power(spectrum: Tensor) -> Tensor:
+    """Return the squared magnitudes of a complex ``spectrum``."""
+    return spectrum.real.square() + spectrum.imag.square()
+
+
 def magnitude(spectrum: Tensor) -> Tensor:
     """Return the magnitudes of a complex ``spectrum``, less than half as long as ``abs`` takes.
 
     That guards against overflow and underflow of the squares; no bin of audio is that loud, and those below 1e-19 are
     silence to all that use this.
     """
-    return (spectrum.real.square() + spectrum.imag.square()).sqrt()
+    return power(spectrum).sqrt()
 
 
 def _added_up(frames: Tensor, hop: int) -> Tensor:

@@ -159,8 +159,9 @@ class DynamicMixtures:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step (counted from 0): the same whatever was asked for before."""
-        mix, seed = self._mixer.mix, self._seed
-        made = self._readers.each(lambda place: mix(generator(seed, f"dynamic {step}", place)), self._places)
+        made = self._readers.each(
+            lambda place: self._mixer.mix(generator(self._seed, f"dynamic {step}", place)), self._places
+        )
         mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*made, strict=True))
         names = tuple(f"mixture {place} of step {step + 1}" for place in self._places)
         return Batch(mixture, sources, names, self._places.start, self.batch_size)  # (B, T), (B, S, T)

@@ -31,10 +31,10 @@ class Readers:
     def each(self, make: Callable[[int], T], places: Sequence[int]) -> list[T]:
         """Return what ``make`` makes of each place, in order: the same either way."""
         turn, self._batches = self._batches % TRIED_EVERY, self._batches + 1
-        threads = self._pool is not None and (turn == 1 or (turn != 0 and self._seconds[True] < self._seconds[False]))
+        pool = self._pool if turn == 1 or (turn != 0 and self._seconds[True] < self._seconds[False]) else None
         began = time.perf_counter()
-        made = list(self._pool.map(make, places) if self._pool and threads else map(make, places))
-        self._seconds[threads] = time.perf_counter() - began
+        made = list((pool.map if pool else map)(make, places))
+        self._seconds[pool is not None] = time.perf_counter() - began
         return made
 
 

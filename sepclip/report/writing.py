@@ -7,7 +7,6 @@ from sepclip.audio.files import write_text
 from sepclip.errors import UserError
 from sepclip.report.of_run import is_run, run_page, scores_page
 from sepclip.report.of_sweep import is_sweep, sweep_page
-from sepclip.report.of_two import two_page
 from sepclip.report.page import Page
 from sepclip.report.scores import FILE
 from sepclip.terminal import warn
@@ -22,6 +21,8 @@ def page_of(path: Path, other: Path | None = None) -> Page:
         if not folder.is_dir():
             raise UserError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
     if other is not None:
+        from sepclip.report.of_two import two_page  # scipy, which the page at the end of a training does not need
+
         return two_page(path, other)
     if is_run(path):
         return run_page(path)

@@ -4,10 +4,7 @@ from torch import nn
 
 from sepclip.model import recurrence
 from sepclip.model.recurrence import run_apart
-from sepclip.training.hardware import runs_bf16
-
-NEEDS_BF16 = pytest.mark.skipif(not runs_bf16(), reason="this processor has no LSTM in bfloat16")
-
+from tests.processor import NEEDS_BF16
 
 LENGTHS = [30, 7, 1, 29]
 

@@ -3,6 +3,8 @@
 import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -106,3 +108,10 @@ def test_distributions_count_every_value() -> None:
     assert "median 2.0" in box([1.0, 2.0, 3.0], 0.0, 4.0)
     assert box([], 0.0, 1.0) == histogram({"one": []}, "dB", "title") == ""
     assert "<path" in histogram({"one": [3.0, 3.0]}, "dB", "all the same")
+
+
+def test_the_page_at_the_end_of_a_training_does_without_scipy():
+    # it would take half a second of every training
+    code = "import sys, sepclip.report.writing; print([name for name in sys.modules if name.split('.')[0] == 'scipy'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -17,12 +17,9 @@ from sepclip.separation.blocks import BLOCKS
 from sepclip.separation.recording import WaveRecording
 from sepclip.separation.stitching import cut
 from sepclip.separation.stream import FADE_SECONDS, SeparatedStream
-from sepclip.training.hardware import runs_bf16
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, sepclip
-
-NEEDS_BF16 = pytest.mark.skipif(not runs_bf16(), reason="this processor has no LSTM in bfloat16")
-
+from tests.processor import NEEDS_BF16
 
 RATE = 8000
 CPU = torch.device("cpu")

@@ -15,12 +15,12 @@ import torch
 from sepclip.config import load_config
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.model.losses import LOSSES
-from sepclip.training.hardware import runs_bf16
 from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.step import compute_loss
 from sepclip.training.validation import validate
 from tests.conftest import SPEECH, TINY, assert_told, sepclip, train_tiny
+from tests.processor import NEEDS_BF16
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -326,7 +326,7 @@ def test_validation_changes_nothing_but_measures(small_set: Path, tiny_run: Path
     assert loss.shape == (2,)
 
 
-@pytest.mark.skipif(not runs_bf16(), reason="this processor has no LSTM in bfloat16")
+@NEEDS_BF16
 def test_bf16_gives_nearly_the_loss_of_fp32(small_set: Path, tiny_run: Path) -> None:
     from sepclip.mixing.dataset import ValidationCrops
 
