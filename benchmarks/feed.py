@@ -1,14 +1,17 @@
 """Whether batches come fast enough for a device that works beside the processor, which is emulated by sleeping.
 
     python benchmarks/feed.py MIXTURES [--step-ms 15] [--launch-ms 3] [--batch 25] [--steps 60] [--rounds 3]
+                              [--readers 1 2] [--workers 0 1 2]
 
 A step takes ``--launch-ms`` of Python in the main thread, as launching kernels does, and sleeps for the rest. Shown is
-the share of the time that the device would be busy, for fixed and dynamic mixtures, with all audio in memory and with
-none, by one reader and by several; and what making a batch takes alone.
+the share of the time that the device would be busy: where the batch is there already, which is as much as waking up
+allows; and for fixed and dynamic mixtures, with all audio in memory and with none, by one thread, by several readers,
+and by processes of their own. And what making a batch takes alone.
 """
 
 import argparse
 import time
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -21,10 +24,10 @@ from sepclip.training.feed import Feed
 SEGMENT = 399 * 64
 
 
-def busy_share(batches, options: argparse.Namespace) -> float:
+def busy_share(make, workers: int, options: argparse.Namespace) -> float:
     """Return the share of the time in which the emulated device works."""
-    steps, ready = options.steps, 3
-    with Feed(batches.batch, steps + ready, torch.device("cpu"), torch.float32, ahead=True) as feed:
+    steps, ready = options.steps, 8
+    with Feed(make, steps + ready, torch.device("cpu"), torch.float32, processes=workers, ahead=True) as feed:
         for step in range(steps + ready):
             if step == ready:
                 began = time.perf_counter()
@@ -53,28 +56,36 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--readers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     mixtures = MixtureSet.open(options.mixtures)
-    for dynamic in (False, True):
-        for memory_gib in (4, 0):
-            for readers in options.readers if not memory_gib else options.readers[:1]:
-                shares, alone = [], []
-                for _ in range(options.rounds):
-                    batches = training_data(
-                        mixtures, segment=SEGMENT, batch_size=options.batch, dynamic=dynamic, seed=0,
-                        memory_gib=memory_gib, readers=readers,
-                    )  # fmt: skip
-                    if memory_gib:
-                        for step in range(options.steps + 3):  # now it is in memory
-                            batches.batch(step)
-                    alone.append(milliseconds(batches, options))
-                    shares.append(busy_share(batches, options))
-                kind = f"{'dynamic' if dynamic else 'fixed'}, {'in memory' if memory_gib else 'from files'}"
-                print(
-                    f"{kind:20} readers {readers}: {median(alone):6.1f} ms a batch, device busy "
-                    f"{median(shares):.1%} [{min(shares):.1%}..{max(shares):.1%}]",
-                    flush=True,
-                )
+    made = training_data(
+        mixtures, segment=SEGMENT, batch_size=options.batch, dynamic=False, seed=0, memory_gib=4
+    ).batch(0)  # fmt: skip
+    found = [busy_share(lambda _: made, 0, options) for _ in range(options.rounds)]
+    print(f"there already: device busy {median(found):.1%} [{min(found):.1%}..{max(found):.1%}]", flush=True)
+    ways = [(1, workers) for workers in options.workers] + [(count, 0) for count in options.readers if count > 1]
+    for dynamic, memory_gib in product((False, True), (4, 0)):
+        shares, alone = {way: [] for way in ways}, {way: [] for way in ways}
+        for _, (readers, workers) in product(range(options.rounds), ways):
+            batches = training_data(
+                mixtures, segment=SEGMENT, batch_size=options.batch, dynamic=dynamic, seed=0, memory_gib=memory_gib,
+                readers=readers, shared=workers > 0,
+            )  # fmt: skip
+            if memory_gib:
+                for step in range(options.steps + 8):  # now it is in memory
+                    batches.batch(step)
+            alone[readers, workers].append(milliseconds(batches, options))
+            shares[readers, workers].append(busy_share(batches.batch, workers, options))
+        kind = f"{'dynamic' if dynamic else 'fixed'}, {'in memory' if memory_gib else 'from files'}"
+        for readers, workers in ways:
+            found = shares[readers, workers]
+            print(
+                f"{kind:20} {f'processes {workers}' if workers else f'readers {readers}'}: device busy "
+                f"{median(found):.1%} [{min(found):.1%}..{max(found):.1%}]; alone, here: "
+                f"{median(alone[readers, workers]):.1f} ms a batch",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

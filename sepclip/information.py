@@ -1,6 +1,5 @@
 """What is installed here, and what it enables."""
 
-import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,7 @@ from sepclip.errors import UserError, counted
 from sepclip.mixing.corpora import corpora
 from sepclip.model.networks import NETWORKS
 from sepclip.model.separator import losses_of
+from sepclip.processor import cores
 from sepclip.startup import keep_memory
 from sepclip.training.hardware import resolve_device, resolve_precision
 
@@ -42,7 +42,7 @@ def gather() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "cpu_cores": os.cpu_count(),
+        "cpu_cores": cores(),
         "cpu_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "device": str(device),

@@ -19,11 +19,20 @@ from sepclip.model.separator import losses_of
 LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"]
 _MOST_THREADS = 1024
+_MOST_WORKERS = 64
 DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expression
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _number_or_auto(number: Any, least: int, most: int) -> int | Literal["auto"]:
+    if number == "auto":
+        return "auto"
+    if not (str(number).isdecimal() and least <= int(number) <= most):
+        raise ValueError(f"choose auto, or a number from {least} to {most}")
+    return int(number)
 
 
 Speed = Annotated[float, Field(ge=0.5, le=2)]
@@ -155,6 +164,12 @@ class Data(_Section):
     speed: tuple[Speed, Speed] | None
     noise_snr_db: tuple[float, float] | None
     memory_gib: float = Field(ge=0)
+    workers: int | Literal["auto"]
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _workers(cls, number: Any) -> Any:
+        return _number_or_auto(number, 0, _MOST_WORKERS)
 
     @field_validator("speed", "noise_snr_db")
     @classmethod
@@ -262,9 +277,7 @@ class Config(_Section):
     @field_validator("threads", mode="before")
     @classmethod
     def _threads(cls, number: Any) -> Any:
-        if number != "auto" and not (str(number).isdecimal() and 1 <= int(number) <= _MOST_THREADS):
-            raise ValueError(f"choose auto, or a number from 1 to {_MOST_THREADS}")
-        return number if number == "auto" else int(number)
+        return _number_or_auto(number, 1, _MOST_THREADS)
 
     @field_validator("clip")
     @classmethod

@@ -55,8 +55,8 @@ NO_AUGMENTATION = Augmentation()
 class VoiceMixer:
     """Makes mixtures of the utterances, noises and rooms in the training recipes of a set.
 
-    ``keep`` makes of a function that loads a wave by its index one that remembers. Raises UserError where the sources
-    do not make the mixtures, or are not there.
+    ``keep`` makes of a function that loads a wave by its index, below a number, one that remembers.
+    Raises UserError where the sources do not make the mixtures, or are not there.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class VoiceMixer:
         mixtures: MixtureSet,
         segment: int,
         augmentation: Augmentation,
-        keep: Callable[[Callable[[int], Waves]], Kept],
+        keep: Callable[[Callable[[int], Waves], int], Kept],
     ):
         self._bank = Bank(mixtures, keep)
         self._places = self._bank.places

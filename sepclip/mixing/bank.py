@@ -30,11 +30,11 @@ class Bank:
     """The sounds of the training recipes, at the rate of the set and full scale 32768, each stretch once.
 
     ``voices`` and ``noises`` are in the order of their files. ``keep`` makes of a function that loads a wave by its
-    index one that remembers. Raises UserError where the recipes do not name all that the mixtures hold, or it is not
-    there.
+    index, below a number, one that remembers. Raises UserError where the recipes do not name all that the mixtures
+    hold, or it is not there.
     """
 
-    def __init__(self, mixtures: MixtureSet, keep: Callable[[Callable[[int], Waves]], Kept]):
+    def __init__(self, mixtures: MixtureSet, keep: Callable[[Callable[[int], Waves], int], Kept]):
         recipes = mixtures.recipes("tr")
         _require_all_named(mixtures, recipes)
         mixtures.require_root()
@@ -50,7 +50,7 @@ class Bank:
         self._index = {_key(source): index for index, source in enumerate(self.voices)}
         self._of_voice = {_key(source): (recipe, k) for recipe in recipes for k, source in enumerate(recipe.sources)}
         self._of_noise = {_key(recipe.noise): recipe for recipe in recipes if recipe.noise}
-        self._waves = keep(self._load)
+        self._waves = keep(self._load, 2 * len(self.voices) + len(self.noises))
         self._rms: dict[int, float] = {}
 
     def voice(self, index: int) -> Waves:

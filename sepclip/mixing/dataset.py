@@ -1,6 +1,6 @@
 """Training batches and validation crops: audio held in memory, every choice a function of the step."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -95,7 +95,7 @@ def _start(length: int, segment: int, position: float) -> int:
 class Sampling:
     """How excerpts of ``segment`` samples are drawn: ``excerpts`` of each mixture an epoch, ``share`` of each batch.
 
-    ``readers``: threads that read files.
+    ``readers``: threads that read files. ``shared``: what is remembered is, with processes forked later.
     """
 
     segment: int
@@ -105,6 +105,11 @@ class Sampling:
     excerpts: int
     share: Share
     readers: int
+    shared: bool
+
+    def remember(self, load: Callable[[int], Waves], count: int) -> Remembered:
+        """Return what loads waves by their index, below ``count``, and remembers them as far as memory goes."""
+        return Remembered(load, self.memory_bytes, count if self.shared else 0)
 
     def steps(self, mixtures: int) -> int:
         """Return the steps of an epoch of so many dynamic mixtures."""
@@ -117,7 +122,7 @@ class FixedMixtures:
     def __init__(self, mixtures: MixtureSet, sampling: Sampling):
         self.recipes = mixtures.recipes("tr")
         self._mixtures, self._readers = mixtures, Readers(sampling.readers)
-        self._waves = Remembered(lambda index: mixtures.waves("tr", self.recipes[index]), sampling.memory_bytes)
+        self._waves = sampling.remember(lambda index: mixtures.waves("tr", self.recipes[index]), len(self.recipes))
         self._segment, self._seed, self._excerpts = sampling.segment, sampling.seed, sampling.excerpts
         in_all = sampling.excerpts * len(self.recipes)
         self.batch_size = min(sampling.batch_size, in_all)
@@ -151,8 +156,8 @@ class DynamicMixtures:
     """Mixtures made anew at every step: other pairs, excerpts and levels of the utterances in the training recipes."""
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling, augmentation: Augmentation):
-        self._readers, room = Readers(sampling.readers), sampling.memory_bytes
-        self._mixer = VoiceMixer(mixtures, sampling.segment, augmentation, lambda load: Remembered(load, room))
+        self._readers = Readers(sampling.readers)
+        self._mixer = VoiceMixer(mixtures, sampling.segment, augmentation, sampling.remember)
         self._seed, self.batch_size = sampling.seed, sampling.batch_size
         self._places = sampling.share.of(self.batch_size)
         self.steps_per_epoch = sampling.steps(len(mixtures.recipes("tr")))
@@ -181,7 +186,8 @@ class DynamicStems:
         self.batch_size = sampling.batch_size
         self._places = sampling.share.of(self.batch_size)
         self._readers = Readers(sampling.readers)
-        self._waves = Remembered(lambda key: self._read(key, 0, self._length(key)), sampling.memory_bytes)
+        count = mixtures.layout.sources * len(self._recipes)
+        self._waves = sampling.remember(lambda key: self._read(key, 0, self._length(key)), count)
         self.steps_per_epoch = sampling.steps(len(self._recipes))
 
     def batch(self, step: int) -> Batch:
@@ -242,19 +248,21 @@ def training_data(
     share: Share = Share(),
     augmentation: Augmentation = NO_AUGMENTATION,
     readers: int = 1,
+    shared: bool = False,
 ) -> Batches:
     """Return the training batches of a set: excerpts of ``segment`` samples, fixed mixtures or dynamic ones.
 
     ``excerpts``: how many of each mixture, on average where they are dynamic, make an epoch. Of every batch only the
     excerpts of ``share`` are read and made; they are the same for any number of processes, and of threads that read
-    files (``readers``). ``augmentation`` is of dynamic mixtures of voices alone.
+    files (``readers``). ``shared``: the memory for audio is one for this process and those forked later.
+    ``augmentation`` is of dynamic mixtures of voices alone.
     """
     if not mixtures.recipes("tr"):
         raise UserError(f"{mixtures.path} has no training mixtures: prepare it with --tr 1 or more")
     voices = dynamic and not mixtures.layout.fixed_order
     if augmentation != NO_AUGMENTATION and not voices:
         raise UserError("data.speed and data.noise_snr_db are for voices mixed in training: leave them out")
-    sampling = Sampling(segment, batch_size, seed, memory_gib * 2**30, excerpts, share, readers)
+    sampling = Sampling(segment, batch_size, seed, memory_gib * 2**30, excerpts, share, readers, shared)
     made: Batches
     if voices:
         made = DynamicMixtures(mixtures, sampling, augmentation)

@@ -1,17 +1,24 @@
 """How a training comes by its waves: remembered as far as memory goes, and read by several threads where that helps."""
 
 import math
+import mmap
+import multiprocessing
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
 
+import numpy as np
+
 from sepclip.mixing.mixture import Waves
 
 TRIED_EVERY = 32  # batches after which threads and none are compared again
 _MOST_BYTES = 4  # of a sample in memory
 _LOCKS = 64
+_MOST_AXES = 3  # of a wave
+_ALIGNED = 8  # bytes, of where waves begin
+_MAP_NORESERVE = 0x4000  # mman.h of Linux: memory counts once it is written to
 
 T = TypeVar("T")
 
@@ -39,27 +46,93 @@ class Readers:
 
 
 class Remembered:
-    """Remember loaded waves up to a number of bytes; what exceeds it is loaded again when needed. For any threads."""
+    """Remember loaded waves up to a number of bytes; what exceeds it is loaded again when needed. For any threads.
 
-    def __init__(self, load: Callable[[int], Waves], most_bytes: float):
-        self._load, self._room = load, most_bytes
-        self._waves: dict[int, Waves] = {}
-        self._counting, self._loading = Lock(), [Lock() for _ in range(_LOCKS)]
+    ``shared``: so many waves, at most, are remembered together with the processes that are forked later.
+    """
+
+    def __init__(self, load: Callable[[int], Waves], most_bytes: float, shared: int = 0):
+        self._load = load
+        self._memory = _SharedMemory(int(most_bytes), shared) if shared else _Memory(most_bytes)
+        self._waves: dict[int, Waves] = {}  # that this process has met
+        self._loading = [Lock() for _ in range(_LOCKS)]
 
     def has_room(self, index: int, samples: int) -> bool:
         """Tell whether a wave of so many ``samples`` in all is kept, or would be."""
-        return index in self._waves or _MOST_BYTES * samples <= self._room
+        return self._known(index) is not None or _MOST_BYTES * samples <= self._memory.room
 
     def __getitem__(self, index: int) -> Waves:
-        wave = self._waves.get(index)
-        if wave is not None:
-            return wave
-        with self._loading[index % _LOCKS]:  # who else wants it waits for it
-            if index in self._waves:
-                return self._waves[index]
-            wave = self._load(index)
-            with self._counting:
-                if wave.nbytes <= self._room:
-                    self._room -= wave.nbytes
-                    self._waves[index] = wave
+        wave = self._known(index)
+        if wave is None:
+            with self._loading[index % _LOCKS]:  # who else wants it waits for it
+                wave = self._known(index)
+                if wave is None:
+                    wave = self._load(index)
+                    kept = self._memory.keep(index, wave)
+                    if kept is not None:
+                        self._waves[index] = kept
         return wave
+
+    def _known(self, index: int) -> Waves | None:
+        wave = self._waves.get(index)
+        if wave is None:
+            wave = self._memory.find(index)
+            if wave is not None:
+                self._waves[index] = wave
+        return wave
+
+
+class _Memory:
+    """What is kept stays where it is, in the memory of this process, and is counted."""
+
+    def __init__(self, most_bytes: float):
+        self.room, self._counting = most_bytes, Lock()
+
+    def find(self, index: int) -> Waves | None:
+        """Return the wave where another process has kept it."""
+        return None
+
+    def keep(self, index: int, wave: Waves) -> Waves | None:
+        """Return the wave as it is kept, or None where there is no room for it."""
+        with self._counting:
+            if wave.nbytes > self.room:
+                return None
+            self.room -= wave.nbytes
+        return wave
+
+
+class _SharedMemory:
+    """The same memory for this process and those forked later, with a table of where the waves are in it."""
+
+    def __init__(self, most_bytes: int, count: int):
+        row = np.dtype([("start", np.int64), ("type", "S3"), ("axes", np.int64), ("shape", np.int64, _MOST_AXES)])
+        table = (1 + count) * row.itemsize  # of the last row the start alone is used, for the next wave's
+        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
+        self._bytes = np.frombuffer(mmap.mmap(-1, table + most_bytes, flags=flags), np.uint8)
+        self._rows = self._bytes[:table].view(row)
+        self._rows["start"][-1] = table
+        self._lock = multiprocessing.get_context("fork").RLock()
+
+    @property
+    def room(self) -> int:
+        return len(self._bytes) - int(self._rows["start"][-1])
+
+    def find(self, index: int) -> Waves | None:
+        with self._lock:
+            row = self._rows[index]
+            if not row["start"]:
+                return None
+            shape = tuple(row["shape"][: row["axes"]])
+            return np.ndarray(shape, row["type"].decode(), self._bytes, int(row["start"]))
+
+    def keep(self, index: int, wave: Waves) -> Waves | None:
+        with self._lock:
+            kept = self.find(index)  # by another process meanwhile
+            if kept is None and wave.nbytes <= self.room:
+                start = int(self._rows["start"][-1])
+                kept = np.ndarray(wave.shape, wave.dtype, self._bytes, start)
+                kept[...] = wave
+                shape = wave.shape + (0,) * (_MOST_AXES - wave.ndim)
+                self._rows[index] = start, wave.dtype.str, wave.ndim, shape
+                self._rows["start"][-1] = start + -(-wave.nbytes // _ALIGNED) * _ALIGNED
+        return kept

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from sepclip.errors import UserError
+from sepclip.processor import cores
 from sepclip.terminal import track
 
 A = TypeVar("A")
@@ -29,7 +30,7 @@ def in_threads(
 
     Threads are enough where the work is in reading and in large arrays, which release the interpreter.
     """
-    pool = ThreadPoolExecutor(jobs or os.cpu_count())
+    pool = ThreadPoolExecutor(jobs or cores())
     try:
         yield from track(pool.map(function, items), len(items), description)
     finally:
@@ -46,7 +47,7 @@ def in_processes(
     is safe where nothing else runs in this one; elsewhere, and where torch is loaded, whose threads do not outlive a
     fork, threads do the work. Raises UserError where a process was killed.
     """
-    count = min(jobs or os.cpu_count() or 1, -(-len(items) // _CHUNK))
+    count = min(jobs or cores(), -(-len(items) // _CHUNK))
     if count < 2 or not _may_fork():
         yield from in_threads(function, items, description, jobs)
         return
@@ -69,6 +70,13 @@ def in_processes(
         pool.shutdown(cancel_futures=True)
 
 
+def end_with(parent: int) -> None:
+    """Make this forked process end when its ``parent`` does, however that ends. On Linux alone."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
 def _may_fork() -> bool:
     return sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
 
@@ -77,14 +85,12 @@ _task: tuple[Callable[[Any], Any], Sequence[Any]]  # of a forked process
 
 
 def _begin(function: Callable[[Any], Any], items: Sequence[Any], parent: int) -> None:
-    """Make a forked process end with its parent, however that ends, and leave Ctrl-C to it."""
+    """Make a forked process end with its parent, and leave Ctrl-C to it."""
     global _task
     _task = function, items
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+    end_with(parent)
 
 
 def _work(index: int) -> Any:

@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from sepclip.audio.bsseval import require_museval
 from sepclip.audio.perceptual import PACKAGES, require
 from sepclip.errors import UserError, counted
+from sepclip.processor import cores
 from sepclip.scoring.engines import TOO_LONG, memory_needed
 from sepclip.scoring.file import Frames, score_file
 from sepclip.scoring.items import Item, Plan, Row, Waves
@@ -144,7 +145,7 @@ def _in_processes(
     items: Sequence[Item], todo: Sequence[int], plan: Plan, jobs: int | None, memory: int
 ) -> Iterator[tuple[int, list[Row], Frames]]:
     """Yield the files as they end. What needs a network is made here meanwhile, and read there where it needs none."""
-    jobs = min(jobs or os.cpu_count() or 1, max(len(todo), 1))
+    jobs = min(jobs or cores(), max(len(todo), 1))
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
     flying: dict[Future[tuple[list[Row], Frames]], tuple[int, int]] = {}  # place in the input, bytes
 

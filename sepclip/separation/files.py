@@ -20,6 +20,7 @@ from sepclip.audio.decoding import decode
 from sepclip.audio.files import UNREAD, BadSound, read_header
 from sepclip.errors import UserError, counted
 from sepclip.model.separator import Separator
+from sepclip.processor import cores
 from sepclip.separation.origins import Origins
 from sepclip.separation.output import Format, Overload, choose_encoding, write_results
 from sepclip.separation.plan import NAME, STDIN, Job, make_plan
@@ -139,8 +140,7 @@ class _Work:
 
     def all(self, jobs: list[Job], progress: AudioProgress) -> Iterator[tuple[Job, float | str]]:
         """Yield every job as it ends, with the seconds of sound separated, or why there are none."""
-        cores = os.cpu_count() or 1
-        at_once = min(self.options.jobs or min(cores, MOST_JOBS), max(len(jobs), 1))
+        at_once = min(self.options.jobs or min(cores(), MOST_JOBS), max(len(jobs), 1))
         threads = max(1, torch.get_num_threads() // at_once)
         together = min(MOST_TOGETHER, -(-len(jobs) // at_once))
         for job in jobs:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 import sepclip
 from sepclip.errors import Stopped, UserError, counted
 from sepclip.mixing.mixture import MixtureSet
+from sepclip.processor import cores
 from sepclip.sweep.grid import Cell
 from sepclip.terminal import notes, say
 from sepclip.training.run import METRICS
@@ -47,11 +48,6 @@ class Places:
 
     devices: tuple[str, ...]
     threads: int
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def places(device: torch.device, *, jobs: int | None, jobs_per_gpu: int | None, every_gpu: bool, most: int) -> Places:

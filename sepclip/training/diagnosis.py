@@ -176,8 +176,8 @@ class Watchdog:
         if not self._starved and self._seconds > _STARVED_SECONDS and self._waited > _STARVED * self._seconds:
             self._starved = True
             warn(
-                f"{self._waited / self._seconds:.0%} of the time goes into waiting for audio: raise data.memory_gib, "
-                f"or put the mixtures on a faster disk"
+                f"{self._waited / self._seconds:.0%} of the time goes into waiting for audio: raise data.memory_gib "
+                f"or data.workers, or put the mixtures on a faster disk"
             )
         if self._stall_steps is not None and state.step <= self._stall_steps:
             self._look_at_loss(state.progress, fmean(done.losses), self._stall_steps)

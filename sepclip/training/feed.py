@@ -9,6 +9,7 @@ from types import TracebackType
 import torch
 
 from sepclip.mixing.dataset import Batch
+from sepclip.training.batch_processes import BatchProcesses
 
 _AHEAD = 2  # batches made ahead: one on its way, one being made
 
@@ -17,8 +18,9 @@ class Feed:
     """Gives the batch of each step up to ``steps``, on ``device``, in ``dtype``.
 
     On a GPU a thread of its own makes the next batches and copies them from pinned memory on a stream of its own
-    (``ahead``), so that the GPU never waits for them as long as they are made faster than it takes them. On a CPU there
-    is nothing to be gained: making a batch takes the same cores as the step.
+    (``ahead``), so that the GPU never waits for them as long as they are made faster than it takes them: with
+    ``processes``, for steps from ``first`` on, in so many of them. On a CPU there is nothing to be gained: making a
+    batch takes the same cores as the step.
     """
 
     def __init__(
@@ -28,20 +30,25 @@ class Feed:
         device: torch.device,
         dtype: torch.dtype,
         *,
+        first: int = 0,
+        processes: int = 0,
         ahead: bool | None = None,
     ):
-        self._make, self._steps, self._device, self._dtype = batch, steps, device, dtype
+        self._steps, self._device, self._dtype = steps, device, dtype
+        self._processes = BatchProcesses(batch, range(first, steps), processes)
         cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, "batches") if (cuda if ahead is None else ahead) else None
         self._coming: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]]] = deque()
 
     def __enter__(self) -> "Feed":
+        self._processes.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._processes.end()
         if self._thread:
             self._thread.shutdown(cancel_futures=True)
 
@@ -62,9 +69,12 @@ class Feed:
         return made
 
     def _load(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
-        made = self._make(step)
-        if self._stream is None:
+        made = self._processes.batch(step)
+        if self._thread is None:
             return self._moved(made), None
+        # a copy, for the next call takes back what processes have made
+        if self._stream is None:
+            return self._moved(replace(made, mixture=made.mixture.clone(), sources=made.sources.clone())), None
         pinned = replace(made, mixture=made.mixture.pin_memory(), sources=made.sources.pin_memory())
         with torch.cuda.stream(self._stream):
             moved = self._moved(pinned)

@@ -2,16 +2,18 @@
 
 import os
 import re
+import sys
 
 import torch
 
 from sepclip import startup
 from sepclip.errors import UserError
+from sepclip.processor import cores
 from sepclip.settings import DEVICE, Config
 
 AUTOMATIC = ("device", "precision", "threads", "allocator")  # keys that may be "auto"
 
-_MOST_READERS = 8
+_MOST_READERS = 8  # threads or processes
 _AMPERE = (8, 0)  # compute capability from which on GPUs have TF32 and bfloat16
 
 
@@ -76,11 +78,31 @@ def resolved(config: Config) -> Config:
 def readers(config: Config) -> int:
     """Return how many threads read sound files: on a CPU those that compute, for both take turns; else the cores.
 
-    The processes that torchrun starts on a machine share its cores.
+    One, where processes make the batches.
     """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = int(config.threads) if config.device == "cpu" else (os.cpu_count() or 1) // processes
-    return max(1, min(_MOST_READERS, cores))
+    if workers(config):
+        return 1
+    return max(1, min(_MOST_READERS, int(config.threads) if config.device == "cpu" else _own_cores()))
+
+
+def workers(config: Config) -> int:
+    """Return how many processes make batches; ``auto`` is none on a CPU, where a step takes all cores itself.
+
+    Raises UserError where they are asked for and the system does not have what they take.
+    """
+    wanted = config.data.workers
+    if sys.platform != "linux":
+        if wanted not in ("auto", 0):
+            raise UserError(f"data.workers={wanted}: processes that make batches are for Linux; leave it out")
+        return 0
+    if wanted == "auto":
+        return 0 if config.device == "cpu" else min(_MOST_READERS, _own_cores() - 1)
+    return wanted
+
+
+def _own_cores() -> int:
+    """Return the cores for each of the processes that torchrun has started on this machine."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def set_up(config: Config) -> torch.device:

@@ -20,7 +20,7 @@ from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.dynamics import Watch
 from sepclip.training.feed import Feed
-from sepclip.training.hardware import readers, set_up
+from sepclip.training.hardware import readers, set_up, workers
 from sepclip.training.journal import Journal, finite, progress_row, summary
 from sepclip.training.profiling import VALIDATION, profiling, stage
 from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
@@ -52,7 +52,7 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
     separator = state.separator.train()
     with (
         Journal(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal,
-        Feed(training.batches.batch, training.steps, state.device, dtype_of(config)) as feed,
+        training.feed() as feed,
         profiling(trace) as step_done,
     ):
         while not training.ended:
@@ -126,6 +126,7 @@ class Training:
             share=ranks.share,
             augmentation=Augmentation(settings.speed, settings.noise_snr_db),
             readers=readers(config),
+            shared=workers(config) > 0,
         )
         crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
@@ -149,6 +150,18 @@ class Training:
         """Whether the last step is done, the time is up, or validations no longer get better."""
         patience, mine = self.run.config.train.early_stopping, self.state.progress
         return mine.step >= self.steps or self.time_up or (patience is not None and mine.since_best >= patience)
+
+    def feed(self) -> Feed:
+        """Return what gives the batches from where the training stands."""
+        config, state = self.run.config, self.state
+        return Feed(
+            self.batches.batch,
+            self.steps,
+            state.device,
+            dtype_of(config),
+            first=state.step,
+            processes=workers(config),
+        )
 
     def agree(self, requests: Requests, clock: "Clock") -> tuple[int, bool]:
         """Return the exit code of a wish to stop, 0 for none, and whether to save: the same in all processes."""

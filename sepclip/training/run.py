@@ -44,6 +44,7 @@ MAY_CHANGE = {
     "train.save_every",
     "train.keep",
     "data.memory_gib",
+    "data.workers",
     "dynamics.every",
 }
 

@@ -41,3 +41,35 @@ def test_a_wave_that_two_readers_want_is_read_once():
     assert sorted(loads) == [3, 5]
     assert kept.has_room(3, 100)
     assert not kept.has_room(7, 1)  # both fill it up
+
+
+WAVES = [
+    np.arange(7, dtype=np.int16),
+    np.arange(6, dtype=np.float32).reshape(2, 3),
+    np.arange(24, dtype=np.int16).reshape(2, 3, 4),
+    np.zeros((2, 0), np.int16),
+]
+
+
+@pytest.mark.parametrize("shared", [0, len(WAVES)])
+def test_waves_of_any_shape_are_kept_as_they_are_up_to_the_limit(shared):
+    loads = []
+
+    def load(index):
+        loads.append(index)
+        return WAVES[index]
+
+    kept = Remembered(load, sum(wave.nbytes for wave in WAVES) + 2, shared=shared)
+    for _ in range(2):
+        for index, wave in enumerate(WAVES):
+            assert kept.has_room(index, wave.size) or index not in loads
+            assert np.array_equal(kept[index], wave)
+            assert (kept[index].dtype, kept[index].shape) == (wave.dtype, wave.shape)
+    assert loads == [0, 1, 2, 3]
+    tight = Remembered(load, 14 + 24, shared=shared)
+    loads.clear()
+    assert all(np.array_equal(tight[index], WAVES[index]) for _ in range(3) for index in (0, 2, 1, 2))
+    assert loads.count(0) == 1
+    assert loads.count(2) == 6  # 48 bytes, for which there is no room
+    assert tight.has_room(0, 7)
+    assert not tight.has_room(2, 24)

@@ -1,3 +1,4 @@
+import sys
 import threading
 
 import pytest
@@ -8,6 +9,7 @@ from sepclip.mixing.dataset import Batch
 from sepclip.training.feed import Feed
 
 CPU = torch.device("cpu")
+COUNTS = [0, 1, 3] if sys.platform == "linux" else [0]
 
 
 def make(step):
@@ -17,8 +19,9 @@ def make(step):
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_every_step_gets_its_own_batch_wherever_it_begins(ahead, dtype):
-    with Feed(make, 12, CPU, dtype, ahead=ahead) as feed:
+@pytest.mark.parametrize("processes", COUNTS)
+def test_every_step_gets_its_own_batch_wherever_it_begins(ahead, dtype, processes):
+    with Feed(make, 12, CPU, dtype, processes=processes, ahead=ahead) as feed:
         for step in (0, 1, 2, 3, 7, 8, 2, 3, 4, 10, 11):  # on from the start, from a checkpoint, and up to the end
             batch = feed.batch(step)
             assert batch.mixture.dtype == batch.sources.dtype == dtype
@@ -45,13 +48,23 @@ def test_the_next_batches_are_made_while_the_caller_works_and_none_after_the_las
 
 
 @pytest.mark.parametrize("ahead", [True, False])
-def test_a_file_that_cannot_be_read_is_told_at_its_step(ahead):
+@pytest.mark.parametrize("first", [0, 1, 2])
+@pytest.mark.parametrize("processes", COUNTS)
+def test_batches_that_are_kept_stay_what_they_were(ahead, first, processes):
+    with Feed(make, 12, CPU, torch.float64, first=first, processes=processes, ahead=ahead) as feed:
+        kept = [feed.batch(step) for step in range(first, 12)]
+    assert all(torch.equal(batch.sources, make(step).sources) for step, batch in enumerate(kept, first))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("processes", COUNTS)
+def test_a_file_that_cannot_be_read_is_told_at_its_step(ahead, processes):
     def broken(step):
         if step == 2:
             raise UserError("x.wav is truncated")
         return make(step)
 
-    with Feed(broken, 9, CPU, torch.float32, ahead=ahead) as feed:
+    with Feed(broken, 9, CPU, torch.float32, processes=processes, ahead=ahead) as feed:
         feed.batch(0)
         feed.batch(1)
         with pytest.raises(UserError, match=r"x\.wav is truncated"):
@@ -60,9 +73,10 @@ def test_a_file_that_cannot_be_read_is_told_at_its_step(ahead):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_batches_arrive_whole_on_a_gpu():
+@pytest.mark.parametrize("processes", COUNTS)
+def test_batches_arrive_whole_on_a_gpu(processes):
     device = torch.device("cuda")
-    with Feed(make, 50, device, torch.float32) as feed:
+    with Feed(make, 50, device, torch.float32, processes=processes) as feed:
         for step in range(50):
             batch = feed.batch(step)
             busy = torch.randn(2000, 2000, device=device)

@@ -96,7 +96,8 @@ def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> No
     resumed = []
     while len(resumed) < kills:
         before = step_of(run)
-        process = launch.start(command(data, run, *settings), log)
+        workers = ("--set", f"data.workers={chance.choice([0, 2])}")
+        process = launch.start(command(data, run, *settings, *workers), log)
         if before < STEPS - 3:  # else what is left would be done before it is killed: begin anew
             # from the first file operation on to some steps later, whatever a step takes here
             target = before + chance.choice([0, 1, 2, 3])

@@ -1,0 +1,158 @@
+"""Batches made by processes of their own, so that a fast device waits neither for files nor for the interpreter."""
+
+import mmap
+import os
+import signal
+import traceback
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sepclip.errors import UserError
+from sepclip.mixing.dataset import Batch
+from sepclip.mixing.workers import end_with
+
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # they come to all, and are for the training
+
+
+class BatchProcesses:
+    """Makes the batches of ``steps`` in up to ``count`` forked processes, each of which makes every count-th one.
+
+    A process has one batch ready, in memory that it shares with this one, and makes another meanwhile. The first of
+    all is made here, before they begin: what it warns of is told once, and the others are of its size. The processes
+    end with this one, however that ends. On Linux alone.
+    """
+
+    def __init__(self, make: Callable[[int], Batch], steps: range, count: int):
+        self._make, self._steps = make, steps  # steps: those to come
+        self._count = max(0, min(count, len(steps) - 1))
+        self._processes: list[_Process] = []
+        self._first: Batch | None = None
+        self._given: _Process | None = None  # whose batch was given out last
+
+    def begin(self) -> None:
+        """Begin the processes, in the main thread, before anything else makes batches."""
+        if self._count:
+            self._first = self._make(self._steps[0])
+            try:
+                for index in range(self._count):
+                    self._processes.append(_begin(self._make, self._steps[1 + index :: self._count], self._first))
+            except OSError as error:
+                self.end()
+                raise UserError(
+                    f"process {len(self._processes) + 1} of {self._count} that make batches cannot begin: "
+                    f"{error.strerror}; take fewer, by --set data.workers={len(self._processes)}"
+                ) from error
+
+    def end(self) -> None:
+        """End all processes; one that waits for a batch of theirs gets a UserError."""
+        for process in self._processes:
+            process.end()
+
+    def batch(self, step: int) -> Batch:
+        """Return the batch of ``step``, which stays what it is up to the next call.
+
+        One that is not the next is made here. Raises what went wrong in making it, and UserError where the process
+        that was to make it is gone.
+        """
+        if self._given:
+            self._given.batch_is_used()
+            self._given = None
+        if not self._processes or not self._steps or step != self._steps[0]:
+            return self._make(step)
+        self._steps = self._steps[1:]
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        self._given = self._processes[0]
+        self._processes.append(self._processes.pop(0))
+        return self._given.batch()
+
+
+@dataclass
+class _Process:
+    """A process that makes batches into ``slot``, which is shared memory."""
+
+    pid: int
+    pipe: Connection
+    slot: Batch
+
+    def batch(self) -> Batch:
+        try:
+            answer = self.pipe.recv()
+        except (EOFError, OSError) as error:
+            raise UserError(
+                "a process that makes batches was killed, perhaps for want of memory: run the same command again, with "
+                "a lower data.memory_gib or data.workers"
+            ) from error
+        if isinstance(answer, BaseException):
+            raise answer
+        names, first, total = answer
+        return replace(self.slot, names=names, first=first, total=total)
+
+    def batch_is_used(self) -> None:
+        with suppress(OSError):  # it is gone, which is told when its next batch is asked for
+            self.pipe.send_bytes(b"used")
+
+    def end(self) -> None:
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
+
+def _begin(make: Callable[[int], Batch], steps: range, like: Batch) -> _Process:
+    slot = replace(like, mixture=_shared(like.mixture), sources=_shared(like.sources))
+    mine, its = Pipe()
+    parent = os.getpid()
+    with warnings.catch_warnings():  # of threads, whose locks a fork may catch held: none of ours makes batches yet
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            end_with(parent)
+            _work(make, steps, slot, its)
+        finally:
+            os._exit(0)  # and nothing of what the parent has to do at its end, on its GPU or its files
+    its.close()
+    return _Process(pid, mine, slot)
+
+
+def _shared(like: Tensor) -> Tensor:
+    """Return memory for a tensor like that one, shared with processes forked later."""
+    return torch.frombuffer(mmap.mmap(-1, like.nbytes), dtype=like.dtype).view(like.shape)
+
+
+def _work(make: Callable[[int], Batch], steps: range, slot: Batch, pipe: Connection) -> None:
+    """Make one batch after the other; the last thing done by a process."""
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    _close_all_but(pipe.fileno())
+    torch.set_num_threads(1)  # those of the parent do not outlive a fork
+    for step in steps:
+        try:
+            made = make(step)
+        except Exception as error:  # noqa: BLE001 - it is raised again, where the batch is asked for
+            known = isinstance(error, UserError | MemoryError)
+            pipe.send(error if known else RuntimeError(f"in a process that makes batches:\n{traceback.format_exc()}"))
+            return
+        if step != steps[0]:
+            pipe.recv_bytes()  # the batch before has been used
+        slot.mixture.copy_(made.mixture)
+        slot.sources.copy_(made.sources)
+        pipe.send((made.names, made.first, made.total))
+    pipe.recv_bytes()
+
+
+def _close_all_but(kept: int) -> None:
+    """Close what the parent has open, standard streams aside: its lock on the run, its links to other processes."""
+    for handle in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if handle > 2 and handle != kept:
+            with suppress(OSError):  # the listing's own
+                os.close(handle)

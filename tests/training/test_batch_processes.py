@@ -1,0 +1,242 @@
+"""Processes that make batches make those of one process, and none of them outlives the training."""
+
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sepclip.config import load_config
+from sepclip.errors import UserError
+from sepclip.mixing.dataset import Batch, training_data
+from sepclip.mixing.loading import Remembered
+from sepclip.mixing.mixture import MixtureSet
+from sepclip.training import batch_processes, hardware
+from sepclip.training.batch_processes import BatchProcesses
+from tests.training import launch
+from tests.training.test_resume import command, step_of
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+
+
+def make(step):
+    waves = torch.full((3, 2, 5), float(step))
+    return Batch(waves.sum(1), waves, (f"mixture {step}",), 1, 9)
+
+
+def batches(made, steps, count):
+    """Return the batches of ``steps``, copied, and the processes that made them, which are ended by then."""
+    processes = BatchProcesses(made, steps, count)
+    processes.begin()
+    try:
+        pids = [process.pid for process in processes._processes]
+        found = []
+        for step in steps:
+            batch = processes.batch(step)
+            found.append(Batch(batch.mixture.clone(), batch.sources.clone(), batch.names, batch.first, batch.total))
+        return found, pids
+    finally:
+        processes.end()
+
+
+def alive(pids):
+    """Return those of the processes that have not ended."""
+
+    def ended(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"  # none waits for it
+        except OSError:
+            return True
+
+    return [pid for pid in pids if not ended(pid)]
+
+
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("steps", [range(0), range(3, 4), range(5), range(7, 20)])
+def test_every_batch_comes_with_all_that_belongs_to_it(steps, count):
+    found, pids = batches(make, steps, count)
+    for step, batch in zip(steps, found, strict=True):
+        want = make(step)
+        assert torch.equal(batch.mixture, want.mixture)
+        assert torch.equal(batch.sources, want.sources)
+        assert (batch.names, batch.first, batch.total) == (want.names, want.first, want.total)
+    assert len(pids) == max(0, min(count, len(steps) - 1))
+    assert not alive(pids)
+
+
+def test_the_processes_take_turns():
+    def by_whom(step):
+        return Batch(torch.full((1, 1), float(os.getpid())), torch.zeros(1, 2, 1))
+
+    found, pids = batches(by_whom, range(8), 3)
+    assert [int(batch.mixture) for batch in found] == [os.getpid(), *pids, *pids, pids[0]]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("gib", [0, 1e-4, 1])
+def test_real_batches_are_the_same(small_set: Path, dynamic, gib):
+    def data(**more):
+        return training_data(
+            MixtureSet.open(small_set), segment=4000, batch_size=3, dynamic=dynamic, seed=0, memory_gib=gib, **more
+        )
+
+    found, _ = batches(data(shared=True).batch, range(12), 3)
+    want = data()
+    for step, batch in enumerate(found):
+        assert torch.equal(batch.mixture, want.batch(step).mixture)
+        assert torch.equal(batch.sources, want.batch(step).sources)
+        assert batch.names == want.batch(step).names
+
+
+def test_what_one_has_read_none_reads_again(tmp_path: Path):
+    log = tmp_path / "log"
+
+    def load(index):
+        with log.open("a") as file:
+            file.write(f"{index}\n")
+        return np.full(1000, index, np.int16)
+
+    kept = Remembered(load, 1e6, shared=6)
+
+    def made(step):
+        time.sleep(0.02)  # so that none reads what another is reading
+        return Batch(torch.from_numpy(kept[step % 6].astype(np.float32)), torch.zeros(1))
+
+    found, _ = batches(made, range(1, 40), 2)
+    assert all((batch.mixture == step % 6).all() for step, batch in enumerate(found, 1))
+    assert len(log.read_text().split()) <= 8  # twice at the beginning, maybe, by both at once
+    before = log.stat().st_size
+    assert all((kept[index] == index).all() for index in range(6))  # here too
+    assert log.stat().st_size == before
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (UserError("x.wav is truncated"), UserError, r"^x\.wav is truncated$"),
+        (MemoryError("too much"), MemoryError, "too much"),
+        (
+            ZeroDivisionError("one"),
+            RuntimeError,
+            r"(?s)in a process that makes batches.*in broken.*ZeroDivisionError: one",
+        ),
+    ],
+)
+def test_what_goes_wrong_is_told_at_its_step(error, kind, told):
+    def broken(step):
+        if step == 4:
+            raise error
+        return make(step)
+
+    processes = BatchProcesses(broken, range(9), 2)
+    processes.begin()
+    for step in range(4):
+        assert torch.equal(processes.batch(step).sources, make(step).sources)
+    with pytest.raises(kind, match=told):
+        processes.batch(4)
+    assert torch.equal(processes.batch(5).sources, make(5).sources)
+    processes.end()
+
+
+def test_a_killed_one_is_told_and_what_may_help():
+    def killed(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(step)
+
+    with pytest.raises(UserError, match=r"was killed, perhaps for want of memory.*data\.memory_gib or data\.workers"):
+        batches(killed, range(9), 2)
+
+
+def test_one_that_cannot_begin_ends_the_others(monkeypatch):
+    begun = []
+
+    def fork():
+        if len(begun) == 2:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        begun.append(real())
+        return begun[-1]
+
+    real = os.fork
+    monkeypatch.setattr(batch_processes.os, "fork", fork)
+    told = "process 3 of 4 .* cannot begin: Resource temporarily unavailable.* data.workers=2"
+    with pytest.raises(UserError, match=told):
+        batches(make, range(9), 4)
+    assert len(begun) == 2
+    assert not alive(begun)
+
+
+WORKERS = ("--set", "data.workers=2", "--steps", 100000, "--save-every", "60min", "--set", "train.valid_every=100000")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_of_them_is_for_the_training_alone(number: int, small_set: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = launch.start(command(small_set, run, *WORKERS), log)
+    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    pids = children(process.pid)
+    assert len(pids) == 2
+    for pid in pids:
+        os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, number)
+    rows = len((run / "metrics.jsonl").read_text().splitlines())
+    launch.wait_for(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows + 1, process)
+    assert alive(pids) == pids
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == {signal.SIGINT: 130, signal.SIGTERM: 143}[signal.Signals(number)]
+    assert step_of(run) > 0
+    assert not alive(pids)
+    assert log.read_text().count("saved at step") == 1
+
+
+def test_a_kill_ends_them_and_lets_go_of_the_run(small_set: Path, tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = launch.start(command(small_set, run, *WORKERS), log)
+    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    pids = children(process.pid)
+    for pid in pids:
+        assert str(run) not in {os.path.realpath(handle) for handle in Path(f"/proc/{pid}/fd").iterdir()}
+    process.kill()
+    process.join(60)
+    deadline = time.monotonic() + 10
+    while alive(pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert len(pids) == 2
+    assert not alive(pids)
+
+
+@pytest.mark.parametrize(
+    ("cores", "local", "device", "wanted", "want", "readers"),
+    [
+        (2, 1, "cpu", "auto", 0, 2),
+        (16, 1, "cuda", "auto", 8, 1),
+        (4, 1, "cuda:1", "auto", 3, 1),
+        (64, 8, "cuda", "auto", 7, 1),
+        (8, 8, "cuda", "auto", 0, 1),
+        (1, 1, "cuda", "auto", 0, 1),
+        (2, 1, "cpu", 3, 3, 1),
+        (16, 1, "cuda", 0, 0, 8),
+    ],
+)
+def test_how_many_there_are(monkeypatch, cores, local, device, wanted, want, readers):
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
+    config = load_config(settings=[f"device={device}", f"data.workers={wanted}", "threads=2"])
+    assert hardware.workers(config) == want
+    assert hardware.readers(config) == readers
+    monkeypatch.setattr(hardware.sys, "platform", "darwin")
+    if wanted in ("auto", 0):
+        assert hardware.workers(config) == 0
+    else:
+        with pytest.raises(UserError, match=r"data\.workers=3: processes that make batches are for Linux"):
+            hardware.workers(config)
