@@ -81,7 +81,8 @@ def whole(request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pyt
 
 def test_two_processes_train_what_one_does(whole, small_set: Path, tmp_path: Path) -> None:
     loss, alone = whole
-    first, second = trained(2, command(small_set, tmp_path / "run", "--loss", loss), tmp_path)
+    more = ("--loss", loss, "--set", "data.workers=2")
+    first, second = trained(2, command(small_set, tmp_path / "run", *more), tmp_path)
     assert_alike(tmp_path / "run", alone)
     assert "is trained: 7 steps" in first
     assert second == ""  # only the first speaks
@@ -158,15 +159,18 @@ def test_histories_and_weights_are_the_same_to_the_last_bit_on_all(small_set: Pa
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
-def test_what_one_process_cannot_read_stops_all_with_one_message(small_set: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("split", "workers"), [("cv", 0), ("tr", 0), ("tr", 2)])
+def test_what_one_process_cannot_read_stops_all_with_one_message(
+    split, workers, small_set: Path, tmp_path: Path
+) -> None:
     import shutil
 
     data = tmp_path / "set"
     shutil.copytree(small_set, data)
-    recipes = MixtureSet.open(data).recipes("cv")
-    wave = data / "cv" / "s1" / f"{recipes[-1].name}.wav"  # of the second batch, which the second process validates
+    recipes = MixtureSet.open(data).recipes(split)
+    wave = data / split / "s1" / f"{recipes[-1].name}.wav"  # cv: of the second batch, which the second one validates
     wave.write_bytes(wave.read_bytes()[:1000])
-    more = ("--set", "data.batch_size=2")
+    more = ("--set", "data.batch_size=2", "--set", f"data.workers={workers}", "--steps", 20)
     codes, told = end_all(start_all(2, command(data, tmp_path / "run", *more), tmp_path), tmp_path)
     assert codes == [1, 1], told
     said = [line for line in "".join(told).splitlines() if "error" in line or "Traceback" in line]
@@ -174,9 +178,11 @@ def test_what_one_process_cannot_read_stops_all_with_one_message(small_set: Path
     assert wave.name in said[0]
 
 
-def test_a_killed_process_stops_all_with_one_message(small_set: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_killed_process_stops_all_with_one_message(workers, small_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    processes = start_all(2, command(small_set, run, "--steps", 100000, "--save-every", 2), tmp_path)
+    more = ("--steps", 100000, "--save-every", 2, "--set", f"data.workers={workers}")
+    processes = start_all(2, command(small_set, run, *more), tmp_path)
     launch.wait_for(lambda: (run / "checkpoints" / "last").exists(), processes[1])
     processes[1].kill()
     codes, told = end_all(processes, tmp_path)
