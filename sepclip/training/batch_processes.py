@@ -1,5 +1,6 @@
 """Batches made by processes of their own, so that a fast device waits neither for files nor for the interpreter."""
 
+import gc
 import mmap
 import os
 import signal
@@ -131,6 +132,7 @@ def _shared(like: Tensor) -> Tensor:
 
 def _work(make: Callable[[int], Batch], steps: range, slot: Batch, pipe: Connection) -> None:
     """Make one batch after the other; the last thing done by a process."""
+    gc.freeze()  # what the parent has on a GPU is not to be freed here
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     _close_all_but(pipe.fileno())
