@@ -276,14 +276,24 @@ def training_data(
 class ValidationCrops:
     """The same excerpts of every validation mixture each time: its middle, or so many, spread evenly.
 
-    Of the batches those of ``share`` alone; ``total`` excerpts are in all batches of all.
+    Of the batches those of ``share`` alone; ``total`` excerpts are in all batches of all. ``readers``: threads that
+    read files.
     """
 
-    def __init__(self, mixtures: MixtureSet, segment: int, batch_size: int, excerpts: int = 1, share: Share = Share()):
+    def __init__(
+        self,
+        mixtures: MixtureSet,
+        segment: int,
+        batch_size: int,
+        excerpts: int = 1,
+        share: Share = Share(),
+        readers: int = 1,
+    ):
         self.recipes: list[Recipe] = mixtures.recipes("cv")
         if not self.recipes:
             raise UserError(f"{mixtures.path} has no validation mixtures: prepare it with --cv 1 or more")
         self._mixtures, self._segment, self._count = mixtures, segment, excerpts
+        self._readers = Readers(readers)
         self.total = excerpts * len(self.recipes)
         starts = range(0, self.total, batch_size)
         ranges = [range(start, min(start + batch_size, self.total)) for start in starts]
@@ -293,7 +303,7 @@ class ValidationCrops:
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; they are read at the first time and kept. ``first`` is the place among all excerpts."""
         for places in self._ranges:
-            made = to_batch([self._excerpt(place) for place in places])
+            made = to_batch(self._readers.each(self._excerpt, places))
             names = tuple(self.recipes[place // self._count].name for place in places)
             yield replace(made, names=names, first=places.start, total=self.total)
 

@@ -76,12 +76,7 @@ def resolved(config: Config) -> Config:
 
 
 def readers(config: Config) -> int:
-    """Return how many threads read sound files: on a CPU those that compute, for both take turns; else the cores.
-
-    One, where processes make the batches.
-    """
-    if workers(config):
-        return 1
+    """Return how many threads read sound files: on a CPU those that compute, for both take turns; else the cores."""
     return max(1, min(_MOST_READERS, int(config.threads) if config.device == "cpu" else _own_cores()))
 
 

@@ -125,10 +125,12 @@ class Training:
             excerpts=settings.excerpts,
             share=ranks.share,
             augmentation=Augmentation(settings.speed, settings.noise_snr_db),
-            readers=readers(config),
+            readers=1 if workers(config) else readers(config),
             shared=workers(config) > 0,
         )
-        crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share)
+        crops = ValidationCrops(
+            data, segment, settings.batch_size, settings.valid_excerpts, ranks.share, readers(config)
+        )
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
         found = checkpoint.find(run.checkpoint_path("last"))
         if not found:

@@ -215,3 +215,11 @@ def test_the_shares_of_a_validation_make_the_whole(small_set: Path) -> None:
     parts = sorted((part for share in shares for part in share), key=lambda part: part.first)
     assert [part.first for part in parts] == [0, 2, 4, 6]
     assert all(torch.equal(one.sources, other.sources) for one, other in zip(parts, whole, strict=True))
+
+
+def test_readers_change_no_validation(small_set: Path) -> None:
+    mixtures = MixtureSet.open(small_set)
+    whole, crops = list(ValidationCrops(mixtures, 4000, 3)), ValidationCrops(mixtures, 4000, 3, readers=3)
+    for _ in range(3):  # as they are read, and as they are remembered
+        assert all(same(one, other) for one, other in zip(crops, whole, strict=True))
+        assert [one.names for one in crops] == [one.names for one in whole]

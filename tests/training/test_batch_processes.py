@@ -219,12 +219,12 @@ def test_a_kill_ends_them_and_lets_go_of_the_run(small_set: Path, tmp_path: Path
     ("cores", "local", "device", "wanted", "want", "readers"),
     [
         (2, 1, "cpu", "auto", 0, 2),
-        (16, 1, "cuda", "auto", 8, 1),
-        (4, 1, "cuda:1", "auto", 3, 1),
-        (64, 8, "cuda", "auto", 7, 1),
+        (16, 1, "cuda", "auto", 8, 8),
+        (4, 1, "cuda:1", "auto", 3, 4),
+        (64, 8, "cuda", "auto", 7, 8),
         (8, 8, "cuda", "auto", 0, 1),
         (1, 1, "cuda", "auto", 0, 1),
-        (2, 1, "cpu", 3, 3, 1),
+        (2, 1, "cpu", 3, 3, 2),
         (16, 1, "cuda", 0, 0, 8),
     ],
 )
