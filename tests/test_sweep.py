@@ -400,10 +400,13 @@ def test_interrupted_it_saves_its_cells(small_set: Path, tmp_path: Path) -> None
 def test_a_cell_without_its_sweep_saves_and_ends(small_set: Path, tmp_path: Path) -> None:
     (cell, _) = load_grid(tiny_grid(tmp_path / "mi.yaml", ("mi",)), steps=100000, precision="fp32").cells
     task = running.Task(cell, tmp_path / "run", tmp_path / "log", "a cell", 100000)
-    process = running._Child(task, "cpu", 1, MixtureSet.open(small_set)).process
+    where = running.Places(("cpu", "cpu"), 1)
+    process = running._Child(task, "cpu", where, MixtureSet.open(small_set)).process
     while not (task.run / "checkpoints" / "last").is_dir():
         assert process.poll() is None, task.log.read_text()
         time.sleep(0.01)
+    if sys.platform == "linux":  # what its share of the cores goes by
+        assert b"LOCAL_WORLD_SIZE=2" in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     assert process.stdin is not None
     process.stdin.close()  # as the system does for a sweep that is killed
     assert process.wait(60) == 143

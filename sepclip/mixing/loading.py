@@ -3,6 +3,7 @@
 import math
 import mmap
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from sepclip.errors import UserError
 from sepclip.mixing.mixture import Waves
 
 TRIED_EVERY = 32  # batches after which threads and none are compared again
@@ -53,7 +55,7 @@ class Remembered:
 
     def __init__(self, load: Callable[[int], Waves], most_bytes: float, shared: int = 0):
         self._load = load
-        self._memory = _SharedMemory(int(most_bytes), shared) if shared else _Memory(most_bytes)
+        self._memory = _SharedMemory(most_bytes, shared) if shared else _Memory(most_bytes)
         self._waves: dict[int, Waves] = {}  # that this process has met
         self._loading = [Lock() for _ in range(_LOCKS)]
 
@@ -104,35 +106,47 @@ class _Memory:
 class _SharedMemory:
     """The same memory for this process and those forked later, with a table of where the waves are in it."""
 
-    def __init__(self, most_bytes: int, count: int):
-        row = np.dtype([("start", np.int64), ("type", "S3"), ("axes", np.int64), ("shape", np.int64, _MOST_AXES)])
+    def __init__(self, most_bytes: float, count: int):
+        fields = [("start", np.int64), ("type", "S3"), ("axes", np.int64), ("shape", np.int64, _MOST_AXES)]
+        row = np.dtype(fields, align=True)
         table = (1 + count) * row.itemsize  # of the last row the start alone is used, for the next wave's
-        flags = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
-        self._bytes = np.frombuffer(mmap.mmap(-1, table + most_bytes, flags=flags), np.uint8)
+        size = table + int(min(most_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+        try:
+            memory = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)
+            self._lock = multiprocessing.get_context("fork").Lock()
+        except OSError as error:
+            raise UserError(
+                f"the processes that make batches cannot share {size / 2**30:.1f} GiB of memory: {error.strerror}; "
+                f"lower data.memory_gib, or do without them by --set data.workers=0"
+            ) from error
+        self._bytes = np.frombuffer(memory, np.uint8)
         self._rows = self._bytes[:table].view(row)
         self._rows["start"][-1] = table
-        self._lock = multiprocessing.get_context("fork").RLock()
 
     @property
     def room(self) -> int:
         return len(self._bytes) - int(self._rows["start"][-1])
 
     def find(self, index: int) -> Waves | None:
-        with self._lock:
-            row = self._rows[index]
-            if not row["start"]:
-                return None
-            shape = tuple(row["shape"][: row["axes"]])
-            return np.ndarray(shape, row["type"].decode(), self._bytes, int(row["start"]))
+        row = self._rows[index]
+        start = int(row["start"])  # the last that is written of a row
+        if not start:
+            return None
+        return np.ndarray(tuple(row["shape"][: row["axes"]]), row["type"].decode(), self._bytes, start)
 
     def keep(self, index: int, wave: Waves) -> Waves | None:
+        # held but for a moment: a process that is killed while it holds the lock never lets go of it
         with self._lock:
             kept = self.find(index)  # by another process meanwhile
-            if kept is None and wave.nbytes <= self.room:
-                start = int(self._rows["start"][-1])
-                kept = np.ndarray(wave.shape, wave.dtype, self._bytes, start)
-                kept[...] = wave
-                shape = wave.shape + (0,) * (_MOST_AXES - wave.ndim)
-                self._rows[index] = start, wave.dtype.str, wave.ndim, shape
-                self._rows["start"][-1] = start + -(-wave.nbytes // _ALIGNED) * _ALIGNED
+            if kept is not None or wave.nbytes > self.room:
+                return kept
+            start = int(self._rows["start"][-1])
+            self._rows["start"][-1] = start + -(-wave.nbytes // _ALIGNED) * _ALIGNED
+        kept = np.ndarray(wave.shape, wave.dtype, self._bytes, start)
+        kept[...] = wave
+        with self._lock:
+            row = self._rows[index]
+            row["type"], row["axes"] = wave.dtype.str, wave.ndim
+            row["shape"][: wave.ndim] = wave.shape
+            row["start"] = start
         return kept

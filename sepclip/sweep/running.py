@@ -93,7 +93,7 @@ def run_tasks(
                 for child in running:
                     free.remove(child.device)
                 for device in free[: len(waiting)]:
-                    running.append(_Child(waiting.pop(0), device, where.threads, data))
+                    running.append(_Child(waiting.pop(0), device, where, data))
                     started(running[-1].task, device)
                 time.sleep(_LOOK_EVERY_SECONDS)
                 for child in [child for child in running if child.process.poll() is not None]:
@@ -112,7 +112,7 @@ def run_tasks(
 class _Child:
     """The process of one cell. Its output goes to the end of the task's log."""
 
-    def __init__(self, task: Task, device: str, threads: int, data: MixtureSet):
+    def __init__(self, task: Task, device: str, where: Places, data: MixtureSet):
         self.task, self.device, self.began = task, device, time.monotonic()
         config = task.cell.config.model_copy(update={"device": device})
         orders = {
@@ -124,8 +124,9 @@ class _Child:
         }
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": str(where.threads),
+            "MKL_NUM_THREADS": str(where.threads),
+            "LOCAL_WORLD_SIZE": str(len(where.devices)),  # as torchrun says by how many processes the cores are shared
             # this very sepclip, whatever the folder that the command is given in
             "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
         }

@@ -21,6 +21,11 @@ from sepclip.mixing.dataset import Batch
 from sepclip.mixing.workers import end_with
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # they come to all, and are for the training
+_LOOK_EVERY_SECONDS = 1.0
+_KILLED = (
+    "a process that makes batches was killed, perhaps for want of memory: run the same command again, with a lower "
+    "data.memory_gib or data.workers"
+)
 
 
 class BatchProcesses:
@@ -36,6 +41,7 @@ class BatchProcesses:
         self._count = max(0, min(count, len(steps) - 1))
         self._processes: list[_Process] = []
         self._first: Batch | None = None
+        self._turn = 0  # of the batches that processes have given
         self._given: _Process | None = None  # whose batch was given out last
 
     def begin(self) -> None:
@@ -45,17 +51,21 @@ class BatchProcesses:
             try:
                 for index in range(self._count):
                     self._processes.append(_begin(self._make, self._steps[1 + index :: self._count], self._first))
-            except OSError as error:
+            except BaseException as error:
                 self.end()
+                if not isinstance(error, OSError):
+                    raise
                 raise UserError(
                     f"process {len(self._processes) + 1} of {self._count} that make batches cannot begin: "
                     f"{error.strerror}; take fewer, by --set data.workers={len(self._processes)}"
                 ) from error
 
     def end(self) -> None:
-        """End all processes; one that waits for a batch of theirs gets a UserError."""
+        """End all processes; a thread that waits for a batch of theirs gets a UserError."""
         for process in self._processes:
-            process.end()
+            process.kill()
+        for process in self._processes:
+            process.wait()
 
     def batch(self, step: int) -> Batch:
         """Return the batch of ``step``, which stays what it is up to the next call.
@@ -72,8 +82,11 @@ class BatchProcesses:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        self._given = self._processes[0]
-        self._processes.append(self._processes.pop(0))
+        self._given = self._processes[self._turn % len(self._processes)]
+        self._turn += 1
+        while not self._given.pipe.poll(_LOOK_EVERY_SECONDS):
+            if any(process.was_killed() for process in self._processes):  # maybe holding the lock that this one wants
+                raise UserError(_KILLED)
         return self._given.batch()
 
 
@@ -89,10 +102,7 @@ class _Process:
         try:
             answer = self.pipe.recv()
         except (EOFError, OSError) as error:
-            raise UserError(
-                "a process that makes batches was killed, perhaps for want of memory: run the same command again, with "
-                "a lower data.memory_gib or data.workers"
-            ) from error
+            raise UserError(_KILLED) from error
         if isinstance(answer, BaseException):
             raise answer
         names, first, total = answer
@@ -102,9 +112,19 @@ class _Process:
         with suppress(OSError):  # it is gone, which is told when its next batch is asked for
             self.pipe.send_bytes(b"used")
 
-    def end(self) -> None:
-        with suppress(ProcessLookupError, ChildProcessError):
+    def was_killed(self) -> bool:
+        try:
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # and somebody has waited for it
+            return True
+        return ended is not None and ended.si_code != os.CLD_EXITED
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> None:
+        with suppress(ChildProcessError):
             os.waitpid(self.pid, 0)
 
 
@@ -137,19 +157,19 @@ def _work(make: Callable[[int], Batch], steps: range, slot: Batch, pipe: Connect
         signal.signal(number, signal.SIG_IGN)
     _close_all_but(pipe.fileno())
     torch.set_num_threads(1)  # those of the parent do not outlive a fork
-    for step in steps:
-        try:
+    try:
+        for step in steps:
             made = make(step)
-        except Exception as error:  # noqa: BLE001 - it is raised again, where the batch is asked for
-            known = isinstance(error, UserError | MemoryError)
-            pipe.send(error if known else RuntimeError(f"in a process that makes batches:\n{traceback.format_exc()}"))
-            return
-        if step != steps[0]:
-            pipe.recv_bytes()  # the batch before has been used
-        slot.mixture.copy_(made.mixture)
-        slot.sources.copy_(made.sources)
-        pipe.send((made.names, made.first, made.total))
-    pipe.recv_bytes()
+            if step != steps[0]:
+                pipe.recv_bytes()  # the batch before has been used
+            assert made.sources.shape == slot.sources.shape, f"batches of {slot.sources.shape} and {made.sources.shape}"
+            slot.mixture.copy_(made.mixture)
+            slot.sources.copy_(made.sources)
+            pipe.send((made.names, made.first, made.total))
+        pipe.recv_bytes()
+    except Exception as error:  # noqa: BLE001 - it is raised again, where the batch is asked for
+        known = isinstance(error, UserError | MemoryError)
+        pipe.send(error if known else RuntimeError(f"in a process that makes batches:\n{traceback.format_exc()}"))
 
 
 def _close_all_but(kept: int) -> None:

@@ -177,7 +177,7 @@ class Watchdog:
             self._starved = True
             warn(
                 f"{self._waited / self._seconds:.0%} of the time goes into waiting for audio: raise data.memory_gib "
-                f"or data.workers, or put the mixtures on a faster disk"
+                f"or, on Linux, data.workers, or put the mixtures on a faster disk"
             )
         if self._stall_steps is not None and state.step <= self._stall_steps:
             self._look_at_loss(state.progress, fmean(done.losses), self._stall_steps)

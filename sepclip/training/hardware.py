@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, threads, allocator; ``auto`` is resolved once, when it starts."""
+"""Where and how a run computes: device, precision, threads, allocator; ``auto`` is resolved once, at its start."""
 
 import os
 import re
@@ -62,7 +62,7 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def resolved(config: Config) -> Config:
-    """Return ``config`` with nothing left to ``auto``; UserError where its device is not there."""
+    """Return ``config`` with nothing left to ``auto`` that numbers depend on; UserError where its device is missing."""
     device = resolve_device(config.device)
     keeps = config.allocator == "auto" and startup.keep_memory()
     return config.model_copy(
@@ -96,7 +96,7 @@ def workers(config: Config) -> int:
 
 
 def _own_cores() -> int:
-    """Return the cores for each of the processes that torchrun has started on this machine."""
+    """Return the cores for each of the processes that torchrun, or a sweep, has started on this machine."""
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

@@ -51,8 +51,8 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
     nonfinite, watchdog, clock = NonFinite(run.path, config, ranks), Watchdog(config), Clock(state)
     separator = state.separator.train()
     with (
+        training.feed() as feed,  # first: its processes are forked before the screen has a thread
         Journal(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal,
-        training.feed() as feed,
         profiling(trace) as step_done,
     ):
         while not training.ended:

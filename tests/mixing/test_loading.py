@@ -1,9 +1,13 @@
+import errno
+import mmap
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event, current_thread, main_thread
 
 import numpy as np
 import pytest
 
+from sepclip.errors import UserError
 from sepclip.mixing.loading import TRIED_EVERY, Readers, Remembered
 
 
@@ -51,7 +55,7 @@ WAVES = [
 ]
 
 
-@pytest.mark.parametrize("shared", [0, len(WAVES)])
+@pytest.mark.parametrize("shared", [0, len(WAVES)] if sys.platform == "linux" else [0])
 def test_waves_of_any_shape_are_kept_as_they_are_up_to_the_limit(shared):
     loads = []
 
@@ -65,6 +69,7 @@ def test_waves_of_any_shape_are_kept_as_they_are_up_to_the_limit(shared):
             assert kept.has_room(index, wave.size) or index not in loads
             assert np.array_equal(kept[index], wave)
             assert (kept[index].dtype, kept[index].shape) == (wave.dtype, wave.shape)
+            assert kept[index].flags.aligned
     assert loads == [0, 1, 2, 3]
     tight = Remembered(load, 14 + 24, shared=shared)
     loads.clear()
@@ -73,3 +78,16 @@ def test_waves_of_any_shape_are_kept_as_they_are_up_to_the_limit(shared):
     assert loads.count(2) == 6  # 48 bytes, for which there is no room
     assert tight.has_room(0, 7)
     assert not tight.has_room(2, 24)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_memory_that_cannot_be_shared_is_told_and_all_there_is_can_be_asked_for(monkeypatch):
+    assert np.array_equal(Remembered(lambda _: WAVES[0], float("inf"), shared=1)[0], WAVES[0])
+
+    def refused(*_, **__):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(mmap, "mmap", refused)
+    told = r"cannot share 2\.0 GiB of memory: Cannot allocate memory; lower data\.memory_gib.* data\.workers=0"
+    with pytest.raises(UserError, match=told):
+        Remembered(lambda _: WAVES[0], 2 * 2**30, shared=1)

@@ -57,9 +57,10 @@ class Told:
 def mixer(mixtures, augmentation=NO_AUGMENTATION):
     kept = {}
 
-    def keep(load):
+    def keep(load, count):
         class Kept:
             def __getitem__(self, index):
+                assert 0 <= index < count
                 if index not in kept:
                     kept[index] = load(index)
                 return kept[index]

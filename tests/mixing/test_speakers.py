@@ -1,5 +1,4 @@
 import json
-import os
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import torch
 from sepclip.audio.resample import resample
 from sepclip.cli import main
 from sepclip.errors import UserError
+from sepclip.mixing import workers
 from sepclip.mixing.mixture import SPLITS
 from tests.conftest import assert_told, sepclip
 from tests.mixing.conftest import (
@@ -61,7 +61,7 @@ def test_what_was_made_and_what_was_left_out_is_told_and_recorded(tmp_path, caps
 
 def test_one_seed_gives_the_same_bytes_on_any_number_of_threads(corpus, mixtures, tmp_path, monkeypatch):
     for threads in (1, 7):
-        monkeypatch.setattr(os, "cpu_count", lambda threads=threads: threads)
+        monkeypatch.setattr(workers, "cores", lambda threads=threads: threads)
         assert tree(prepare(corpus, tmp_path / f"{threads}", **WHOLE).path) == tree(mixtures.path)
     other = tree(prepare(corpus, tmp_path / "other", **WHOLE, seed=1).path)
     assert not {other[f"{split}.jsonl"] for split in SPLITS} & set(tree(mixtures.path).values())

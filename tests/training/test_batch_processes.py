@@ -18,6 +18,7 @@ from sepclip.mixing.loading import Remembered
 from sepclip.mixing.mixture import MixtureSet
 from sepclip.training import batch_processes, hardware
 from sepclip.training.batch_processes import BatchProcesses
+from sepclip.training.feed import Feed
 from tests.training import launch
 from tests.training.test_resume import command, step_of
 
@@ -57,6 +58,7 @@ def alive(pids):
 
 
 def children(pid):
+    """Return the processes that the main thread of one has begun and not waited for."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -155,6 +157,44 @@ def test_a_killed_one_is_told_and_what_may_help():
 
     with pytest.raises(UserError, match=r"was killed, perhaps for want of memory.*data\.memory_gib or data\.workers"):
         batches(killed, range(9), 2)
+
+
+def test_one_that_is_killed_while_it_holds_the_lock_does_not_stop_all_for_ever():
+    kept = Remembered(lambda index: np.full(9, index, np.int16), 1e6, shared=99)
+
+    def killed(step):
+        if step == 2:
+            kept._memory._lock.acquire()
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.2 * (step == 3))  # by then it is held
+        return Batch(torch.from_numpy(kept[step].astype(np.float32)), torch.zeros(1))
+
+    with pytest.raises(UserError, match="was killed"):
+        batches(killed, range(1, 99), 3)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05])
+def test_none_is_left_where_the_feed_ends_early(seconds):
+    def slow(step):
+        time.sleep(seconds)
+        return make(step)
+
+    for _ in range(5):
+        before = children(os.getpid())
+        with Feed(slow, 99, torch.device("cpu"), torch.float32, processes=4, ahead=True) as feed:
+            pids = set(children(os.getpid())) - set(before)
+            feed.batch(0)
+        assert len(pids) == 4
+        assert not alive(pids)
+
+
+def test_batches_of_another_size_are_an_error():
+    def growing(step):
+        waves = torch.zeros(1 + (step > 2), 2, 5)
+        return Batch(waves.sum(1), waves)
+
+    with pytest.raises(RuntimeError, match=r"batches of .*1, 2, 5.* and .*2, 2, 5"):
+        batches(growing, range(9), 2)
 
 
 def test_one_that_cannot_begin_ends_the_others(monkeypatch):
