@@ -155,9 +155,9 @@ def _work(make: Callable[[int], Batch], steps: range, slot: Batch, pipe: Connect
     gc.freeze()  # what the parent has on a GPU is not to be freed here
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    _close_all_but(pipe.fileno())
-    torch.set_num_threads(1)  # those of the parent do not outlive a fork
     try:
+        _close_all_but(pipe.fileno())
+        torch.set_num_threads(1)  # those of the parent do not outlive a fork
         for step in steps:
             made = make(step)
             if step != steps[0]:
