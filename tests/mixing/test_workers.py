@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -14,6 +13,7 @@ from tests.audio.fresh import python
 from tests.conftest import sepclip
 from tests.mixing import test_wsj0
 from tests.mixing.conftest import tree
+from tests.processes import ended
 
 _SQUARES = """
 import json, os
@@ -76,13 +76,6 @@ def test_what_goes_wrong_in_a_process_is_told(error, told):
     assert python(_ERRORS.format(error=error)).startswith(told)
 
 
-def _ended(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"  # none waits for it
-    except OSError:
-        return True
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_a_killed_command_leaves_no_process_behind():
     with subprocess.Popen([sys.executable, "-c", _SLEEPERS], stdout=subprocess.PIPE, text=True) as running:
@@ -91,9 +84,9 @@ def test_a_killed_command_leaves_no_process_behind():
         assert running.pid not in pids
         running.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while not all(map(_ended, pids)) and time.monotonic() < deadline:
+    while not all(map(ended, pids)) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert all(map(_ended, pids))
+    assert all(map(ended, pids))
 
 
 def test_the_command_line_makes_the_same_set_with_any_number_of_processes(tmp_path):

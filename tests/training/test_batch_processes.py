@@ -19,6 +19,7 @@ from sepclip.mixing.mixture import MixtureSet
 from sepclip.training import batch_processes, hardware
 from sepclip.training.batch_processes import BatchProcesses
 from sepclip.training.feed import Feed
+from tests.processes import ended
 from tests.training import launch
 from tests.training.test_resume import command, step_of
 
@@ -47,13 +48,6 @@ def batches(made, steps, count):
 
 def alive(pids):
     """Return those of the processes that have not ended."""
-
-    def ended(pid):
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"  # none waits for it
-        except OSError:
-            return True
-
     return [pid for pid in pids if not ended(pid)]
 
 
