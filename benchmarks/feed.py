@@ -22,14 +22,15 @@ from sepclip.mixing.mixture import MixtureSet
 from sepclip.training.feed import Feed
 
 SEGMENT = 399 * 64
+READY = 8  # steps before the clock starts
 
 
 def busy_share(make, workers: int, options: argparse.Namespace) -> float:
     """Return the share of the time in which the emulated device works."""
-    steps, ready = options.steps, 8
-    with Feed(make, steps + ready, torch.device("cpu"), torch.float32, processes=workers, ahead=True) as feed:
-        for step in range(steps + ready):
-            if step == ready:
+    steps = options.steps
+    with Feed(make, steps + READY, torch.device("cpu"), torch.float32, processes=workers, ahead=True) as feed:
+        for step in range(steps + READY):
+            if step == READY:
                 began = time.perf_counter()
             feed.batch(step)
             launched = time.perf_counter() + options.launch_ms / 1e3
@@ -73,7 +74,7 @@ def main() -> None:
                 readers=readers, shared=workers > 0,
             )  # fmt: skip
             if memory_gib:
-                for step in range(options.steps + 8):  # now it is in memory
+                for step in range(options.steps + READY):  # now it is in memory
                     batches.batch(step)
             alone[readers, workers].append(milliseconds(batches, options))
             shares[readers, workers].append(busy_share(batches.batch, workers, options))

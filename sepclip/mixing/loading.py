@@ -144,7 +144,7 @@ class _SharedMemory:
             self._rows["start"][-1] = start + -(-wave.nbytes // _ALIGNED) * _ALIGNED
         kept = np.ndarray(wave.shape, wave.dtype, self._bytes, start)
         kept[...] = wave
-        with self._lock:
+        with self._lock:  # it also lets no processor see the row before the wave
             row = self._rows[index]
             row["type"], row["axes"] = wave.dtype.str, wave.ndim
             row["shape"][: wave.ndim] = wave.shape

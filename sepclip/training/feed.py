@@ -72,12 +72,13 @@ class Feed:
         made = self._processes.batch(step)
         if self._thread is None:
             return self._moved(made), None
-        # a copy, for the next call takes back what processes have made
+        copied = torch.Tensor.clone if self._stream is None else torch.Tensor.pin_memory
+        # the next call takes back what processes have made
+        own = replace(made, mixture=copied(made.mixture), sources=copied(made.sources))
         if self._stream is None:
-            return self._moved(replace(made, mixture=made.mixture.clone(), sources=made.sources.clone())), None
-        pinned = replace(made, mixture=made.mixture.pin_memory(), sources=made.sources.pin_memory())
+            return self._moved(own), None
         with torch.cuda.stream(self._stream):
-            moved = self._moved(pinned)
+            moved = self._moved(own)
             return moved, self._stream.record_event()
 
     def _moved(self, batch: Batch) -> Batch:

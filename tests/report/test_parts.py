@@ -3,8 +3,6 @@
 import json
 import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from sepclip.report.images import png
 from sepclip.report.markup import json_text, script_text, signed, tag, text
 from sepclip.report.scores import evaluations
 from sepclip.report.sounds import excerpt, playable, seconds_within
+from tests.audio.fresh import python
 
 
 def test_everything_that_is_not_markup_is_escaped() -> None:
@@ -113,5 +112,4 @@ def test_distributions_count_every_value() -> None:
 def test_the_page_at_the_end_of_a_training_does_without_scipy():
     # it would take half a second of every training
     code = "import sys, sepclip.report.writing; print([name for name in sys.modules if name.split('.')[0] == 'scipy'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert python(code) == "[]"
