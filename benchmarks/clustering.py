@@ -16,7 +16,8 @@ from statistics import mean, median
 
 import torch
 
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.mixing.render import FULL_SCALE
 from sepclip.model.clustering import KMeans, _active, kmeans
 from sepclip.training.run import Run
 

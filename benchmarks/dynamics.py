@@ -16,9 +16,9 @@ from statistics import median, quantiles
 
 import torch
 
-from sepclip.config import load_config
-from sepclip.mixing.dataset import training_data
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.config.load import load_config
+from sepclip.mixing.batches import training_data
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training.dynamics import Surroundings, local_smoothness
 from sepclip.training.state import TrainingState, build_separator
 from sepclip.training.step import mean_loss, take_step

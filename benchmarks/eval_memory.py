@@ -24,7 +24,7 @@ import sys
 from pathlib import Path
 from sepclip.evaluation.folders import folder_items
 from sepclip.scoring.items import Plan
-from sepclip.scoring.running import score
+from sepclip.scoring.score_many import score
 if sys.argv[2] != "none":
     folder = Path(sys.argv[1])
     rows = score(folder_items(folder / "est", folder / "ref"), Plan(engine=sys.argv[2]), jobs=0, memory=2**50)

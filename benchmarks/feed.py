@@ -17,8 +17,8 @@ from statistics import median
 
 import torch
 
-from sepclip.mixing.dataset import training_data
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.batches import training_data
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training.feed import Feed
 
 SEGMENT = 399 * 64

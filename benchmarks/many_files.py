@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
-from sepclip.separation import files
+from sepclip.separation import separate_files
 from sepclip.training.hardware import resolve_precision
 from sepclip.training.run import Run
 
@@ -47,19 +47,21 @@ def main() -> None:
     cpu = torch.device("cpu")
     separator = Run.open(options.run).separator(cpu)
     separator.set_inference(bf16=resolve_precision("auto", cpu) == "bf16")
-    how = files.Options(jobs=options.jobs)
-    batch = files.MOST_TOGETHER
+    how = separate_files.Options(jobs=options.jobs)
+    batch = separate_files.MOST_TOGETHER
     spent: dict[str, list[float]] = {"together": [], "one by one": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "in").mkdir()
         shortest, longest = map(float, options.seconds.split(","))
         write_mixtures(folder / "in", options.speech, options.files, shortest, longest)
-        files.separate_files(separator, [folder / "in" / "0000.wav"], folder / "warm", device=cpu, options=how)
+        separate_files.separate_files(separator, [folder / "in" / "0000.wav"], folder / "warm", device=cpu, options=how)
         for turn in range(options.rounds):
-            for arm, files.MOST_TOGETHER in (("together", batch), ("one by one", 1)):
+            for arm, separate_files.MOST_TOGETHER in (("together", batch), ("one by one", 1)):
                 began = time.perf_counter()
-                files.separate_files(separator, [folder / "in"], folder / f"{arm}{turn}", device=cpu, options=how)
+                separate_files.separate_files(
+                    separator, [folder / "in"], folder / f"{arm}{turn}", device=cpu, options=how
+                )
                 spent[arm].append(time.perf_counter() - began)
         steps = []
         for path in sorted((folder / "together0").iterdir()):

@@ -12,10 +12,11 @@ from statistics import mean
 
 import torch
 
-from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.permutation import best_permutation
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet
+from sepclip.audio.si_sdr import pairwise_si_sdr
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.mixing.render import FULL_SCALE
 from sepclip.training.run import Run
 
 

@@ -33,13 +33,12 @@ import soundfile
 from scipy.signal import resample_poly
 
 from sepclip import startup
-from sepclip.audio.files import find_sounds, read_sound
-from sepclip.mixing.librimix import LibriSettings, plan_librimix
-from sepclip.mixing.librimix_lists import read_tables, subsets_of
-from sepclip.mixing.mixture import mono_at_rate
-from sepclip.mixing.preflight import Preflight
-from sepclip.mixing.wsj0 import Wsj0Settings, measure_levels, plan_wsj0
-from sepclip.mixing.wsj0_lists import read_lists
+from sepclip.audio.files import find_sounds, mono_at_rate, read_sound
+from sepclip.corpora.librimix.lists import read_tables, subsets_of
+from sepclip.corpora.librimix.plan import LibriSettings, plan_librimix
+from sepclip.corpora.preflight import Preflight
+from sepclip.corpora.wsj0.lists import read_lists
+from sepclip.corpora.wsj0.plan import Wsj0Settings, measure_levels, plan_wsj0
 
 RATE_HZ, SET_HZ = 16000, 8000
 SHARES = {"tr": 0.8, "cv": 0.1, "tt": 0.1}

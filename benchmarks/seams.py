@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 import torch
 
-from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.permutation import best_permutation
+from sepclip.audio.si_sdr import pairwise_si_sdr
 from sepclip.separation import stitching, stream
 from sepclip.separation.recording import WaveRecording
 from sepclip.training.run import Run

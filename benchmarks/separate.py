@@ -182,8 +182,8 @@ def quality(run: Path, speech: Path, seconds: float) -> str:
     """Return the SI-SDR of a run as the command separates, and in one piece in float32 with all bins clustered."""
     import torch
 
-    from sepclip.audio.metrics import pairwise_si_sdr
     from sepclip.audio.permutation import best_permutation
+    from sepclip.audio.si_sdr import pairwise_si_sdr
     from sepclip.separation.trained import Separator
 
     cpu = Separator.load(run, device="cpu", precision="fp32")

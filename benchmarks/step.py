@@ -20,8 +20,8 @@ from sepclip import startup
 if sys.argv[2] == "kept": startup.keep_memory()
 import torch
 from sepclip.audio.layout import Layout
-from sepclip.config import load_config
-from sepclip.mixing.dataset import Batch
+from sepclip.config.load import load_config
+from sepclip.mixing.batches import Batch
 from sepclip.training.step import take_step
 from sepclip.training.state import TrainingState, build_separator
 config = load_config("demo", ["precision=" + sys.argv[1]])

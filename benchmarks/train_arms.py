@@ -46,8 +46,8 @@ def make_step(
     import torch
 
     from sepclip.audio.layout import Layout
-    from sepclip.config import load_config
-    from sepclip.mixing.dataset import Batch
+    from sepclip.config.load import load_config
+    from sepclip.mixing.batches import Batch
     from sepclip.training.hardware import resolved, set_up
     from sepclip.training.state import TrainingState, build_separator
     from sepclip.training.step import take_step

@@ -11,15 +11,15 @@ from typing import Any
 
 from sepclip.audio.files import find_sounds, write_text
 from sepclip.audio.layout import part_names
-from sepclip.config import load_config
+from sepclip.config.load import load_config
+from sepclip.config.schema import Config
+from sepclip.corpora.speakers.plan import VoiceSettings, prepare_voices
 from sepclip.errors import UserError
 from sepclip.evaluation.sets import evaluate_set
-from sepclip.mixing.mixture import MixtureSet
-from sepclip.mixing.preparation import VoiceSettings, prepare_voices
-from sepclip.report.writing import NAME as REPORT
-from sepclip.report.writing import report_at_end
-from sepclip.separation.files import Options, separate_files
-from sepclip.settings import Config
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.report.write_report import NAME as REPORT
+from sepclip.report.write_report import report_at_end
+from sepclip.separation.separate_files import Options, separate_files
 from sepclip.terminal import say
 from sepclip.training.hardware import resolve_device
 from sepclip.training.loop import train

@@ -8,7 +8,7 @@ from typer.main import get_command
 
 import sepclip as package
 from sepclip.cli import app
-from sepclip.mixing.corpora import corpora
+from sepclip.corpora import corpora
 from sepclip.model.losses import LOSSES
 from sepclip.model.networks import NETWORKS
 from sepclip.model.separator import losses_of

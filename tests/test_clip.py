@@ -9,18 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sepclip.clip import (
-    GRAMMAR,
-    RULES,
-    AutoClip,
-    History,
-    NormRule,
-    Rule,
-    TooManySkipped,
-    global_norm,
-    layer_of,
-    parse,
-)
+from sepclip.clip import GRAMMAR, RULES, AutoClip, History, NormRule, Rule, TooManySkipped, global_norm, layer_of, parse
 
 # texts of every rule that clip or drop some of the NORMS and not all; a new rule needs a line here
 EXAMPLES = [

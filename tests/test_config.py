@@ -6,11 +6,11 @@ import pytest
 import yaml
 
 from sepclip.audio.stft import STFT
-from sepclip.config import configs_folder, differences, flatten, load_config, shipped, with_kmeans
+from sepclip.config.load import configs_folder, differences, flatten, load_config, shipped, with_kmeans
+from sepclip.config.schema import Config
 from sepclip.errors import UserError
 from sepclip.model.losses import LossSettings
 from sepclip.model.networks import NETWORKS
-from sepclip.settings import Config
 
 
 def test_base_holds_every_key_with_a_comment() -> None:

@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from sepclip.cli import app
-from sepclip.config import flatten, load_config, shipped
+from sepclip.config.load import flatten, load_config, shipped
 from tests.conftest import REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -9,80 +9,33 @@ import pytest
 import sepclip
 
 PACKAGE = Path(sepclip.__file__).parent
-# each layer may import those named, and itself
-LAYERS = {
+# each layer may import those named, and itself: DESIGN's order, from the bottom
+LAYERS: dict[str, set[str]] = {
     "errors": set(),
+    "startup": set(),
     "clip": set(),
     "integrations": {"clip"},
-    "startup": set(),
-    "processor": set(),
     "terminal": {"errors"},
+    "parallel": {"errors", "terminal"},
     "audio": {"errors"},
+    "mixing": {"audio", "errors", "terminal"},
+    "corpora": {"mixing", "audio", "parallel", "errors", "terminal"},
+    "scoring": {"audio", "parallel", "errors", "terminal"},
     "model": {"audio", "errors"},
-    "mixing": {"audio", "processor", "errors", "terminal"},
-    "settings": {"clip", "model", "audio"},
-    "config": {"settings", "model", "errors"},
-    "training": {
-        "audio",
-        "mixing",
-        "model",
-        "clip",
-        "config",
-        "settings",
-        "startup",
-        "processor",
-        "errors",
-        "terminal",
-    },
-    "separation": {"training", "audio", "model", "processor", "errors", "terminal"},
-    "scoring": {"audio", "processor", "errors", "terminal"},
-    "evaluation": {"scoring", "separation", "audio", "mixing", "model", "errors", "terminal"},
-    "sweep": {
-        "evaluation",
-        "scoring",
-        "training",
-        "mixing",
-        "audio",
-        "config",
-        "settings",
-        "startup",
-        "processor",
-        "errors",
-        "terminal",
-    },
-    "demo": {
-        "report",
-        "evaluation",
-        "scoring",
-        "separation",
-        "training",
-        "mixing",
-        "audio",
-        "config",
-        "settings",
-        "errors",
-        "terminal",
-    },
-    "pictures": {"training", "audio", "errors"},
-    "report": {
-        "pictures",
-        "sweep",
-        "evaluation",
-        "scoring",
-        "training",
-        "mixing",
-        "model",
-        "audio",
-        "config",
-        "settings",
-        "errors",
-        "terminal",
-    },
-    "information": {"training", "model", "mixing", "audio", "config", "settings", "startup", "processor", "errors"},
+    "config": {"clip", "model", "audio", "errors"},
 }
+LAYERS["training"] = {"config", "model", "mixing", "audio", "clip", "parallel", "startup", "errors", "terminal"}
+LAYERS["separation"] = {"training", "model", "audio", "parallel", "errors", "terminal"}
+LAYERS["evaluation"] = {"separation", "scoring", "model", "mixing", "audio", "errors", "terminal"}
+LAYERS["sweep"] = {"evaluation", "scoring", *LAYERS["training"], "training"} - {"clip", "model"}
+LAYERS["report"] = {"sweep", "evaluation", "scoring", *LAYERS["training"], "training"} - {"clip", "parallel", "startup"}
+LAYERS["environment"] = {"training", "config", "model", "corpora", "scoring", "audio", "parallel", "startup", "errors"}
+LAYERS["demo"] = {"report", "evaluation", "scoring", "separation", "training", "config", "corpora", "mixing", "audio"}
+LAYERS["demo"] |= {"errors", "terminal"}
 LAYERS["commands"] = set(LAYERS)
 LAYERS["cli"] = set(LAYERS)
 LAYERS["__main__"] = {"cli"}
+SOURCES = {".py", ".js", ".css", ".html"}
 LIGHT = {"typer", "rich", "sepclip"}  # what `--help` may import at the top, beside the standard library
 
 
@@ -120,6 +73,65 @@ def test_imports_stay_within_the_layers(name: str) -> None:
             assert parts[1] in LAYERS[layer] | {layer}, f"{name} must not import {target}"
 
 
+def graph() -> dict[str, set[str]]:
+    """Return which module imports which, at the top or inside a function."""
+    every = modules()
+    arrows: dict[str, set[str]] = {}
+    for name, path in every.items():
+        arrows[name] = set()
+        for target in imported(path):
+            below = target.removeprefix("sepclip.")
+            if target.startswith("sepclip.") and below not in every:
+                below = below.rpartition(".")[0]  # a name within a module
+            if below in every and below != name:
+                arrows[name].add(below)
+    return arrows
+
+
+def test_no_two_files_import_each_other() -> None:
+    left = graph()
+    while left:  # take away what imports nothing that is left, until nothing is left but cycles
+        free = {name for name, below in left.items() if not below & set(left)}
+        assert free, f"import cycle among {sorted(left)}"
+        left = {name: below for name, below in left.items() if name not in free}
+
+
+def test_a_file_name_stands_for_one_thing() -> None:
+    """The same name in several folders is the same thing: the command, plan and lists of each corpus."""
+    stems: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        if path.name != "__init__.py" and not name.startswith("commands."):
+            stems.setdefault(path.stem, []).append(name)
+    several = {stem: names for stem, names in stems.items() if len(names) > 1}
+    for stem in ("command", "plan", "lists"):
+        assert all(name.startswith("corpora.") for name in several.pop(stem))
+    assert not several
+
+
+def is_corpus_command(name: str) -> bool:
+    """Tell whether a module is where typer may be used in ``corpora``: ``command.py``, or a corpus of one file."""
+    return bool(re.fullmatch(r"corpora\.(\w+\.)?command", name)) or (
+        name.startswith("corpora.") and "CORPORA = " in modules()[name].read_text(encoding="utf-8")
+    )
+
+
+@pytest.mark.parametrize("name", modules())
+def test_typer_is_used_by_commands_alone(name: str) -> None:
+    if name != "cli" and not name.startswith("commands") and not is_corpus_command(name):
+        assert "typer" not in {target.split(".")[0] for target in imported(modules()[name])}
+
+
+def test_no_folder_holds_most_of_the_package() -> None:
+    lines = {path: len(path.read_bytes().splitlines()) for path in PACKAGE.rglob("*") if path.suffix in SOURCES}
+    folders: dict[str, int] = {}
+    for path, count in lines.items():
+        below = path.relative_to(PACKAGE).parts
+        if len(below) > 1:
+            folders[below[0]] = folders.get(below[0], 0) + count
+    largest = max(folders, key=lambda folder: folders[folder])
+    assert folders[largest] < 0.17 * sum(lines.values()), largest
+
+
 def test_layers_have_no_cycle() -> None:
     done: set[str] = set()
     while len(done) < len(LAYERS):
@@ -145,7 +157,9 @@ def test_adapters_are_imported_by_nobody_and_their_libraries_at_the_last_moment(
             assert not [target for target in imported(path) if target.startswith("sepclip.integrations")]
 
 
-@pytest.mark.parametrize(("package", "home"), [("torchaudio", "audio/resample.py"), ("museval", "audio/bsseval.py")])
+@pytest.mark.parametrize(
+    ("package", "home"), [("torchaudio", "audio/resample.py"), ("museval", "scoring/museval_adapter.py")]
+)
 def test_troubled_packages_are_imported_in_one_place(package: str, home: str) -> None:
     users = [
         path.relative_to(PACKAGE).as_posix()
@@ -157,7 +171,8 @@ def test_troubled_packages_are_imported_in_one_place(package: str, home: str) ->
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in modules() if n in {"cli", "errors", "terminal", "mixing"} or "commands" in n or "corpora" in n]
+    "name",
+    [n for n in modules() if n in {"cli", "errors", "terminal", "corpora"} or "commands" in n or is_corpus_command(n)],
 )
 def test_what_help_imports_is_light(name: str) -> None:
     import sys

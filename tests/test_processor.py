@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sepclip import processor
+from sepclip import parallel
 
 
 @pytest.mark.parametrize(
@@ -18,11 +18,11 @@ from sepclip import processor
     ],
 )
 def test_cores_are_those_granted_and_paid_for(monkeypatch, tmp_path: Path, limit: str | None, want: int) -> None:
-    monkeypatch.setattr(processor, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(parallel, "_QUOTA", tmp_path / "cpu.max")
     if limit:
         (tmp_path / "cpu.max").write_text(f"{limit}\n")
     if hasattr(os, "sched_getaffinity"):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)))
     else:
         monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert processor.cores() == want
+    assert parallel.cores() == want

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.separation.trained import Separator
 from tests.conftest import REPOSITORY, SPEECH, sepclip
 

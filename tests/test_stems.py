@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from sepclip.cli import app
 from sepclip.errors import UserError
-from tests.mixing.tracks import write
+from tests.corpora.tracks import write
 
 RATE = 44100
 TRACKS = {"train": ("a", "b", "c"), "valid": ("v",), "test": ("t",)}

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from sepclip.cli import app
 from sepclip.errors import UserError
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.losses import LOSSES
-from sepclip.sweep import running
+from sepclip.sweep import run_cells
+from sepclip.sweep.cell_table import Table
 from sepclip.sweep.grid import load_grid
+from sepclip.sweep.intervals import estimate, of_differences, of_runs
 from sepclip.sweep.results import METRICS, Result
-from sepclip.sweep.statistics import estimate, of_differences, of_runs
-from sepclip.sweep.table import Table
 from sepclip.training.run import hold
 from tests.conftest import SPEECH, TINY, assert_told, sepclip
 
@@ -295,7 +295,7 @@ def test_a_sweep_is_whole(whole: Path, small_set: Path) -> None:
 
 
 def test_a_sweep_that_is_done_only_prints_its_table(whole: Path, small_set: Path, monkeypatch) -> None:
-    monkeypatch.setattr(running.subprocess, "Popen", lambda *_, **__: pytest.fail("a cell was started again"))
+    monkeypatch.setattr(run_cells.subprocess, "Popen", lambda *_, **__: pytest.fail("a cell was started again"))
     before, grid = stamps(whole), whole.parent / "tiny.yaml"
     code, stdout, _ = invoke(grid, small_set, "--out", whole)
     assert code == 0
@@ -399,9 +399,9 @@ def test_interrupted_it_saves_its_cells(small_set: Path, tmp_path: Path) -> None
 
 def test_a_cell_without_its_sweep_saves_and_ends(small_set: Path, tmp_path: Path) -> None:
     (cell, _) = load_grid(tiny_grid(tmp_path / "mi.yaml", ("mi",)), steps=100000, precision="fp32").cells
-    task = running.Task(cell, tmp_path / "run", tmp_path / "log", "a cell", 100000)
-    where = running.Places(("cpu", "cpu"), 1)
-    process = running._Child(task, "cpu", where, MixtureSet.open(small_set)).process
+    task = run_cells.Task(cell, tmp_path / "run", tmp_path / "log", "a cell", 100000)
+    where = run_cells.Places(("cpu", "cpu"), 1)
+    process = run_cells._Child(task, "cpu", where, MixtureSet.open(small_set)).process
     while not (task.run / "checkpoints" / "last").is_dir():
         assert process.poll() is None, task.log.read_text()
         time.sleep(0.01)
@@ -419,7 +419,7 @@ def test_a_process_that_is_killed_is_told(whole: Path, small_set: Path, tmp_path
     def killed(command, **options):
         return start_process([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], **options)
 
-    monkeypatch.setattr(running.subprocess, "Popen", killed)
+    monkeypatch.setattr(run_cells.subprocess, "Popen", killed)
     code, stdout, stderr = invoke(whole.parent / "tiny.yaml", small_set, "--out", out, "--jobs", 2)
     assert code == 1
     assert stderr.count("killed by SIGKILL, perhaps for want of memory") == 8  # as it happens, and at the end
@@ -468,12 +468,12 @@ def test_cores_and_gpus_are_shared_out(monkeypatch) -> None:
     import torch
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(running, "cores", lambda: 16)
+    monkeypatch.setattr(run_cells, "cores", lambda: 16)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
 
     def shared(device, jobs=None, jobs_per_gpu=None, every_gpu=True, most=100):
-        found = running.places(device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=most)
+        found = run_cells.places(device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=most)
         return found.devices, found.threads
 
     assert shared(cpu) == (("cpu",) * 4, 4)

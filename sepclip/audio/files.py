@@ -253,3 +253,15 @@ def _wav_16(samples: NDArray[np.generic], rate_hz: int) -> memoryview:
         *(b"data", samples.nbytes),
     )
     return memoryview(header + samples.T.astype("<i2", copy=False).tobytes())
+
+
+def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
+    """Average the channels of ``samples`` (C, T) and resample: (T',)."""
+    mono: NDArray[np.float32] = samples.mean(0)
+    if from_hz == to_hz:
+        return mono
+    import torch  # a second of start-up that a corpus of the right rate does not need
+
+    from sepclip.audio.resample import resample
+
+    return resample(torch.from_numpy(mono), from_hz, to_hz).numpy()

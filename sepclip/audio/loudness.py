@@ -23,7 +23,7 @@ def rms(wave: Wave, rate_hz: int) -> float:
 
 def active_speech(wave: Wave, rate_hz: int) -> float:
     """Return the root of the active level of ITU-T P.56: the power where somebody speaks."""
-    from sepclip.audio.levels import active_level  # a second of start-up that RMS does not need
+    from sepclip.audio.active_level import active_level  # a second of start-up that RMS does not need
 
     return math.sqrt(active_level(wave, rate_hz))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sepclip.commands.options import Json
-from sepclip.scoring.metrics import METRICS, chosen
+from sepclip.scoring.table import METRICS, chosen
 from sepclip.terminal import out, print_json, say
 
 

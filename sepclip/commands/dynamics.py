@@ -26,7 +26,7 @@ def dynamics(
     prints the correlation r of the logarithms of the last two. The animation shows them as training went on, the
     threshold moving.
     """
-    from sepclip.pictures import animate_dynamics, draw_dynamics, require_matplotlib
+    from sepclip.report.dynamics_figure import animate_dynamics, draw_dynamics, require_matplotlib
     from sepclip.training.dynamics import Records, summary_table
 
     require_matplotlib()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sepclip.commands.options import Json, KMeans, MaskSource, NoiseRoot, RirsRoot, Root
-from sepclip.scoring.metrics import DEFAULT, METRICS, ORACLES, RULE, chosen
+from sepclip.scoring.table import DEFAULT, METRICS, ORACLES, RULE, chosen
 from sepclip.terminal import out, print_json, show_lines
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def _of_run(
     how: dict[str, Any],
 ) -> tuple[Path, dict[str, Any]]:
     from sepclip.evaluation.sets import evaluate_set
-    from sepclip.mixing.mixture import MixtureSet
+    from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.training.hardware import resolve_device
     from sepclip.training.run import Run
 

@@ -16,7 +16,7 @@ def info(
     as_json: Json = False,
 ) -> None:
     """Show versions, devices and what works here; or what a run or a mixture set is."""
-    from sepclip.information import gather, lines
+    from sepclip.environment import gather, lines
 
     if path is not None:
         from sepclip.report.contents import contents

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sepclip import terminal
-from sepclip.mixing.corpora import Json as Json
+from sepclip.corpora.command import Json as Json
 
 Device = Annotated[str, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")]
 KMeans = Annotated[

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sepclip.commands.options import with_volume
-from sepclip.mixing.corpora import corpora
+from sepclip.corpora import corpora
 from sepclip.terminal import out
 
 prepare_app = typer.Typer(

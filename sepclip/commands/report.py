@@ -38,7 +38,7 @@ def report(
     The file holds everything: it opens from disk, without a network, on a phone or a desktop, in light or dark.
     """
     from sepclip.report.figures import write_figures
-    from sepclip.report.writing import write_report
+    from sepclip.report.write_report import write_report
 
     paths = [path] if other is None else [path, other]
     made = write_report(paths, out_file)

@@ -56,7 +56,7 @@ def separate(
     that are already there are left, and what was interrupted goes on with the same command. A file that cannot be used
     is named and the others go on; the exit code is 1 then.
     """
-    from sepclip.separation.files import Options, separate_files
+    from sepclip.separation.separate_files import Options, separate_files
     from sepclip.training.hardware import resolve_device, resolve_precision
     from sepclip.training.run import Run
 

@@ -108,8 +108,8 @@ def _list_cells(opened: "Sweep", as_json: bool) -> None:
 
 def _show(opened: "Sweep", metric: str, no_picture: str | None, as_json: bool) -> None:
     from sepclip.report.glance import sweep_lines
+    from sepclip.sweep.cell_table import Table, run_rows
     from sepclip.sweep.folder import same_scores
-    from sepclip.sweep.table import Table, run_rows
 
     table, same = Table.of(opened.grid, opened.results, metric), same_scores(opened)
     for words in same:

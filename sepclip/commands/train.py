@@ -86,8 +86,8 @@ def train(
     Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
     and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl; at the end RUN/report.html (`sepclip report`).
     """
-    from sepclip.config import load_config
-    from sepclip.mixing.mixture import MixtureSet
+    from sepclip.config.load import load_config
+    from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.training.distributed import joined
     from sepclip.training.dynamics import parse_dynamics
     from sepclip.training.loop import train as train_run
@@ -150,7 +150,7 @@ def _tell(run: Path, summary: dict[str, Any], page: Path | None, as_json: bool) 
 
 def _report(run: Path, *, wanted: bool, already: bool) -> Path | None:
     """Write the page of a training that has just ended, or return the one that is there."""
-    from sepclip.report.writing import NAME, report_at_end
+    from sepclip.report.write_report import NAME, report_at_end
 
     if already and (run / NAME).is_file():
         return run / NAME

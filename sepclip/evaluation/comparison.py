@@ -13,7 +13,7 @@ from scipy import stats
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import read_scores
 from sepclip.evaluation.summary import percentile_interval
-from sepclip.scoring.metrics import METRICS
+from sepclip.scoring.table import METRICS
 
 SAME_DB = 1e-6  # scores of one estimate by the two engines differ by less
 SAME_SNR_DB = 0.01  # files are 16 bits and more: the same mixture and references agree in their SNR to far less

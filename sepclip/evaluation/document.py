@@ -17,9 +17,9 @@ from sepclip.errors import UserError
 from sepclip.evaluation.markdown import to_markdown
 from sepclip.evaluation.summary import kind_of as kind_of
 from sepclip.evaluation.summary import summarise_parts
-from sepclip.scoring.file import Frames
 from sepclip.scoring.items import Plan, Row
-from sepclip.scoring.metrics import columns
+from sepclip.scoring.score_file import Frames
+from sepclip.scoring.table import columns
 
 SCHEMA_VERSION = 2
 _MUSEVAL_NAMES = {"SDR": "sdr", "SIR": "sir", "SAR": "sar", "ISR": "isr"}

@@ -11,10 +11,10 @@ from typing import Any
 import sepclip
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import SCHEMA_VERSION, document, kind_of, track_name, write_scores, write_track
-from sepclip.scoring.file import Frames
 from sepclip.scoring.items import Item, Plan, Row
 from sepclip.scoring.journal import Journal
-from sepclip.scoring.running import require_packages, score
+from sepclip.scoring.score_file import Frames
+from sepclip.scoring.score_many import require_packages, score
 from sepclip.terminal import say
 
 JOURNAL = "scores.partial.jsonl"

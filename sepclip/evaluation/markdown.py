@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sepclip.scoring.metrics import ORACLES
+from sepclip.scoring.table import ORACLES
 
 _PARTS = {"groups": "group", "sexes": "voices", "input_snr": "input SNR", "sources": "source"}
 

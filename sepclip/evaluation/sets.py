@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from sepclip.errors import UserError
-from sepclip.mixing.mixture import FULL_SCALE, MixtureSet, Recipe
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.mixing.recipe import Recipe
+from sepclip.mixing.render import FULL_SCALE
 from sepclip.model.separator import Separator
 from sepclip.scoring.items import Item, Plan, Row, Waves
 from sepclip.separation.stream import separate_wave

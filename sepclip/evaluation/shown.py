@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 
 from sepclip.errors import counted
-from sepclip.scoring.metrics import METRICS, ORACLES
+from sepclip.scoring.table import METRICS, ORACLES
 from sepclip.terminal import out, say, say_some
 
 # what one who sees such scores for the first time asks for

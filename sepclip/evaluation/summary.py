@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from sepclip.scoring.items import Row
-from sepclip.scoring.metrics import ORACLES
+from sepclip.scoring.table import ORACLES
 
 RESAMPLES = 2000
 WORST = 10

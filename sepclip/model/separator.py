@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepclip.audio.layout import Layout
-from sepclip.audio.metrics import like_the_first
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.scaling import factors
+from sepclip.audio.si_sdr import like_the_first
 from sepclip.audio.stft import STFT, magnitude
 from sepclip.errors import UserError
 from sepclip.model.clustering import KMeans, assign, cluster_masks, fit_centroids

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.errors import UserError, counted
-from sepclip.mixing.mixture import SET_FILE, SPLITS, MixtureSet
+from sepclip.mixing.mixture_set import SET_FILE, MixtureSet
+from sepclip.mixing.recipe import SPLITS
 from sepclip.report.curves import History
 from sepclip.report.facts import environment_of
 from sepclip.report.of_run import is_run, run_facts
 from sepclip.report.scores import GAIN, evaluations, mean_and_median, values_of
-from sepclip.report.writing import NAME
+from sepclip.report.write_report import NAME
 from sepclip.training import checkpoint
 from sepclip.training.run import Run
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sepclip.audio.metrics import pairwise_si_sdr, si_sdr
 from sepclip.audio.permutation import best_permutation
+from sepclip.audio.si_sdr import pairwise_si_sdr, si_sdr
 from sepclip.errors import UserError
 from sepclip.evaluation.folders import folder_items
 from sepclip.evaluation.sets import set_items
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report.scores import Scores
 from sepclip.scoring.items import Item, Waves
 from sepclip.training.hardware import resolve_device

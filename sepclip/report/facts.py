@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.audio.layout import Layout
-from sepclip.config import differences, load_config
+from sepclip.config.load import differences, load_config
 from sepclip.errors import counted
 from sepclip.report.markup import Content, Markup, tag
 from sepclip.training.run import CONFIG, ENVIRONMENT, Run

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sepclip.audio.files import replace_file
 from sepclip.errors import UserError
-from sepclip.pictures import require_matplotlib
 from sepclip.report.charts import Chart
 from sepclip.report.curves import History, dynamics_charts, dynamics_of, training_charts
+from sepclip.report.dynamics_figure import require_matplotlib
 from sepclip.report.of_run import is_run
 from sepclip.report.of_sweep import is_sweep, read_sweep, sweep_charts
 from sepclip.report.of_two import Pair, names_of, pair_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sepclip.config import flatten, load_config
+from sepclip.config.load import flatten, load_config
 from sepclip.errors import UserError, counted
 from sepclip.report.charts import Chart, Series, aligned
 from sepclip.report.curves import GAIN, History

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sepclip.errors import UserError, counted
 from sepclip.report.curves import History, dynamics_charts, dynamics_of, training_charts
-from sepclip.report.drawing import histogram, paired
 from sepclip.report.examples import chosen, source_of
 from sepclip.report.facts import configurations
 from sepclip.report.listening import cards
@@ -14,8 +13,9 @@ from sepclip.report.markup import Markup, minus, signed, tag
 from sepclip.report.of_run import LISTEN, about, is_run
 from sepclip.report.page import Headline, Page
 from sepclip.report.scores import FILE, Scores, evaluations
+from sepclip.report.svg import histogram, paired
 from sepclip.report.tables import grid, sortable
-from sepclip.sweep.statistics import Estimate, of_differences
+from sepclip.sweep.intervals import Estimate, of_differences
 from sepclip.terminal import warn
 from sepclip.training.run import Run
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from sepclip.errors import counted
-from sepclip.report.drawing import box, histogram
 from sepclip.report.markup import Content, Markup, minus, tag
 from sepclip.report.scores import MAIN, Scores, mean_and_median, values_of
+from sepclip.report.svg import box, histogram
 
 IMPROVEMENTS, ORACLE = ("si_sdr_improvement", "sdr_improvement"), "ibm_"
 MOST_FILES = 4000  # in the list; more would make a page that no phone scrolls

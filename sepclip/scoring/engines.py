@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sepclip.audio.bsseval import Unscorable, bsseval_frames, bsseval_whole, median_over_windows
-from sepclip.audio.projection import TAPS, BSSEval, IllConditioned, decompose
+from sepclip.scoring.bsseval import TAPS, BSSEval, IllConditioned, decompose
 from sepclip.scoring.items import STRETCH, Array, Plan, Waves
-from sepclip.scoring.metrics import METRICS
+from sepclip.scoring.museval_adapter import Unscorable, bsseval_frames, bsseval_whole, median_over_windows
+from sepclip.scoring.table import METRICS
 
 Floats = NDArray[np.float64]
 ENGINES = ("museval", "fast")

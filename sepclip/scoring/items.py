@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.files import BadSound
-from sepclip.scoring.metrics import DEFAULT, ORACLES
+from sepclip.scoring.table import DEFAULT, ORACLES
 
 if TYPE_CHECKING:  # torch takes a second in every process, and much of what is scored needs none
     from sepclip.audio.stft import STFT

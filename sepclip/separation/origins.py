@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sepclip.separation.plan import STDIN, Job
+from sepclip.separation.jobs import STDIN, Job
 
 FILE = ".separated.jsonl"  # in the folder of the results, a line a separated file
 

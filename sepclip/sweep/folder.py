@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.errors import Stopped, UserError, counted
-from sepclip.mixing.mixture import MixtureSet
-from sepclip.sweep import picture, table
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.sweep import cell_table, picture
+from sepclip.sweep.cell_table import LOGS, RUNS
 from sepclip.sweep.grid import Cell, Grid, load_grid
 from sepclip.sweep.results import METRICS, Result, read_result
-from sepclip.sweep.running import Places, Task, places, run_tasks
-from sepclip.sweep.table import LOGS, RUNS
+from sepclip.sweep.run_cells import Places, Task, places, run_tasks
 from sepclip.terminal import notes, say, warn
 from sepclip.training import checkpoint
 from sepclip.training.hardware import resolve_device, resolve_precision
@@ -108,14 +108,14 @@ class Sweep:
 
     def write(self, metric: str) -> list[Path]:
         """Write the files that tell of the sweep, where anything is new in them."""
-        made = table.Table.of(self.grid, self.results, metric)
+        made = cell_table.Table.of(self.grid, self.results, metric)
         texts = {
-            "cells.json": table.cells_json(self.grid, self.results, self.data, self.group),
-            "cells.csv": table.cells_csv(self.grid, self.results),
+            "cells.json": cell_table.cells_json(self.grid, self.results, self.data, self.group),
+            "cells.csv": cell_table.cells_csv(self.grid, self.results),
             "table.csv": made.csv(),
             "table.md": made.markdown(self.about()),
         }
-        return [self.out / name for name, text in texts.items() if table.write_if_new(self.out / name, text)]
+        return [self.out / name for name, text in texts.items() if cell_table.write_if_new(self.out / name, text)]
 
     def about(self) -> str:
         """Return what the table is of, in a line."""
@@ -124,7 +124,7 @@ class Sweep:
 
     def draw(self, metric: str) -> str | None:
         """Draw the picture of the table; returns what to tell where that cannot be done."""
-        return picture.draw(table.Table.of(self.grid, self.results, metric), self.out)
+        return picture.draw(cell_table.Table.of(self.grid, self.results, metric), self.out)
 
 
 def run(

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sepclip.config import flatten, load_config, read_yaml, shipped_path
+from sepclip.config.load import flatten, load_config, read_yaml, shipped_path
+from sepclip.config.schema import Config
 from sepclip.errors import UserError
-from sepclip.settings import Config
 from sepclip.training.run import MAY_CHANGE
 
 SEED = "seed"

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sepclip.audio.files import replace_file
+from sepclip.sweep.cell_table import Entry, Table
 from sepclip.sweep.results import TITLES
-from sepclip.sweep.table import Entry, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

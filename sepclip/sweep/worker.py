@@ -18,8 +18,8 @@ from sepclip.errors import EXIT_TERMINATED, EXIT_USER_ERROR, Stopped, UserError
 from sepclip.terminal import say
 
 if TYPE_CHECKING:
-    from sepclip.mixing.mixture import MixtureSet
-    from sepclip.settings import Config
+    from sepclip.config.schema import Config
+    from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.training.run import Run
 
 SCORES = Path("eval", "sweep")
@@ -48,10 +48,10 @@ def work(orders: dict[str, Any]) -> None:
     """Train the cell from where it stands, and score it on the test mixtures; its ``scores.json`` ends it."""
     import torch
 
+    from sepclip.config.schema import Config
     from sepclip.evaluation.sets import evaluate_set
-    from sepclip.mixing.mixture import MixtureSet
+    from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.scoring.items import Plan
-    from sepclip.settings import Config
 
     path, config = Path(orders["run"]), Config.model_validate(orders["config"])
     folders = {name: Path(orders[name]) if orders.get(name) else None for name in ("root", "noise", "rirs")}

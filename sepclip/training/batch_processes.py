@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch
-from sepclip.mixing.workers import end_with
+from sepclip.mixing.batches import Batch
+from sepclip.parallel import end_with
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # they come to all, and are for the training
 _LOOK_EVERY_SECONDS = 1.0

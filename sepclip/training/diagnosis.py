@@ -18,11 +18,11 @@ import yaml
 
 from sepclip.audio.files import replace_file
 from sepclip.audio.layout import Layout
+from sepclip.config.schema import Config
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch
+from sepclip.mixing.batches import Batch
 from sepclip.model.embedding import RawEmbedding
 from sepclip.model.separator import Separator
-from sepclip.settings import Config
 from sepclip.terminal import say, say_some, warn
 from sepclip.training.distributed import Ranks
 from sepclip.training.run import NONFINITE

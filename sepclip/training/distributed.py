@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError
-from sepclip.mixing.dataset import Share
+from sepclip.mixing.batches import Share
 from sepclip.terminal import speak
 
 T = TypeVar("T")

@@ -27,10 +27,10 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from sepclip.clip import global_norm
+from sepclip.config.schema import Dynamics
 from sepclip.errors import UserError
-from sepclip.settings import Dynamics
-from sepclip.training.journal import append_row, cut_metrics, finite
 from sepclip.training.run import DYNAMICS, Run
+from sepclip.training.run_log import append_row, cut_metrics, finite
 from sepclip.training.state import TrainingState
 
 _COLUMNS = ("loss", "grad_norm", "threshold", "step_size", "smoothness")

@@ -8,7 +8,7 @@ from types import TracebackType
 
 import torch
 
-from sepclip.mixing.dataset import Batch
+from sepclip.mixing.batches import Batch
 from sepclip.training.batch_processes import BatchProcesses
 
 _AHEAD = 2  # batches made ahead: one on its way, one being made

@@ -7,9 +7,9 @@ import sys
 import torch
 
 from sepclip import startup
+from sepclip.config.schema import DEVICE, Config
 from sepclip.errors import UserError
-from sepclip.processor import cores
-from sepclip.settings import DEVICE, Config
+from sepclip.parallel import cores
 
 AUTOMATIC = ("device", "precision", "threads", "allocator")  # keys that may be "auto"
 

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sepclip.config.schema import Config
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
-from sepclip.mixing.augmentation import Augmentation
-from sepclip.mixing.dataset import Batches, ValidationCrops, training_data
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.batches import Batches, ValidationCrops, training_data
+from sepclip.mixing.dynamic_voices import Augmentation
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.separator import Separator
-from sepclip.settings import Config
 from sepclip.terminal import say
 from sepclip.training import checkpoint
 from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
@@ -21,9 +21,9 @@ from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.dynamics import Watch
 from sepclip.training.feed import Feed
 from sepclip.training.hardware import readers, set_up, workers
-from sepclip.training.journal import Journal, finite, progress_row, summary
 from sepclip.training.profiling import VALIDATION, profiling, stage
 from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
+from sepclip.training.run_log import Journal, finite, progress_row, summary
 from sepclip.training.signals import Requests
 from sepclip.training.state import TrainingState, build_separator, dtype_of, seed_dropout
 from sepclip.training.step import mean_loss, take_step

@@ -16,11 +16,11 @@ import torch
 import sepclip
 from sepclip.audio.files import write_text
 from sepclip.audio.layout import Layout
-from sepclip.config import differences, load_run_config, with_kmeans
+from sepclip.config.load import differences, load_run_config, with_kmeans
+from sepclip.config.schema import Config
 from sepclip.errors import UserError
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.separator import MaskSource, Separator, require_trainable
-from sepclip.settings import Config
 from sepclip.training import checkpoint, tensorboard
 from sepclip.training.hardware import AUTOMATIC, resolve_device, resolved
 from sepclip.training.state import build_separator

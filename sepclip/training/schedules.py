@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 
-from sepclip.settings import Optimizer as Settings
+from sepclip.config.schema import Optimizer as Settings
 
 _LESS = 1e-4  # share of the best loss by which a loss must be lower, as in torch's ReduceLROnPlateau
 

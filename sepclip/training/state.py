@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from sepclip import clip
 from sepclip.audio.layout import Layout
-from sepclip.mixing.drawing import generator
+from sepclip.config.schema import Config
+from sepclip.mixing.chance import generator
 from sepclip.model.separator import Separator
-from sepclip.settings import Config
 from sepclip.training.average import Average
 from sepclip.training.schedules import Schedule, build_optimizer
 

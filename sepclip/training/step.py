@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sepclip import clip
+from sepclip.config.schema import Config
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch
+from sepclip.mixing.batches import Batch
 from sepclip.model.losses import LOSSES
 from sepclip.model.separator import Separator
-from sepclip.settings import Config
 from sepclip.terminal import warn
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.profiling import stage

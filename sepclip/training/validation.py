@@ -2,10 +2,10 @@
 
 import torch
 
-from sepclip.audio.metrics import si_sdr_improvement
-from sepclip.mixing.dataset import ValidationCrops
+from sepclip.audio.si_sdr import si_sdr_improvement
+from sepclip.config.schema import Config
+from sepclip.mixing.batches import ValidationCrops
 from sepclip.model.separator import Separator
-from sepclip.settings import Config
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.state import dtype_of
 from sepclip.training.step import compute_loss

@@ -5,7 +5,7 @@ import soundfile
 import torch
 
 from sepclip.audio.masks import ideal_binary_mask, mask_target
-from sepclip.audio.metrics import si_sdr
+from sepclip.audio.si_sdr import si_sdr
 from sepclip.audio.stft import STFT
 
 SPEECH = Path(__file__).parents[2] / "data" / "speech"

@@ -9,7 +9,7 @@ from sepclip.errors import UserError
 from sepclip.evaluation.comparison import compare, holm
 from sepclip.evaluation.document import document, write_scores
 from sepclip.scoring.items import Plan, Row
-from sepclip.scoring.metrics import columns
+from sepclip.scoring.table import columns
 from tests.conftest import assert_told, sepclip
 
 PLAN = Plan(("si_sdr", "snr"), ())

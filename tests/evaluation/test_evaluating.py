@@ -15,10 +15,10 @@ from sepclip.evaluation.folders import folder_items
 from sepclip.evaluation.sets import set_items
 from sepclip.evaluation.shown import show
 from sepclip.evaluation.summary import summarise
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.scoring.items import Plan, Row
-from sepclip.scoring.metrics import DEFAULT, ORACLES, columns
-from sepclip.scoring.running import score
+from sepclip.scoring.score_many import score
+from sepclip.scoring.table import DEFAULT, ORACLES, columns
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, assert_told, sepclip, train_tiny
 
@@ -74,7 +74,7 @@ def test_known_noise_gives_its_ratio(tmp_path: Path) -> None:
 
 
 def test_museval_scores_are_musevals_own(tmp_path: Path) -> None:
-    from sepclip.audio.bsseval import load_museval_metrics
+    from sepclip.scoring.museval_adapter import load_museval_metrics
 
     first, second = voices(5.0)
     noise = np.random.default_rng(0).normal(0, 0.01, (2, len(first)))

@@ -8,7 +8,7 @@ from sepclip.errors import UserError
 from sepclip.evaluation.evaluating import evaluate
 from sepclip.evaluation.folders import find_sources, folder_items, pair_items
 from sepclip.scoring.items import Plan
-from sepclip.scoring.running import score
+from sepclip.scoring.score_many import score
 from tests.conftest import assert_told, sepclip
 
 PLAN = Plan(("si_sdr",), ())

@@ -5,8 +5,9 @@ import shutil
 import pytest
 import soundfile
 
-from sepclip.mixing.corpora import speakers
-from sepclip.mixing.mixture import SPLITS, MixtureSet
+from sepclip.corpora.speakers import command
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.mixing.recipe import SPLITS
 from tests.conftest import SPEECH
 
 VOICES = ("ca-m", "en-f", "fr-m", "it-f", "ru-m")
@@ -40,7 +41,7 @@ def write_wave(path, wave, rate_hz=8000, **options):
 
 def prepare(root, out, tr=6, cv=3, tt=2, **options):
     """Make a set as `sepclip prepare speakers` does."""
-    speakers.prepare(root, out, tr=tr, cv=cv, tt=tt, **options)
+    command.prepare(root, out, tr=tr, cv=cv, tt=tt, **options)
     return MixtureSet.open(out)
 
 

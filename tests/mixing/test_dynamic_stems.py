@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import STEM_GAIN, ValidationCrops
-from tests.mixing.test_dataset import data, same
-from tests.mixing.tracks import FOUR, make_tracks, noise, stems
+from sepclip.mixing.batches import STEM_GAIN, ValidationCrops
+from tests.corpora.tracks import FOUR, make_tracks, noise, stems
+from tests.mixing.test_batches import data, same
 
 SAMPLES, SEGMENT = 4410, 400
 TRACKS = ("a", "b", "c", "d", "e")

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from sepclip.config import load_config
+from sepclip.config.load import load_config
+from sepclip.corpora.existing_mixtures import TASKS
 from sepclip.errors import UserError
-from sepclip.mixing.augmentation import NO_AUGMENTATION, Augmentation, VoiceMixer
-from sepclip.mixing.corpora import TASKS
-from sepclip.mixing.dataset import training_data
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.batches import training_data
+from sepclip.mixing.dynamic_voices import NO_AUGMENTATION, Augmentation, VoiceMixer
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training.state import TrainingState, build_separator
 from sepclip.training.step import take_step
 from tests.conftest import TINY, assert_told, sepclip, train_tiny
-from tests.mixing import test_librimix, test_made, test_wsj0
+from tests.corpora import test_existing_mixtures, test_librimix, test_wsj0
 from tests.mixing.conftest import every_recipe, prepare, write_wave
 
 SEGMENT = 3000
@@ -90,7 +90,7 @@ def assert_same(mixtures, steps):
 
 def loss(mixtures, waves):
     """Return the loss of the first step of a tiny network on these mixtures."""
-    from sepclip.mixing.dataset import to_batch
+    from sepclip.mixing.batches import to_batch
 
     config = load_config(None, list(TINY))
     state = TrainingState.start(config, build_separator(config, mixtures.layout), torch.device("cpu"), 1)
@@ -121,7 +121,7 @@ def test_librimix_prepared_in_place_and_anew(libri, tmp_path, task):
 def test_wsj0_prepared_in_place_and_anew(tmp_path, rate, steps):
     root, lists = test_wsj0.make_wsj0(tmp_path / "discs"), test_wsj0.make_lists(tmp_path / "lists")
     made = test_wsj0.prepare(root, lists, tmp_path / "made", rate=rate, mode="max")
-    there = test_made.prepare(made.path, tmp_path / "there", "wsj0-2mix", rate=rate, mode="max")
+    there = test_existing_mixtures.prepare(made.path, tmp_path / "there", "wsj0-2mix", rate=rate, mode="max")
     found, in_place = anew(made), anew(there)
     for recipe in made.recipes("tr"):
         want = made.waves("tr", recipe, samples=SEGMENT)
@@ -147,12 +147,14 @@ def test_wsj0_prepared_in_place_and_anew(tmp_path, rate, steps):
     ],
 )
 def test_trees_of_wham_and_whamr_with_their_noise_and_echo(tmp_path, suffixes, options):
-    tree = test_made.make_wham(tmp_path / "tree", suffixes)
-    for split, names in test_made.NAMES.items():
+    tree = test_existing_mixtures.make_wham(tmp_path / "tree", suffixes)
+    for split, names in test_existing_mixtures.NAMES.items():
         for name in names:
-            level = test_made.ROOMS[(options.get("room") and f"_{options['room']}") or ""]
-            write_wave(tree / split / "noise" / f"{name}.wav", test_made.waves(name)[2] * level, subtype="FLOAT")
-    made = test_made.prepare(tree, tmp_path / "out", **options)
+            level = test_existing_mixtures.ROOMS[(options.get("room") and f"_{options['room']}") or ""]
+            write_wave(
+                tree / split / "noise" / f"{name}.wav", test_existing_mixtures.waves(name)[2] * level, subtype="FLOAT"
+            )
+    made = test_existing_mixtures.prepare(tree, tmp_path / "out", **options)
     assert_same(made, 4)
     tree.rename(tmp_path / "moved")  # noise and all
     assert_same(MixtureSet.open(made.path, tmp_path / "moved"), 4)
@@ -166,13 +168,13 @@ def made_at(made, tmp_path):
 
 
 def test_a_tree_without_its_noise_is_told_before_and_refused(tmp_path, capsys):
-    tree = test_made.make_wham(tmp_path / "tree")
+    tree = test_existing_mixtures.make_wham(tmp_path / "tree")
     from sepclip.cli import main
 
     with pytest.raises(SystemExit):
         main(["prepare", "wham", str(tree), str(tmp_path / "out"), "--task", "sep_noisy", "--check"])
     assert "noise not there: --dynamic cannot mix anew, all else works" in capsys.readouterr().out
-    made = test_made.prepare(tree, tmp_path / "out", task="sep_noisy")
+    made = test_existing_mixtures.prepare(tree, tmp_path / "out", task="sep_noisy")
     with pytest.raises(UserError, match="hold what would be in noise that their recipes do not name"):
         mixer(made)
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sepclip.errors import UserError
-from sepclip.mixing.mixture import SPLITS, MixtureSet, Recipe, Source
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.mixing.recipe import SPLITS, Recipe, Source
 from sepclip.mixing.rooms import in_room, read_noise, read_response
 from tests.conftest import sepclip
 from tests.mixing.conftest import every_recipe, prepare, samples, tree, write_wave

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sepclip.audio.layout import Layout
-from sepclip.audio.metrics import pairwise_si_sdr, si_sdr_improvement
 from sepclip.audio.permutation import best_permutation
+from sepclip.audio.si_sdr import pairwise_si_sdr, si_sdr_improvement
 from sepclip.errors import UserError
 from sepclip.model.losses import LOSSES, LossSettings
 from sepclip.model.separator import require_trainable

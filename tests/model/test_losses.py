@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from sepclip.audio.masks import ideal_binary_mask, mask_target
-from sepclip.audio.metrics import pairwise_si_sdr
+from sepclip.audio.si_sdr import pairwise_si_sdr
 from sepclip.audio.stft import STFT
+from sepclip.config.schema import LEAST_RIDGE
 from sepclip.model import losses
 from sepclip.model.embedding import RawEmbedding
 from sepclip.model.losses import LOSSES, LossSettings, Signals, bin_weights
-from sepclip.settings import LEAST_RIDGE
 
 # every loss, and every one that a setting makes of it
 CASES = {name: (name, LossSettings()) for name in LOSSES} | {

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sepclip.config import load_config
+from sepclip.config.load import load_config
 from sepclip.model.networks import NETWORKS, build_network, dropout
 
 SMALL = {

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from sepclip.audio.layout import Layout
-from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.permutation import best_permutation
+from sepclip.audio.si_sdr import pairwise_si_sdr
 from sepclip.audio.stft import STFT
 from sepclip.model.losses import LOSSES, LossSettings
 from sepclip.model.networks import NETWORKS

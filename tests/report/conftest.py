@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from sepclip.cli import app
 from sepclip.errors import UserError
 from sepclip.evaluation.sets import evaluate_set
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.scoring.items import Plan
 from sepclip.training.run import Run
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report.markup import signed
 from tests.conftest import SPEECH, sepclip
 from tests.report.browser import Browser

@@ -12,12 +12,12 @@ import yaml
 
 from sepclip.evaluation.evaluating import evaluate
 from sepclip.evaluation.folders import folder_items
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report import figures, listening
 from sepclip.report.charts import Chart, Series
+from sepclip.sweep.cell_table import Table, cells_csv, cells_json
 from sepclip.sweep.grid import load_grid
 from sepclip.sweep.results import Result
-from sepclip.sweep.table import Table, cells_csv, cells_json
 from tests.conftest import TINY
 from tests.report.browser import Browser
 from tests.report.conftest import EVIL, PLAN, assert_refused, report, score

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from sepclip.report.charts import MOST_POINTS, Chart, Series, aligned
-from sepclip.report.drawing import box, histogram
 from sepclip.report.examples import chosen
 from sepclip.report.images import png
 from sepclip.report.markup import json_text, script_text, signed, tag, text
 from sepclip.report.scores import evaluations
 from sepclip.report.sounds import excerpt, playable, seconds_within
+from sepclip.report.svg import box, histogram
 from tests.audio.fresh import python
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report.page import SCRIPTS
-from sepclip.report.writing import MOST_BYTES
+from sepclip.report.write_report import MOST_BYTES
 from tests.conftest import sepclip
 from tests.report.browser import Browser
 from tests.report.conftest import assert_refused, report

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from sepclip.audio.ratios import Ratios
 from sepclip.audio.stft import STFT
 from sepclip.scoring import oracles
-from sepclip.scoring.metrics import ORACLES
 from sepclip.scoring.oracles import default_stft, oracle_estimates
+from sepclip.scoring.ratios import Ratios
+from sepclip.scoring.table import ORACLES
 from tests.conftest import SPEECH
 
 RATE = 8000

@@ -6,11 +6,11 @@ import soundfile
 import torch
 from scipy.signal import resample_poly
 
-from sepclip.audio.bsseval import load_museval_metrics
 from sepclip.audio.resample import resample
-from sepclip.scoring.file import score_file
 from sepclip.scoring.items import Plan, Row, Waves
+from sepclip.scoring.museval_adapter import load_museval_metrics
 from sepclip.scoring.oracles import default_stft, oracle_estimates
+from sepclip.scoring.score_file import score_file
 from tests.conftest import SPEECH
 
 RATE = 8000

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 import torch
 
-from sepclip.audio.metrics import pairwise_si_sdr
 from sepclip.audio.permutation import best_permutation
+from sepclip.audio.si_sdr import pairwise_si_sdr
 from sepclip.model.separator import Separator
 from sepclip.separation import stitching
 from sepclip.separation import stream as streams

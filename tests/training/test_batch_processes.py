@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from sepclip.config import load_config
+from sepclip.config.load import load_config
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch, training_data
-from sepclip.mixing.loading import Remembered
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.batches import Batch, training_data
+from sepclip.mixing.cache import Remembered
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import batch_processes, hardware
 from sepclip.training.batch_processes import BatchProcesses
 from sepclip.training.feed import Feed

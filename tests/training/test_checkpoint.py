@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sepclip.audio.layout import Layout
-from sepclip.config import load_config
+from sepclip.config.load import load_config
 from sepclip.errors import UserError
 from sepclip.training import checkpoint
 from sepclip.training.state import TrainingState, build_separator

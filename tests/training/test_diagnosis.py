@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.amp.grad_scaler import GradScaler
 
-from sepclip.config import load_config
+from sepclip.config.load import load_config
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.batches import Batch
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import diagnosis
 from sepclip.training.diagnosis import NonFinite, Watchdog, find, memory_told, repeat
 from sepclip.training.distributed import ALONE

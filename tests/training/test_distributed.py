@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import checkpoint
 from tests.conftest import TINY
 from tests.training import launch
@@ -121,7 +121,7 @@ def test_a_run_goes_on_with_another_number_of_processes(whole, small_set: Path, 
 
 def steps_of_a_rank(data: str, run: str, history: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
-    from sepclip.config import load_config
+    from sepclip.config.load import load_config
     from sepclip.training.distributed import joined
     from sepclip.training.loop import Training, _train
     from sepclip.training.run import Run

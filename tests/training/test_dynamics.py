@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from sepclip.audio.layout import Layout
-from sepclip.config import load_config
+from sepclip.config.load import load_config
+from sepclip.config.schema import Dynamics
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch
-from sepclip.mixing.mixture import MixtureSet
-from sepclip.pictures import draw_dynamics
-from sepclip.settings import Dynamics
+from sepclip.mixing.batches import Batch
+from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.report.dynamics_figure import draw_dynamics
 from sepclip.training.dynamics import Records, Surroundings, Watch, correlation, local_smoothness, parse_dynamics
 from sepclip.training.loop import train
 from sepclip.training.run import Run

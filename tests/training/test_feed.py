@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch
+from sepclip.mixing.batches import Batch
 from sepclip.training.feed import Feed
 
 CPU = torch.device("cpu")

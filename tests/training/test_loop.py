@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sepclip.config import load_config
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.config.load import load_config
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.losses import LOSSES
 from sepclip.training.loop import train
 from sepclip.training.run import Run
@@ -312,7 +312,7 @@ def test_non_finite_weights_stop_training_with_words(small_set: Path, tmp_path: 
 
 
 def test_validation_changes_nothing_but_measures(small_set: Path, tiny_run: Path) -> None:
-    from sepclip.mixing.dataset import ValidationCrops
+    from sepclip.mixing.batches import ValidationCrops
 
     data, run = MixtureSet.open(small_set), Run.open(tiny_run)
     separator = run.separator(torch.device("cpu"))
@@ -328,7 +328,7 @@ def test_validation_changes_nothing_but_measures(small_set: Path, tiny_run: Path
 
 @NEEDS_BF16
 def test_bf16_gives_nearly_the_loss_of_fp32(small_set: Path, tiny_run: Path) -> None:
-    from sepclip.mixing.dataset import ValidationCrops
+    from sepclip.mixing.batches import ValidationCrops
 
     run, crops = Run.open(tiny_run), ValidationCrops(MixtureSet.open(small_set), 5000, 4)
     separator = run.separator(torch.device("cpu"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sepclip.config import load_config
+from sepclip.config.load import load_config
 from sepclip.errors import UserError
 from sepclip.training import checkpoint
 from tests.conftest import TINY
@@ -302,7 +302,7 @@ def test_a_read_only_folder_is_told(small_set: Path, tiny_run: Path) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a checkpoint after two steps."""
-    from sepclip.mixing.dataset import Batch
+    from sepclip.mixing.batches import Batch
     from sepclip.training.step import take_step
 
     made, config = state(0), load_config(settings=TINY)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from sepclip.audio.layout import Layout
-from sepclip.config import load_config
-from sepclip.mixing.corpora import corpora
-from sepclip.mixing.dataset import training_data
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.config.load import load_config
+from sepclip.corpora import corpora
+from sepclip.mixing.batches import training_data
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training.state import build_separator
 from sepclip.training.step import compute_loss
 from tests.conftest import TINY, sepclip

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from sepclip.config import load_config
+from sepclip.config.load import load_config
+from sepclip.config.schema import parse_spacing
 from sepclip.errors import UserError
-from sepclip.settings import parse_spacing
 from sepclip.training.schedules import OPTIMIZERS, Schedule, build_optimizer
 
 

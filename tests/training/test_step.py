@@ -9,10 +9,10 @@ import torch
 from torch.amp.grad_scaler import GradScaler
 
 from sepclip.audio.layout import Layout
-from sepclip.config import load_config
+from sepclip.config.load import load_config
 from sepclip.errors import UserError
-from sepclip.mixing.dataset import Batch, Share
-from sepclip.mixing.mixture import MixtureSet
+from sepclip.mixing.batches import Batch, Share
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training.average import Average
 from sepclip.training.hardware import resolve_precision, resolved, set_up
 from sepclip.training.loop import train

@@ -1,0 +1,1 @@
+"""Libri2Mix and Libri3Mix."""

@@ -1,0 +1,1 @@
+"""Mixtures from any folder with one sub-folder a voice."""

@@ -1,0 +1,135 @@
+"""Any folder with a sub-folder a voice."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sepclip.corpora import Card, Corpus
+from sepclip.corpora.command import Check, Jobs, Json, Out
+
+CARD = Card(
+    name="speakers",
+    what="Mixtures from any folder of recordings with one sub-folder a voice; VCTK, LibriSpeech, DAPS and TIMIT by "
+    "--preset.",
+    layout="ROOT/VOICE/**/*.{wav,flac,ogg,opus,mp3,aiff,...}; with --speaker-from REGEX the voice may stand anywhere "
+    "in the path",
+    size="from two voices with a few sentences each; a useful separator of strangers needs dozens of voices",
+    licence="that of your recordings",
+    source="your own recordings; LibriSpeech (openslr.org/12, CC BY 4.0), VCTK (datashare.ed.ac.uk, CC BY 4.0), DAPS "
+    "(zenodo.org, CC BY-NC 4.0), TIMIT (catalog.ldc.upenn.edu/LDC93S1, LDC)",
+)
+
+
+def prepare(
+    root: Annotated[Path, typer.Argument(help="Folder with one sub-folder a voice.", show_default=False)],
+    out: Out,
+    sources: Annotated[int, typer.Option(help="Voices in a mixture.", min=2, max=3)] = 2,
+    tr: Annotated[int, typer.Option(help="Training mixtures.", min=1)] = 1000,
+    cv: Annotated[int, typer.Option(help="Validation mixtures.", min=1)] = 100,
+    tt: Annotated[int, typer.Option(help="Test mixtures of each group (seen, unseen).", min=1)] = 100,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="voices: no voice in two of tr, cv, tt. within: each voice's recordings are divided, file by file "
+            "from three files on. auto: voices where there are six for each of --sources and no --unseen, else within."
+        ),
+    ] = "auto",
+    unseen: Annotated[
+        str,
+        typer.Option(
+            help="Voices kept out of training, for a test group of their own: a,b (as many as --sources, or more)."
+        ),
+    ] = "",
+    fractions: Annotated[str, typer.Option(help="Shares of tr,cv,tt.")] = "0.8,0.1,0.1",
+    speaker_from: Annotated[
+        str | None,
+        typer.Option(
+            help="Regular expression that finds the voice in a file's path below ROOT: its group named "
+            "'speaker', else its first group, else the whole match. For flat folders: '^[a-z]+\\d+'",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="A known corpus: vctk (of two microphones the first), librispeech, daps (the clean recordings) or "
+            "timit. Finds voices and their sexes; all other files are passed over.",
+            show_default=False,
+        ),
+    ] = None,
+    level: Annotated[
+        str,
+        typer.Option(
+            help="What the levels of the voices are measured by: rms, p56 (active speech, ITU-T P.56) or lufs "
+            "(ITU-R BS.1770)."
+        ),
+    ] = "rms",
+    rate: Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz.", min=1000)] = 8000,
+    mode: Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")] = "min",
+    min_seconds: Annotated[float, typer.Option(help="Leave out shorter recordings.", min=0.1)] = 1.0,
+    max_seconds: Annotated[float, typer.Option(help="Cut longer recordings at pauses into pieces.", min=1.0)] = 15.0,
+    noise: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of noise recordings, added to every mixture: each split its own (by folders tr, cv, tt or by "
+            "--fractions).",
+            show_default=False,
+        ),
+    ] = None,
+    noise_snr: Annotated[
+        str | None,
+        typer.Option(metavar="LOW,HIGH", help="Louder voice over noise in dB [0,20].", show_default=False),
+    ] = None,
+    rirs: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of room impulse responses, one for each voice of a mixture, split as noise is; those in one "
+            "sub-folder are of one room.",
+            show_default=False,
+        ),
+    ] = None,
+    targets: Annotated[
+        str | None,
+        typer.Option(help="Sources with --rirs: reverberant or dry [reverberant].", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every choice: same seed, same bytes.")] = 0,
+    audio: Annotated[bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")] = True,
+    check: Check = False,
+    jobs: Jobs = None,
+    as_json: Json = False,
+) -> None:
+    """Make the mixture set; the help of the command line tells the arguments."""
+    from sepclip.corpora.command import carry_out
+    from sepclip.corpora.shares import parse_fractions
+    from sepclip.corpora.speakers.plan import VoiceSettings, parse_range, plan_voices
+    from sepclip.errors import UserError
+
+    if noise_snr is not None and noise is None:
+        raise UserError("--noise-snr goes with --noise, the folder of the recordings")
+    if targets is not None and rirs is None:
+        raise UserError("--targets goes with --rirs: without a room all sources are dry")
+    settings = VoiceSettings(
+        sources=sources,
+        counts={"tr": tr, "cv": cv, "tt": tt},
+        split=split,
+        unseen=tuple(sorted({voice.strip() for voice in unseen.split(",") if voice.strip()})),
+        fractions=parse_fractions(fractions),
+        speaker_from=speaker_from,
+        preset=preset,
+        level=level,
+        rate_hz=rate,
+        mode=mode,
+        min_seconds=min_seconds,
+        max_seconds=max_seconds,
+        noise=str(noise.resolve()) if noise else None,
+        noise_snr_db=parse_range("--noise-snr", noise_snr or "0,20"),
+        rirs=str(rirs.resolve()) if rirs else None,
+        targets=targets or "reverberant",
+        seed=seed,
+        audio=audio,
+    )
+    carry_out(plan_voices(root, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
+
+
+CORPORA = (Corpus(CARD, prepare),)

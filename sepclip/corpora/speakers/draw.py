@@ -1,0 +1,183 @@
+"""Which utterances are mixed with which, and how loud: every choice from a generator of (seed, purpose, index)."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from sepclip.corpora.shares import shares_of
+from sepclip.corpora.speakers.presets import NO_VOICE
+from sepclip.corpora.speakers.survey import Survey, Utterance
+from sepclip.errors import UserError
+from sepclip.mixing.chance import generator
+from sepclip.mixing.levels import LEVEL_DBFS, PEAK, relative_levels
+from sepclip.mixing.recipe import Recipe, Source
+
+_TRIES = 50  # at a pair of utterances not drawn before
+
+Voices = Mapping[str, Sequence[Utterance]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The voices and utterances from which the mixtures of one split and group are drawn."""
+
+    split: str
+    name: str
+    voices: Voices
+    count: int
+
+
+def split_groups(
+    survey: Survey,
+    *,
+    sources: int,
+    counts: Mapping[str, int],
+    unseen: Sequence[str],
+    by_voice: bool,
+    fractions: Mapping[str, float],
+    seed: int,
+) -> list[Group]:
+    """Divide the voices of a survey into what to train, validate and test on.
+
+    ``by_voice``: no voice of one split is heard in another. Otherwise the utterances of every voice are divided by
+    ``fractions``, file by file, and the ``unseen`` voices are kept for a test group of their own. Voices that
+    hold too little are added to ``survey.left_out``. Raises UserError when there are too few voices.
+    """
+    unknown = sorted(set(unseen) - set(survey.voices))
+    if unknown:
+        raise UserError(f"--unseen {','.join(unknown)}: no such voice; there are {', '.join(sorted(survey.voices))}")
+    if 0 < len(set(unseen)) < sources:
+        raise UserError(f"--unseen needs {sources} voices or more to mix with each other, got {', '.join(unseen)}")
+    seen = {voice: survey.voices[voice] for voice in sorted(survey.voices) if voice not in unseen}
+    if by_voice:
+        groups = [
+            Group(split, "seen" if split == "tr" else "unseen", voices, counts[split])
+            for split, voices in _divide_voices(seen, sources, fractions, seed).items()
+        ]
+    else:
+        parts = _divide_utterances(seen, fractions, seed, survey.left_out)
+        groups = [Group(split, "seen", voices, counts[split]) for split, voices in parts.items()]
+    if unseen:
+        voices = {voice: survey.voices[voice] for voice in sorted(set(unseen))}
+        groups.append(Group("tt", "unseen", voices, counts["tt"]))
+    for group in groups:
+        if len(group.voices) < sources:
+            found = f"{len(survey.voices)}: {', '.join(sorted(survey.voices))}" if survey.voices else "none"
+            kept = f" ({', '.join(unseen)} kept out as --unseen)" if unseen else ""
+            raise UserError(
+                f"mixtures of {sources} need {sources} voices with utterances enough, found {found}{kept}. "
+                f"{_advice(survey, unseen)}"
+            )
+    return groups
+
+
+def _advice(survey: Survey, unseen: Sequence[str]) -> str:
+    if len(survey.voices) == 1:
+        return (
+            "Each sub-folder of ROOT is taken as one voice: if the voices lie deeper, give the folder right above "
+            "them; if their names stand in the file names, use --speaker-from REGEX or --preset NAME"
+        )
+    if NO_VOICE in survey.left_out.values():
+        return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX or --preset NAME"
+    if not survey.voices:
+        return "Every file was left out, for the reason beside it"
+    if unseen:
+        return "Name fewer voices in --unseen, or add recordings"
+    return "Add recordings, or lower --min-seconds"
+
+
+def _divide_voices(
+    voices: Voices, sources: int, fractions: Mapping[str, float], seed: int
+) -> dict[str, dict[str, Sequence[Utterance]]]:
+    if len(voices) < 3 * sources:
+        raise UserError(
+            f"a split by voices needs {3 * sources} voices or more ({sources} to each of tr, cv and tt), "
+            f"found {len(voices)}: use --split within"
+        )
+    order = sorted(voices)
+    generator(seed, "split voices").shuffle(order)
+    divided, start = {}, 0
+    for split, share in shares_of(len(order), fractions, sources).items():
+        divided[split] = {voice: voices[voice] for voice in sorted(order[start : start + share])}
+        start += share
+    return divided
+
+
+def _divide_utterances(
+    voices: Voices, fractions: Mapping[str, float], seed: int, left_out: dict[str, str]
+) -> dict[str, dict[str, Sequence[Utterance]]]:
+    divided: dict[str, dict[str, Sequence[Utterance]]] = {split: {} for split in fractions}
+    for voice, utterances in voices.items():
+        # pieces of one file stay together, unless the voice has too few files to go round
+        by_file = {path: list(pieces) for path, pieces in groupby(utterances, key=lambda u: u.path)}
+        units = list(by_file.values()) if len(by_file) >= len(fractions) else [[u] for u in utterances]
+        if len(units) < len(fractions):
+            for path in by_file:
+                left_out[path] = f"its voice has too few utterances to split ({len(units)} of {len(fractions)})"
+            continue
+        generator(seed, f"split {voice}").shuffle(units)
+        start = 0
+        for split, share in shares_of(len(units), fractions, 1).items():
+            divided[split][voice] = [u for unit in units[start : start + share] for u in unit]
+            start += share
+    return divided
+
+
+def combinations_of(voices: Voices, sources: int) -> int:
+    """Return how many different mixtures ``sources`` of ``voices`` can give, levels aside."""
+    ways = [1] + [0] * sources  # ways[k]: with k of the voices so far; thousands of voices have too many to list
+    for utterances in voices.values():
+        for chosen in range(sources, 0, -1):
+            ways[chosen] += ways[chosen - 1] * len(utterances)
+    return ways[sources]
+
+
+def draw(group: Group, *, sources: int, seed: int, mode: str, first: int = 0, by_peaks: bool = True) -> list[Recipe]:
+    """Draw the recipes of a group: different voices each, and every voice as likely.
+
+    In a validation or test split no combination comes twice: the group gives fewer mixtures then. In training one
+    comes twice only where another is hard to find.
+    The recipe of an index depends on the seed and on those before it, not on how many follow. Where the sum of the
+    peaks of the sources tells nothing, as in a room, the common gain is left to the rendering (``by_peaks=False``).
+    """
+    names = sorted(group.voices)
+    possible = combinations_of(group.voices, sources)
+    count = group.count if group.split == "tr" else min(group.count, possible)
+    drawn: set[frozenset[Utterance]] = set()
+    recipes = []
+    for index in range(count):
+        chance = generator(seed, f"draw {group.split} {group.name}", index)
+        chosen: list[Utterance] = []
+        for _ in range(_TRIES if group.split == "tr" else 10**6):
+            chosen = [chance.choice(group.voices[voice]) for voice in chance.sample(names, sources)]
+            if frozenset(chosen) not in drawn:
+                break
+        drawn.add(frozenset(chosen))
+        levels = relative_levels(chance, sources)
+        recipes.append(_recipe(chosen, levels, group.name, first + index, mode, by_peaks))
+    return recipes
+
+
+def _recipe(
+    chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, mode: str, by_peaks: bool
+) -> Recipe:
+    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=True)]
+    room = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
+    common = min(1.0, PEAK / room) if by_peaks else 1.0  # one gain for all, so that relative levels stay
+    lengths = [utterance.samples for utterance in chosen]
+    sources = tuple(
+        Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
+        for u, level, gain in zip(chosen, levels, gains, strict=True)
+    )
+    name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])
+    return Recipe(name, group, min(lengths) if mode == "min" else max(lengths), sources, None if by_peaks else PEAK)
+
+
+def _identifier(utterance: Utterance) -> str:
+    """Return the utterance's path as part of a file name: plain characters, and not too many."""
+    stem = utterance.path.rsplit(".", 1)[0]
+    if not stem.startswith(utterance.voice):
+        stem = f"{utterance.voice}-{stem}"
+    plain = re.sub(r"[^\w.-]+", "-", stem).encode()[-60:].decode(errors="ignore").strip("-.")  # a name has 255 bytes
+    return f"{plain}@{utterance.offset}" if utterance.offset else plain

@@ -1,0 +1,1 @@
+"""Music as stems: MUSDB18, and any folder of tracks."""

@@ -1,0 +1,1 @@
+"""wsj0-2mix and wsj0-3mix."""

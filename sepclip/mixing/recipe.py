@@ -1,0 +1,83 @@
+"""Recipes of mixtures: which stretch of which file, at which gain.
+
+A recipe says everything about one mixture. Rendering it needs no random numbers, so the same recipe gives the same
+samples wherever and in whatever order it is rendered.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SPLITS = ("tr", "cv", "tt")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a mixture: ``length`` samples of ``path`` from ``offset`` on, at the file's own ``rate_hz``."""
+
+    path: str  # relative to the root of the set
+    voice: str
+    sex: str | None  # "f", "m", or None where the voice's name does not tell
+    offset: int
+    length: int
+    rate_hz: int
+    level_db: float  # relative to the other sources
+    gain: float  # what the samples are multiplied by
+    rir: str | None = None  # room impulse response, relative to the folder of these
+    heard: str | None = None  # what the mixture holds of it where that is another file, relative to the root of the set
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One mixture: its sources, and its ``length`` in samples at the rate of the set.
+
+    It is the sum of its sources, unless ``mix`` names a file of its own. With ``peak``, one gain more for all brings
+    the loudest sample of mixture and sources to it (where that exceeds 1 before).
+    """
+
+    name: str
+    group: str  # such as "seen" or "unseen"
+    length: int
+    sources: tuple[Source, ...]
+    peak: float | None = None
+    mix: str | None = None  # relative to the root of the set
+    noise: Source | None = None  # its path is relative to the folder of noise
+
+    @property
+    def sexes(self) -> str | None:
+        """The sexes of the voices, sorted, such as ``"fm"``; None where one is unknown."""
+        sexes = [source.sex for source in self.sources]
+        return "".join(sorted(sex for sex in sexes if sex)) if all(sexes) else None
+
+    @property
+    def snr_db(self) -> float | None:
+        """How far the noise is below the loudest voice; None without noise."""
+        return max(source.level_db for source in self.sources) - self.noise.level_db if self.noise else None
+
+    def to_line(self) -> str:
+        """Return the recipe as one line of JSON."""
+        fields = _without_none(vars(self), ("peak", "mix", "noise"))
+        fields["sources"] = [_without_none(vars(source), ("rir", "heard")) for source in self.sources]
+        if self.noise:
+            fields["noise"] = _without_none(vars(self.noise), ("rir", "heard"))
+        return json.dumps(fields, ensure_ascii=False)
+
+    @classmethod
+    def from_line(cls, line: str) -> "Recipe":
+        """Read a recipe from one line of JSON."""
+        fields = json.loads(line)
+        fields["sources"] = tuple(Source(**source) for source in fields["sources"])
+        if "noise" in fields:
+            fields["noise"] = Source(**fields["noise"])
+        made = cls(**fields)
+        sources = (*made.sources, *([made.noise] if made.noise else []))
+        paths = (path for source in sources for path in (source.path, source.rir or "", source.heard or ""))
+        for path in (made.name, made.mix or "", *paths):
+            if path.startswith("/") or ".." in path.split("/"):  # a set may come from anyone
+                raise ValueError(f"{path} leads out of the corpus")
+        return made
+
+
+def _without_none(fields: Mapping[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None or name not in optional}

@@ -1,0 +1,111 @@
+"""From a recipe to samples: reading its sources, and rendering the mixture with its noise and rooms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sepclip.audio import polyphase
+from sepclip.audio.files import BadSound, mono_at_rate
+from sepclip.audio.sphere import read_speech
+from sepclip.errors import UserError
+from sepclip.mixing.recipe import Recipe, Source
+from sepclip.mixing.rooms import in_room, read_noise, read_response
+
+FULL_SCALE = 32768  # of int16
+
+# Full scale is 32768 in both: what is stored in 16 bits or less stays int16, all else is float32
+Waves = NDArray[np.int16 | np.float32]
+
+
+TARGETS = ("reverberant", "dry")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a set's recipes point to, whether its sources are the voices with their echo or without, and how to read.
+
+    The folder of noise may be given from ``root`` on: that of a tree that is read in place moves with it.
+    """
+
+    root: Path
+    noise: Path | None = None
+    rirs: Path | None = None
+    targets: str = "reverberant"
+    by_scripts: bool = False
+
+    @classmethod
+    def of(cls, root: Path, about: Mapping[str, Any]) -> "Places":
+        """Return the places of a set that ``set.json`` says this ``about``."""
+        noise, rirs = (root / about[key] if about.get(key) else None for key in ("noise_root", "rirs_root"))
+        return cls(root, noise, rirs, about.get("targets", "reverberant"), bool(about.get("by_scripts")))
+
+    def require(self) -> None:
+        """Raise UserError where the noise or the room impulse responses are not where the set says."""
+        for what, folder, option in (
+            ("noise", self.noise, "--noise-root"),
+            ("room impulse responses", self.rirs, "--rirs-root"),
+        ):
+            if folder is not None and not folder.is_dir():
+                raise UserError(
+                    f"the {what} of these mixtures lay in {folder}, which is not there: say with {option} where the "
+                    f"folder lies now"
+                )
+
+
+def render_scene(recipe: Recipe, places: Places, rate_hz: int) -> NDArray[np.int16]:
+    """Render the mixture and sources (1 + S, T) of a recipe, with its noise and rooms.
+
+    The mixture is the sum of what is heard of all sources and of the noise, each rounded to 16 bits.
+    """
+    dry = np.zeros((len(recipe.sources), recipe.length), np.float32)
+    for row, source in zip(dry, recipe.sources, strict=True):
+        wave = read_source(source, places.root, rate_hz, by_scripts=places.by_scripts)[: recipe.length]
+        row[: len(wave)] = wave * np.float32(source.gain)
+    heard, noise = dry, np.zeros((1, recipe.length), np.float32)
+    if places.rirs is not None:
+        responses = [read_response(places.rirs / str(source.rir), rate_hz) for source in recipe.sources]
+        heard = np.stack([in_room(row, response) for row, response in zip(dry, responses, strict=True)])
+    if recipe.noise is not None and places.noise is not None:
+        wave = read_noise(recipe.noise, places.noise, rate_hz, by_scripts=places.by_scripts)[: recipe.length]
+        noise[0, : len(wave)] = wave * np.float32(recipe.noise.gain)
+    targets = dry if places.targets == "dry" else heard
+    if recipe.peak is not None:
+        loudest = max(np.abs(heard.sum(0) + noise[0]).max(initial=0), np.abs(targets).max(initial=0))
+        common = np.float32(recipe.peak / max(1.0, float(loudest)))
+        heard, targets, noise = heard * common, targets * common, noise * common
+    voices = to_int16(heard)
+    together = voices if recipe.noise is None else np.concatenate([voices, to_int16(noise)])
+    return np.concatenate([with_mixture(together)[:1], to_int16(targets) if places.targets == "dry" else voices])
+
+
+def to_int16(samples: NDArray[np.floating[Any]], gain: float = 1.0) -> NDArray[np.int16]:
+    """Round samples times ``gain``, in [-1, 1), to 16 bits, as a 16-bit WAV stores them."""
+    steps = samples * (gain * FULL_SCALE)  # a power of two: the same as one after the other, to the bit
+    np.rint(steps, out=steps)  # in place, for memory that was never touched costs more than the arithmetic
+    np.clip(steps, -FULL_SCALE, FULL_SCALE - 1, out=steps)
+    rounded: NDArray[np.int16] = steps.astype(np.int16)
+    return rounded
+
+
+def with_mixture(sources: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Put the sum of ``sources`` (S, T) before them: (1 + S, T). The gains of a recipe leave room for it."""
+    total = sources.sum(0, dtype=np.int32, keepdims=True)
+    return np.concatenate([total.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16), sources])
+
+
+def read_source(source: Source, root: Path, rate_hz: int, *, by_scripts: bool = False) -> NDArray[np.float32]:
+    """Read the stretch of one source, mono, at ``rate_hz``, without its gain (T,).
+
+    ``by_scripts`` resamples as the scripts of wsj0-2mix and LibriMix do.
+    """
+    path = root / source.path
+    sound = read_speech(path, start=source.offset, frames=source.length)
+    if sound.rate_hz != source.rate_hz or sound.samples.shape[1] < source.length:
+        raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
+    if by_scripts:
+        return polyphase.resample(sound.samples[0].astype(np.float64), sound.rate_hz, rate_hz).astype(np.float32)
+    return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)

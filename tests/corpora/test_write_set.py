@@ -1,0 +1,177 @@
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from sepclip.errors import UserError
+from sepclip.mixing.mixture_set import MixtureSet
+from tests.conftest import assert_told, sepclip
+from tests.mixing.conftest import WHOLE, make_corpus, prepare, samples, sentence, tree, write_wave
+
+
+def start(root, out, *more):
+    """Start `sepclip prepare` in a process of its own and wait until it writes."""
+    command = [sys.executable, "-m", "sepclip", "prepare", "speakers", str(root), str(out), *map(str, more)]
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # what a shell runs in the background cannot be interrupted, nor what that starts
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    until = time.monotonic() + 60
+    while not (out / "unfinished.json").exists() and running.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    return running
+
+
+def make_unfinished(mixtures, out):
+    """Copy a finished set and set it back to before its last step."""
+    shutil.copytree(mixtures.path, out)
+    (out / "set.json").rename(out / "unfinished.json")
+    return out
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(corpus, tmp_path):
+    whole = prepare(corpus, tmp_path / "whole", tr=1200, cv=6, tt=4)  # enough to take longer than the first waits
+    counts = ("--tr", 1200, "--cv", 6, "--tt", 4)
+    chance, out, half_done = random.Random(5), tmp_path / "out", 0
+    for _ in range(6):
+        running = start(corpus, out, *counts)
+        time.sleep(chance.uniform(0, 0.15))
+        running.kill()
+        running.communicate()
+        half_done += 0 < len(list(out.rglob("*.wav"))) < 3 * 1210 and not (out / "set.json").exists()
+    assert half_done  # or the test says nothing
+    assert sepclip("prepare", "speakers", corpus, out, *counts).returncode == 0
+    assert tree(out) == tree(whole.path)
+
+
+def test_what_a_killed_run_left_is_made_whole(corpus, mixtures, tmp_path):
+    out = make_unfinished(mixtures, tmp_path / "out")
+    waves = sorted((out / "tr").glob("*/*.wav"))
+    kept = waves[-1].stat().st_ino
+    waves[0].unlink()
+    os.truncate(waves[1], 1000)
+    (out / "cv.jsonl").unlink()
+    (out / ".tr.jsonl.77-88.tmp").write_text("half a fi")
+    (out / "tr" / "mix" / ".00000_a_b.wav.77-88.tmp").write_text("half a wa")
+    prepare(corpus, out, **WHOLE)
+    assert tree(out) == tree(mixtures.path)
+    assert waves[-1].stat().st_ino == kept  # what was whole is not written again
+
+
+def test_a_kill_before_the_first_file_does_not_bar_the_folder(corpus, mixtures, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".unfinished.json.77-88.tmp").write_text("half")
+    assert tree(prepare(corpus, tmp_path / "out", **WHOLE).path) == tree(mixtures.path)
+
+
+def test_a_kill_after_the_last_file_leaves_a_finished_set(corpus, mixtures, tmp_path, capsys):
+    out = shutil.copytree(mixtures.path, tmp_path / "out")
+    shutil.copy(out / "set.json", out / "unfinished.json")
+    prepare(corpus, out, **WHOLE)
+    assert "is already prepared with these settings" in capsys.readouterr().out
+    assert tree(out) == tree(mixtures.path)
+
+
+def test_a_corpus_that_changed_meanwhile_leaves_no_old_waves(corpus, tmp_path):
+    root = shutil.copytree(corpus, tmp_path / "voices")
+    out = make_unfinished(prepare(root, tmp_path / "first"), tmp_path / "out")
+    for path in (root / "en-f").iterdir():  # other words in files of the same length
+        write_wave(path, np.resize(samples(sentence("en-f", 9)), len(samples(path))))
+    prepare(root, out)
+    assert tree(out) == tree(prepare(root, tmp_path / "fresh").path)
+
+
+def test_a_second_run_changes_nothing(corpus, mixtures, capsys):
+    before = {path: path.stat().st_mtime_ns for path in mixtures.path.rglob("*")}
+    prepare(corpus, mixtures.path, **WHOLE)
+    told = capsys.readouterr()
+    assert (told.out, told.err) == (f"{mixtures.path} is already prepared with these settings\n", "")
+    assert {path: path.stat().st_mtime_ns for path in mixtures.path.rglob("*")} == before
+
+
+def test_interrupted_it_says_so_and_leaves_no_half_files(corpus, tmp_path):
+    running = start(corpus, tmp_path / "out", "--tr", 3000)
+    time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=600)
+    assert running.returncode == 130, err
+    assert "interrupted" in err
+    assert "Traceback" not in out + err
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert len(list(tmp_path.rglob("*.wav"))) < 3 * 2000  # it did not finish what was planned
+    with pytest.raises(UserError, match="is unfinished: run the same `sepclip prepare` again"):
+        MixtureSet.open(tmp_path / "out")
+
+
+def test_full_disk_is_told_and_costs_nothing_but_time(corpus, mixtures, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("prepare", "speakers", corpus, out, "--tr", 20, "--cv", 6, "--tt", 4, "--mode", "max")
+    told = subprocess.run(
+        [sys.executable, "-m", "sepclip", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        # Python ignores SIGXFSZ: a write beyond the limit fails as on a full disk
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
+    )
+    assert_told(told, "error: ", ".wav cannot be written: File too large")
+    assert not list(out.rglob("*.tmp"))
+    assert not (out / "set.json").exists()
+    assert sepclip(*arguments).returncode == 0
+    assert tree(out) == tree(mixtures.path)
+
+
+def test_a_disk_too_small_is_told_before_anything_is_written(corpus, tmp_path):
+    mount = f"mount -t tmpfs -o size=500k none {tmp_path}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    command = f"{sys.executable} -m sepclip prepare speakers {corpus} {tmp_path}/sub/out"
+    told = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"{mount}; {command}; code=$?; ls -A {tmp_path}; exit $code"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_told(told, "GB free and the mixtures need", "--no-audio")
+    assert told.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"thesis.tex": ""}, r"already holds something else \(thesis.tex\): choose a new or empty folder"),
+        (dict.fromkeys("abcd", ""), r"\(a, b, c ...\)"),
+        ({"set.json": "{"}, "set.json is damaged: remove .* and prepare it again"),
+        ({"unfinished.json": "[]"}, "unfinished.json is damaged"),
+        ({"set.json": '{"settings": 3}'}, "set.json is damaged"),
+    ],
+)
+def test_a_folder_of_something_else_is_left_alone(corpus, tmp_path, files, words):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=words):
+        prepare(corpus, tmp_path)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("unfinished", [False, True])
+def test_a_set_of_other_settings_is_left_alone(corpus, mixtures, tmp_path, unfinished):
+    out = make_unfinished(mixtures, tmp_path / "out") if unfinished else mixtures.path
+    before = tree(out)
+    with pytest.raises(UserError, match=r"other settings \(mode was 'max', now 'min'; seed was 0, now 1\)"):
+        prepare(corpus, out, **WHOLE | {"mode": "min", "seed": 1})
+    with pytest.raises(UserError, match="root was "):
+        prepare(make_corpus(tmp_path / "other"), out, **WHOLE)
+    assert tree(out) == before

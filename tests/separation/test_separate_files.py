@@ -1,0 +1,233 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sepclip.errors import UserError
+from sepclip.separation.origins import FILE
+from sepclip.separation.output import choose_encoding
+from sepclip.separation.separate_files import Options, separate_files
+from sepclip.training.run import Run
+from tests.conftest import SPEECH, assert_told, sepclip
+
+RATE = 8000
+
+
+@pytest.fixture(scope="module")
+def separator(tiny_run: Path) -> torch.nn.Module:
+    return Run.open(tiny_run).separator(torch.device("cpu"))
+
+
+def constant_masks(separator: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    network = type(separator.network)
+    real = network.decode
+    monkeypatch.setattr(network, "decode", lambda self, *h: {"mask": torch.full_like(real(self, *h)["mask"], value)})
+
+
+def speech(seconds: float = 2.0) -> np.ndarray:
+    return soundfile.read(SPEECH / "en-f" / "0000.flac")[0][: int(seconds * RATE)]
+
+
+@pytest.mark.parametrize("extension", ["wav", "flac", "ogg", "mp3", "aiff"])
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 44100])
+def test_rate_length_and_channels_are_kept(extension: str, rate_hz: int, tiny_run: Path, tmp_path: Path) -> None:
+    stereo = np.random.default_rng(0).normal(0, 0.1, (rate_hz + 77, 2))
+    path = tmp_path / f"in.{extension}"
+    soundfile.write(path, stereo, rate_hz)
+    separator = Run.open(tiny_run).separator(torch.device("cpu"))
+    result = separate_files(separator, [path], tmp_path / "out", device=torch.device("cpu"))
+    info = soundfile.info(path)
+    assert [target.name for target in result.written[path]] == ["in_s1.wav", "in_s2.wav"]
+    for target in result.written[path]:
+        made = soundfile.info(target)
+        assert (made.samplerate, made.frames, made.channels) == (rate_hz, info.frames, 2)
+
+
+def test_the_level_of_the_input_is_the_level_of_the_output(separator: torch.nn.Module, tmp_path: Path) -> None:
+    for gain in (1.0, 0.01):
+        soundfile.write(tmp_path / f"at{gain}.wav", speech() * gain, RATE, subtype="FLOAT")
+    separate_files(separator, sorted(tmp_path.glob("at*.wav")), tmp_path / "out", device=torch.device("cpu"))
+    loud, quiet = (soundfile.read(tmp_path / "out" / f"at{gain}_s1.wav")[0] for gain in (1.0, 0.01))
+    np.testing.assert_allclose(quiet, loud * 0.01, atol=1e-6)
+
+
+def test_masks_of_one_give_the_file_back(separator: torch.nn.Module, tmp_path: Path, monkeypatch) -> None:
+    constant_masks(separator, monkeypatch, 1.0)
+    soundfile.write(tmp_path / "in.wav", speech(), RATE)
+    separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
+    expected, _ = soundfile.read(tmp_path / "in.wav", dtype="int16")
+    for name in ("in_s1.wav", "in_s2.wav"):
+        assert np.abs(soundfile.read(tmp_path / "out" / name, dtype="int16")[0].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("samples", [0, 1, 50, 255, 400])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_very_short_files_give_short_files(
+    samples: int, channels: int, separator: torch.nn.Module, tmp_path: Path
+) -> None:
+    soundfile.write(tmp_path / "in.wav", np.full((samples, channels), 0.1), RATE)
+    result = separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
+    assert not result.failed
+    for target in result.written[tmp_path / "in.wav"]:
+        assert soundfile.info(target).frames == samples
+        assert soundfile.info(target).channels == channels
+
+
+def test_silence_gives_silence(separator: torch.nn.Module, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", np.zeros(RATE), RATE)
+    separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
+    for name in ("in_s1.wav", "in_s2.wav"):
+        assert not soundfile.read(tmp_path / "out" / name)[0].any()
+
+
+def test_channels_that_cancel_are_separated_all_the_same(separator: torch.nn.Module, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", np.stack([speech(), -speech()], 1), RATE, subtype="FLOAT")
+    separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
+    left, right = soundfile.read(tmp_path / "out" / "in_s1.wav")[0].T
+    assert np.abs(left).max() > 0.01
+    np.testing.assert_allclose(left, -right, atol=1e-6)
+
+
+def test_the_sample_format_is_kept_where_the_container_has_it() -> None:
+    stored = ("PCM_16", "PCM_24", "FLOAT", "DOUBLE", "PCM_S8", "VORBIS")
+    assert [choose_encoding(name).subtype for name in stored] == [
+        "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "PCM_U8", "PCM_16",
+    ]  # fmt: skip
+    assert [choose_encoding(name, "flac").subtype for name in stored] == [
+        "PCM_16", "PCM_24", "PCM_16", "PCM_16", "PCM_S8", "PCM_16",
+    ]  # fmt: skip
+
+
+def test_a_loud_estimate_is_told_and_not_cut(separator, tmp_path: Path, monkeypatch, capfd) -> None:
+    constant_masks(separator, monkeypatch, 1.5)
+    soundfile.write(tmp_path / "in.wav", speech() / np.abs(speech()).max() * 0.9, RATE)
+    separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
+    assert "exceeds full scale" in capfd.readouterr().err
+    assert soundfile.info(tmp_path / "out" / "in_s1.wav").subtype == "FLOAT"
+    assert np.abs(soundfile.read(tmp_path / "out" / "in_s1.wav")[0]).max() > 1.3
+
+
+def test_folders_keep_their_tree_and_a_second_run_its_files(tiny_run: Path, tmp_path: Path) -> None:
+    for name in ("a/x.wav", "a/b/x.wav"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(tmp_path / "in" / name, speech(0.5), RATE)
+    out = tmp_path / "in" / "separated"  # inside the folder: a second run must not separate its own results
+    assert sepclip("separate", tiny_run, tmp_path / "in", "--out", out).returncode == 0
+    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.wav"))
+    assert made == ["a/b/x_s1.wav", "a/b/x_s2.wav", "a/x_s1.wav", "a/x_s2.wav"]
+    stamp = (out / made[0]).stat().st_mtime_ns
+    again = sepclip("separate", tiny_run, tmp_path / "in", "--out", out)
+    assert again.returncode == 0
+    assert "2 files already separated" in again.stderr
+    assert (out / made[0]).stat().st_mtime_ns == stamp
+    assert sepclip("separate", tiny_run, tmp_path / "in", "--out", out, "--overwrite").returncode == 0
+    assert (out / made[0]).stat().st_mtime_ns > stamp
+
+
+def test_bad_files_are_named_and_the_others_go_on(tiny_run: Path, tmp_path: Path) -> None:
+    files = tmp_path / "in"
+    files.mkdir()
+    soundfile.write(files / "good.wav", speech(0.5), RATE)
+    soundfile.write(files / "nan.wav", np.full(4000, np.nan, np.float32), RATE, subtype="FLOAT")
+    (files / "text.wav").write_text("these are words\n" * 20)
+    (files / "cut.wav").write_bytes((files / "good.wav").read_bytes()[:2000])
+    result = sepclip("separate", tiny_run, files, tmp_path / "missing.wav", "--out", tmp_path / "out")
+    assert_told(
+        result, "4 inputs", "nan.wav: holds NaN", "text.wav: not readable", "cut.wav: truncated", "no such file"
+    )
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["good_s1.wav", "good_s2.wav"]
+
+
+def test_results_of_older_weights_or_another_file_are_replaced_on_demand_alone(separator, tmp_path: Path) -> None:
+    path, out, device = tmp_path / "in.wav", tmp_path / "out", torch.device("cpu")
+    soundfile.write(path, speech(), RATE)
+    assert separate_files(separator, [path], out, device=device).written
+    assert separate_files(separator, [path], out, device=device).kept
+    before = (out / "in_s2.wav").stat().st_mtime
+    for made_after in (before + 10, 0.0):
+        result = separate_files(separator, [path], out, device=device, made_after=made_after)
+        assert "--overwrite makes it anew" in result.failed[path]
+        assert (out / "in_s2.wav").stat().st_mtime == before
+        os.utime(path, (before + 10, before + 10))
+    assert separate_files(separator, [path], out, device=device, options=Options(overwrite=True)).written
+    os.utime(path, (0, 0))
+    (out / "in_s1.wav").unlink()  # as an interruption leaves it
+    assert separate_files(separator, [path], out, device=device).written
+
+
+def test_results_of_another_file_or_made_otherwise_are_not_taken_for_its_own(separator, tmp_path: Path) -> None:
+    first, second, out = tmp_path / "a" / "in.wav", tmp_path / "b" / "in.wav", tmp_path / "out"
+    for path in (first, second):
+        path.parent.mkdir()
+        soundfile.write(path, speech(), RATE)
+        os.utime(path, (1, 1 + (path == second)))  # of one length, and older than all results
+
+    def again(path: Path, *, overwrite: bool = False, **how: object):
+        options = Options(overwrite=overwrite)
+        return separate_files(separator, [path], out, device=torch.device("cpu"), how=how, options=options)
+
+    assert again(first, run="runs/a", misi=0).written
+    assert again(first, run="runs/a", misi=0).kept
+    before = (out / "in_s1.wav").stat().st_mtime_ns
+    for words, refused in (
+        (f"made from {first}", again(second, run="runs/a", misi=0)),
+        ("made by runs/a", again(first, run="runs/b", misi=0)),
+        ("made with --misi 0", again(first, run="runs/a", misi=3)),
+    ):
+        (told,) = refused.failed.values()
+        assert words in told
+        assert "--overwrite makes it anew, another --out keeps both" in told
+    assert (out / "in_s1.wav").stat().st_mtime_ns == before
+    first.rename(tmp_path / "in.wav")  # the same file elsewhere
+    assert again(tmp_path / "in.wav", run="runs/a", misi=0).kept
+    assert again(second, run="runs/b", misi=0, overwrite=True).written
+    assert again(second, run="runs/b", misi=0).kept
+    with (out / FILE).open("a") as file:
+        file.write('{"result": "in_s1.w')  # a kill
+    assert again(second, run="runs/b", misi=0).kept
+
+
+def test_an_input_is_never_written_over(separator, tmp_path: Path) -> None:
+    for name in ("a.wav", "a_s1.wav"):
+        soundfile.write(tmp_path / name, speech(0.5), RATE)
+    before = (tmp_path / "a_s1.wav").read_bytes()
+    inputs = [tmp_path / "a.wav", tmp_path / "a_s1.wav"]
+    with pytest.raises(UserError, match="would be written over it"):
+        separate_files(separator, inputs, tmp_path, device=torch.device("cpu"))
+    assert (tmp_path / "a_s1.wav").read_bytes() == before
+
+
+def test_formats_that_are_not_read_are_named(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "phone.m4a").touch()
+    soundfile.write(tmp_path / "in" / "good.wav", speech(0.5), RATE)
+    result = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out", PATH="")  # without ffmpeg
+    assert result.returncode == 0
+    assert "phone.m4a: not read by libsndfile (.m4a)" in result.stderr
+    alone = sepclip("separate", tiny_run, tmp_path / "in" / "phone.m4a", "--out", tmp_path / "out", PATH="")
+    assert_told(alone, "phone.m4a: libsndfile does not read it: install ffmpeg")
+
+
+def test_a_rate_that_has_no_small_ratio_is_named(separator, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "odd.wav", np.zeros(44101), 44101)
+    result = separate_files(separator, [tmp_path / "odd.wav"], tmp_path / "out", device=torch.device("cpu"))
+    assert "44101 Hz cannot be brought to 8000 Hz" in result.failed[tmp_path / "odd.wav"]
+
+
+def test_what_cannot_work_is_told(tiny_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        soundfile.write(tmp_path / folder / "x.wav", speech(0.5), RATE)
+    out = tmp_path / "out"
+    assert_told(sepclip("separate", tiny_run, tmp_path / "empty", "--out", out), "without sound files")
+    assert_told(sepclip("separate", tmp_path / "norun", tmp_path / "a", "--out", out), "no such run", "sepclip train")
+    assert_told(sepclip("separate", tmp_path / "empty", tmp_path / "a", "--out", out), "is no run")
+    assert_told(sepclip("separate", tiny_run, tmp_path / "a", "--out", tmp_path / "file"), "is a file")
+    both = sepclip("separate", tiny_run, tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav", "--out", out)
+    assert_told(both, "would both be written")
+    assert not out.exists()
