@@ -23,11 +23,11 @@ CHILD = """
 import sys
 from pathlib import Path
 from sepclip.evaluation.folders import folder_items
-from sepclip.scoring.items import Plan
+from sepclip.scoring.items import ScoringPlan
 from sepclip.scoring.score_many import score
 if sys.argv[2] != "none":
     folder = Path(sys.argv[1])
-    rows = score(folder_items(folder / "est", folder / "ref"), Plan(engine=sys.argv[2]), jobs=0, memory=2**50)
+    rows = score(folder_items(folder / "est", folder / "ref"), ScoringPlan(engine=sys.argv[2]), jobs=0, memory=2**50)
     assert all(row.status == "ok" for row in rows), rows[0].reason
 status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
 print((int(status["VmHWM"].split()[0]) - int(status["RssFile"].split()[0])) * 1024)

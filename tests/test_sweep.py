@@ -400,7 +400,7 @@ def test_interrupted_it_saves_its_cells(small_set: Path, tmp_path: Path) -> None
 def test_a_cell_without_its_sweep_saves_and_ends(small_set: Path, tmp_path: Path) -> None:
     (cell, _) = load_grid(tiny_grid(tmp_path / "mi.yaml", ("mi",)), steps=100000, precision="fp32").cells
     task = run_cells.Task(cell, tmp_path / "run", tmp_path / "log", "a cell", 100000)
-    where = run_cells.Places(("cpu", "cpu"), 1)
+    where = run_cells.Slots(("cpu", "cpu"), 1)
     process = run_cells._Child(task, "cpu", where, MixtureSet.open(small_set)).process
     while not (task.run / "checkpoints" / "last").is_dir():
         assert process.poll() is None, task.log.read_text()
@@ -473,7 +473,7 @@ def test_cores_and_gpus_are_shared_out(monkeypatch) -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
 
     def shared(device, jobs=None, jobs_per_gpu=None, every_gpu=True, most=100):
-        found = run_cells.places(device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=most)
+        found = run_cells.slots_of(device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=most)
         return found.devices, found.threads
 
     assert shared(cpu) == (("cpu",) * 4, 4)

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, signal
 
+from sepclip.audio.arrays import Float64
+
 MARGIN_DB = 15.9  # of P.56, between the active level and the threshold of activity
 _THRESHOLDS = 20  # a factor 2 in power (3 dB) apart, the highest 3 to 6 dB below the envelope's peak
 _SMOOTHING_SECONDS = 0.03
@@ -20,8 +22,6 @@ _LOW_HZ, _HIGH_HZ = 200.0, 5500.0
 # Zeros and poles (real, then one of each conjugate pair) of VOICEBOX's high-pass: Chebyshev type 2, order 5, edge at 1
 _ZEROS = np.array([0, 0.37843443673309j, 0.23388534441447j])
 _POLES = np.array([-0.66793268833792, -0.20640255179496 + 0.73942185906851j, -0.54036889596392 + 0.45698784092898j])
-
-Float64 = NDArray[np.float64]
 
 
 def active_level(wave: NDArray[np.floating[Any]], rate_hz: int) -> float:

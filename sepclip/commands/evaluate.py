@@ -10,7 +10,7 @@ from sepclip.scoring.table import DEFAULT, METRICS, ORACLES, RULE, chosen
 from sepclip.terminal import out, print_json, show_lines
 
 if TYPE_CHECKING:
-    from sepclip.scoring.items import Plan
+    from sepclip.scoring.items import ScoringPlan
 
 DEFINITIONS = "\n\n".join(
     [
@@ -125,10 +125,12 @@ def evaluate(
     after a kill. What cannot be scored is counted with its reason; an infinite score is in no mean. An "i" stands for
     the improvement, the score minus that of the mixture.
     """
-    from sepclip.scoring.items import Plan
+    from sepclip.scoring.items import ScoringPlan
 
     wanted = chosen(metrics, tuple(METRICS), DEFAULT, "metrics")
-    plan = Plan(wanted, chosen(oracles, tuple(ORACLES), tuple(ORACLES), "oracles"), engine, improvements=improvements)
+    plan = ScoringPlan(
+        wanted, chosen(oracles, tuple(ORACLES), tuple(ORACLES), "oracles"), engine, improvements=improvements
+    )
     moved = {"root": root, "noise": noise_root, "rirs": rirs_root}
     how: dict[str, Any] = {"jobs": jobs, "memory_gib": memory, "museval_json": museval_json}
     if run is not None and data is not None and not (estimates or references or pairs):
@@ -192,7 +194,7 @@ def _of_run(
     masks: MaskSource,
     kmeans: str | None,
     moved: dict[str, Path | None],
-    plan: "Plan",
+    plan: "ScoringPlan",
     how: dict[str, Any],
 ) -> tuple[Path, dict[str, Any]]:
     from sepclip.evaluation.sets import evaluate_set

@@ -15,7 +15,7 @@ from sepclip.model.losses import LOSSES
 
 def configs_folder() -> Path:
     """Return the folder of the configurations that come with sepclip: in the clone, or in the installed package."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
 

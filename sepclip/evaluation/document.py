@@ -17,7 +17,7 @@ from sepclip.errors import UserError
 from sepclip.evaluation.markdown import to_markdown
 from sepclip.evaluation.summary import kind_of as kind_of
 from sepclip.evaluation.summary import summarise_parts
-from sepclip.scoring.items import Plan, Row
+from sepclip.scoring.items import ScoreRow, ScoringPlan
 from sepclip.scoring.score_file import Frames
 from sepclip.scoring.table import columns
 
@@ -25,7 +25,9 @@ SCHEMA_VERSION = 2
 _MUSEVAL_NAMES = {"SDR": "sdr", "SIR": "sir", "SAR": "sar", "ISR": "isr"}
 
 
-def document(rows: Sequence[Row], about: dict[str, Any], plan: Plan, *, fixed_order: bool = False) -> dict[str, Any]:
+def document(
+    rows: Sequence[ScoreRow], about: dict[str, Any], plan: ScoringPlan, *, fixed_order: bool = False
+) -> dict[str, Any]:
     """Return the whole result as what ``scores.json`` holds."""
     shown = columns(plan.metrics, plan.oracles, plan.improvements)
     return {
@@ -80,7 +82,7 @@ def track_name(name: str) -> str:
     return f"{plain}.json" if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
 
 
-def write_track(path: Path, rows: Sequence[Row], frames: Frames) -> None:
+def write_track(path: Path, rows: Sequence[ScoreRow], frames: Frames) -> None:
     """Write the windows of one track as museval's ``TrackStore`` does: five decimals, infinite ones as NaN."""
     targets = []
     for index, row in enumerate(rows):

@@ -11,7 +11,7 @@ from typing import Any
 import sepclip
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import SCHEMA_VERSION, document, kind_of, track_name, write_scores, write_track
-from sepclip.scoring.items import Item, Plan, Row
+from sepclip.scoring.items import Item, ScoreRow, ScoringPlan
 from sepclip.scoring.journal import Journal
 from sepclip.scoring.score_file import Frames
 from sepclip.scoring.score_many import require_packages, score
@@ -24,7 +24,7 @@ def evaluate(
     items: Sequence[Item],
     folder: Path,
     about: dict[str, Any],
-    plan: Plan,
+    plan: ScoringPlan,
     *,
     jobs: int | None = None,
     memory_gib: float | None = None,
@@ -41,7 +41,7 @@ def evaluate(
     if journal.replaced:
         say(f"{folder / JOURNAL} was of another scoring and is begun anew")
 
-    def keep(index: int, rows: list[Row], frames: Frames) -> None:
+    def keep(index: int, rows: list[ScoreRow], frames: Frames) -> None:
         if frames:
             write_track(folder / "museval" / "test" / track_name(rows[0].name), rows, frames)
 
@@ -63,7 +63,7 @@ def evaluate(
     return result
 
 
-def _digest(items: Sequence[Item], about: dict[str, Any], plan: Plan, museval_json: bool) -> str:
+def _digest(items: Sequence[Item], about: dict[str, Any], plan: ScoringPlan, museval_json: bool) -> str:
     """Return what stands for all that is scored, and how."""
     whole = [
         sepclip.__version__,

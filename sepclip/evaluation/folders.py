@@ -11,7 +11,7 @@ import soundfile
 
 from sepclip.audio.files import find_sounds, name_below, read_sound
 from sepclip.errors import UserError, counted
-from sepclip.scoring.items import Item, Row, Waves, default_frame
+from sepclip.scoring.items import Item, ScoreRow, Waves, default_frame
 
 FOLDERS, NAMES = "{source}/{name}", "{name}_{source}"
 _SOURCE = r"s\d+"
@@ -149,7 +149,7 @@ def pair_items(table: Path, limit: int | None = None, *, fixed_order: bool = Fal
 
 
 def _item(name: str, files: _Files, fixed_order: bool) -> Item:
-    rows = [Row(name, source) for source in (files.references or files.estimates or {})]
+    rows = [ScoreRow(name, source) for source in (files.references or files.estimates or {})]
     values, channels = files.size()
     identity = files.identity()
     return Item(rows, files, values=values, channels=channels, identity=identity, fixed_order=fixed_order)

@@ -14,7 +14,7 @@ from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import Recipe
 from sepclip.mixing.render import FULL_SCALE
 from sepclip.model.separator import Separator
-from sepclip.scoring.items import Item, Plan, Row, Waves
+from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
 from sepclip.separation.stream import separate_wave
 
 
@@ -26,7 +26,7 @@ def evaluate_set(
     about: dict[str, Any],
     *,
     device: torch.device,
-    plan: Plan = Plan(),
+    plan: ScoringPlan = ScoringPlan(),
     limit: int | None = None,
     **how: Any,
 ) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def set_items(
     items = []
     for recipe in recipes:
         rows = [
-            Row(recipe.name, part, recipe.group, source.voice, recipe.sexes)
+            ScoreRow(recipe.name, part, recipe.group, source.voice, recipe.sexes)
             for part, source in zip(layout.names, recipe.sources, strict=True)
         ]
         item = Item(

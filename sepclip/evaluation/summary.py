@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from sepclip.scoring.items import Row
+from sepclip.scoring.items import ScoreRow
 from sepclip.scoring.table import ORACLES
 
 RESAMPLES = 2000
@@ -19,7 +19,7 @@ _SNR_EDGES = (-5, 0, 5)  # dB
 _SEED = 20200730
 
 
-def summarise(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, Any]:
+def summarise(rows: Sequence[ScoreRow], columns: Sequence[str]) -> dict[str, Any]:
     """Return mean, median, quartiles, interval and count of every column, and what lacks scores for which reason.
 
     ``interval``: 95 %, by the bootstrap over files (all sources of a file together, percentiles of 2,000 resamples from
@@ -48,9 +48,9 @@ def summarise(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def summarise_parts(rows: Sequence[Row], columns: Sequence[str], *, fixed_order: bool) -> dict[str, Any]:
+def summarise_parts(rows: Sequence[ScoreRow], columns: Sequence[str], *, fixed_order: bool) -> dict[str, Any]:
     """Return the summary of all rows with those of its parts, and the worst files."""
-    parts: dict[str, Callable[[Row], str | None]] = {
+    parts: dict[str, Callable[[ScoreRow], str | None]] = {
         "groups": lambda row: row.group,
         "sexes": _sexes,
         "input_snr": _snr_bin,
@@ -76,7 +76,7 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
-def _intervals(rows: Sequence[Row], files: Sequence[str], values: NDArray[np.float64]) -> list[list[float] | None]:
+def _intervals(rows: Sequence[ScoreRow], files: Sequence[str], values: NDArray[np.float64]) -> list[list[float] | None]:
     """Return the 95 % interval of the mean of every column, files drawn anew with all of their rows."""
     if len(files) < 2:
         return [None] * values.shape[1]
@@ -99,11 +99,11 @@ def _intervals(rows: Sequence[Row], files: Sequence[str], values: NDArray[np.flo
 
 def percentile_interval(values: NDArray[np.float64]) -> list[float] | None:
     """Return the 95 % bootstrap interval of the mean of ``values`` (files,), as :func:`summarise` has it."""
-    rows = [Row(str(index), "") for index in range(len(values))]
+    rows = [ScoreRow(str(index), "") for index in range(len(values))]
     return _intervals(rows, [row.name for row in rows], values[:, None])[0]
 
 
-def _oracle_shares(rows: Sequence[Row]) -> dict[str, float | None]:
+def _oracle_shares(rows: Sequence[ScoreRow]) -> dict[str, float | None]:
     shares: dict[str, float | None] = {}
     for name in ORACLES:
         pairs = [
@@ -118,13 +118,13 @@ def _oracle_shares(rows: Sequence[Row]) -> dict[str, float | None]:
     return shares
 
 
-def _sexes(row: Row) -> str | None:
+def _sexes(row: ScoreRow) -> str | None:
     if row.sexes is None:
         return None
     return "same sex" if len(set(row.sexes)) == 1 else "different sexes"
 
 
-def _snr_bin(row: Row) -> str | None:
+def _snr_bin(row: ScoreRow) -> str | None:
     snr = row.scores.get("input_snr")
     if snr is None:
         return None
@@ -141,7 +141,7 @@ def _by_number(name: str) -> tuple[float, str]:
     return (place - 1 if name.startswith("below") else place), name
 
 
-def _worst(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, Any]:
+def _worst(rows: Sequence[ScoreRow], columns: Sequence[str]) -> dict[str, Any]:
     """Return the files with the lowest mean over their sources, and of which score."""
     wanted = [*("si_sdr_improvement", "sdr_improvement"), *columns]
     by = next((name for name in wanted if name in columns), None)

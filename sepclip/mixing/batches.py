@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sepclip.audio.arrays import PcmWaves
 from sepclip.errors import UserError
 from sepclip.mixing.cache import Readers, Remembered
 from sepclip.mixing.chance import generator
 from sepclip.mixing.dynamic_voices import NO_AUGMENTATION, Augmentation, VoiceMixer
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import Recipe
-from sepclip.mixing.render import FULL_SCALE, Waves
+from sepclip.mixing.render import FULL_SCALE
 
 STEM_GAIN = (0.25, 1.25)  # of Open-Unmix
 
@@ -75,14 +76,14 @@ class Batch:
         ]
 
 
-def crop(wave: Waves, start: int, samples: int) -> Waves:
+def crop(wave: PcmWaves, start: int, samples: int) -> PcmWaves:
     """Return ``samples`` samples of ``wave`` (..., T) from ``start`` on, zeros beyond its end."""
     piece = wave[..., start : start + samples]
     missing = samples - piece.shape[-1]
     return np.pad(piece, [(0, 0)] * (wave.ndim - 1) + [(0, missing)]) if missing else piece
 
 
-def to_batch(excerpts: list[Waves]) -> Batch:
+def to_batch(excerpts: list[PcmWaves]) -> Batch:
     """Stack excerpts (1 + S, T) or (1 + S, C, T), the mixture first, into a batch."""
     stacked = torch.from_numpy(np.stack(excerpts)).flatten(2).float() / FULL_SCALE  # (B, 1 + S, T)
     return Batch(stacked[:, 0], stacked[:, 1:])
@@ -109,7 +110,7 @@ class Sampling:
     readers: int
     shared: bool
 
-    def remember(self, load: Callable[[int], Waves], count: int) -> Remembered:
+    def remember(self, load: Callable[[int], PcmWaves], count: int) -> Remembered:
         """Return what loads waves by their index, below ``count``, and remembers them as far as memory goes."""
         return Remembered(load, self.memory_bytes, count if self.shared else 0)
 
@@ -146,7 +147,7 @@ class FixedMixtures:
         names = tuple(self.recipes[mixtures[one]].name for one in self._places)
         return replace(made, names=names, first=self._places.start, total=self.batch_size)
 
-    def _excerpt(self, index: int, position: float) -> Waves:
+    def _excerpt(self, index: int, position: float) -> PcmWaves:
         recipe, layout = self.recipes[index], self._mixtures.layout
         start = _start(recipe.length, self._segment, position)
         if self._waves.has_room(index, (1 + layout.sources) * layout.channels * recipe.length):
@@ -222,7 +223,7 @@ class DynamicStems:
     def _length(self, key: int) -> int:
         return self._recipes[key // self._mixtures.layout.sources].length
 
-    def _read(self, key: int, start: int, samples: int) -> Waves:
+    def _read(self, key: int, start: int, samples: int) -> PcmWaves:
         track, stem = divmod(key, self._mixtures.layout.sources)
         return self._mixtures.source_waves("tr", self._recipes[track], stem, start=start, samples=samples)
 
@@ -300,7 +301,7 @@ class ValidationCrops:
         starts = range(0, self.total, batch_size)
         ranges = [range(start, min(start + batch_size, self.total)) for start in starts]
         self._ranges = ranges[share.index :: share.count]
-        self._excerpts: dict[int, Waves] = {}  # each (1 + S, T)
+        self._excerpts: dict[int, PcmWaves] = {}  # each (1 + S, T)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; they are read at the first time and kept. ``first`` is the place among all excerpts."""
@@ -309,7 +310,7 @@ class ValidationCrops:
             names = tuple(self.recipes[place // self._count].name for place in places)
             yield replace(made, names=names, first=places.start, total=self.total)
 
-    def _excerpt(self, place: int) -> Waves:
+    def _excerpt(self, place: int) -> PcmWaves:
         if place not in self._excerpts:
             index, part = divmod(place, self._count)
             recipe = self.recipes[index]

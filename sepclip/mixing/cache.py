@@ -12,8 +12,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from sepclip.audio.arrays import PcmWaves
 from sepclip.errors import UserError
-from sepclip.mixing.render import Waves
 
 TRIED_EVERY = 32  # batches after which threads and none are compared again
 _MOST_BYTES = 4  # of a sample in memory
@@ -53,17 +53,17 @@ class Remembered:
     ``shared``: so many waves, at most, are remembered together with the processes that are forked later.
     """
 
-    def __init__(self, load: Callable[[int], Waves], most_bytes: float, shared: int = 0):
+    def __init__(self, load: Callable[[int], PcmWaves], most_bytes: float, shared: int = 0):
         self._load = load
         self._memory = _SharedMemory(most_bytes, shared) if shared else _Memory(most_bytes)
-        self._waves: dict[int, Waves] = {}  # that this process has met
+        self._waves: dict[int, PcmWaves] = {}  # that this process has met
         self._loading = [Lock() for _ in range(_LOCKS)]
 
     def has_room(self, index: int, samples: int) -> bool:
         """Tell whether a wave of so many ``samples`` in all is kept, or would be."""
         return self._known(index) is not None or _MOST_BYTES * samples <= self._memory.room
 
-    def __getitem__(self, index: int) -> Waves:
+    def __getitem__(self, index: int) -> PcmWaves:
         wave = self._known(index)
         if wave is None:
             with self._loading[index % _LOCKS]:  # who else wants it waits for it
@@ -75,7 +75,7 @@ class Remembered:
                         self._waves[index] = kept
         return wave
 
-    def _known(self, index: int) -> Waves | None:
+    def _known(self, index: int) -> PcmWaves | None:
         wave = self._waves.get(index)
         if wave is None:
             wave = self._memory.find(index)
@@ -90,11 +90,11 @@ class _Memory:
     def __init__(self, most_bytes: float):
         self.room, self._counting = most_bytes, Lock()
 
-    def find(self, index: int) -> Waves | None:
+    def find(self, index: int) -> PcmWaves | None:
         """Return the wave where another process has kept it."""
         return None
 
-    def keep(self, index: int, wave: Waves) -> Waves | None:
+    def keep(self, index: int, wave: PcmWaves) -> PcmWaves | None:
         """Return the wave as it is kept, or None where there is no room for it."""
         with self._counting:
             if wave.nbytes > self.room:
@@ -127,14 +127,14 @@ class _SharedMemory:
     def room(self) -> int:
         return len(self._bytes) - int(self._rows["start"][-1])
 
-    def find(self, index: int) -> Waves | None:
+    def find(self, index: int) -> PcmWaves | None:
         row = self._rows[index]
         start = int(row["start"])  # the last that is written of a row
         if not start:
             return None
         return np.ndarray(tuple(row["shape"][: row["axes"]]), row["type"].decode(), self._bytes, start)
 
-    def keep(self, index: int, wave: Waves) -> Waves | None:
+    def keep(self, index: int, wave: PcmWaves) -> PcmWaves | None:
         # held but for a moment: a process that is killed while it holds the lock never lets go of it
         with self._lock:
             kept = self.find(index)  # by another process meanwhile

@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sepclip.audio.arrays import Float32, PcmWaves
 from sepclip.audio.loudness import LAWS
 from sepclip.errors import UserError
 from sepclip.mixing.levels import RELATIVE_LEVEL_DB, LevelLaw, relative_levels
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.mixing.render import FULL_SCALE, Waves
+from sepclip.mixing.render import FULL_SCALE
 from sepclip.mixing.rooms import in_room, read_response
 from sepclip.mixing.utterances import Bank, Kept
 
 _MARGIN = 128  # samples around an excerpt whose speed changes, so that the filter has something to work on
-
-Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class VoiceMixer:
         mixtures: MixtureSet,
         segment: int,
         augmentation: Augmentation,
-        keep: Callable[[Callable[[int], Waves], int], Kept],
+        keep: Callable[[Callable[[int], PcmWaves], int], Kept],
     ):
         self._bank = Bank(mixtures, keep)
         self._places = self._bank.places
@@ -156,7 +154,7 @@ def _levels(chance: Random, sources: int) -> list[float]:
     return relative_levels(chance, sources) if sources > 1 else [0.0]
 
 
-def stretch(wave: Waves, start: int, samples: int) -> Float32:
+def stretch(wave: PcmWaves, start: int, samples: int) -> Float32:
     """Return ``samples`` samples of ``wave`` (T,) from ``start`` on, maybe below 0; zeros where there are none."""
     piece = np.zeros(samples, np.float32)
     inside = wave[max(0, start) : max(0, start + samples)]

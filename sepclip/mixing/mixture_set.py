@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from sepclip.audio.arrays import PcmWaves
 from sepclip.audio.files import read_sound
 from sepclip.audio.layout import Layout
 from sepclip.errors import UserError, counted
 from sepclip.mixing.recipe import SPLITS, Recipe
-from sepclip.mixing.render import FULL_SCALE, Waves, to_int16
+from sepclip.mixing.render import FULL_SCALE, to_int16
 
 FORMAT = 1
 SET_FILE = "set.json"
@@ -135,7 +136,7 @@ class MixtureSet:
         """Whether the files of the corpus are the mixtures and sources as they are."""
         return bool(self.about.get("in_place", False))
 
-    def waves(self, split: str, recipe: Recipe, *, start: int = 0, samples: int | None = None) -> Waves:
+    def waves(self, split: str, recipe: Recipe, *, start: int = 0, samples: int | None = None) -> PcmWaves:
         """Return the mixture and its sources (1 + S, T), full scale 32768: read where rendered, else rendered now.
 
         Of several channels (1 + S, C, T). With ``samples``, so many of them from ``start`` on, or fewer at the end;
@@ -144,9 +145,9 @@ class MixtureSet:
         stop = recipe.length if samples is None else min(start + samples, recipe.length)
         if not self.audio and not self.in_place and recipe.mix is None:
             self.require_root()
-            from sepclip.mixing.render import Places, render_scene  # built on this module
+            from sepclip.mixing.render import SetFolders, render_scene  # built on this module
 
-            places = Places.of(self.root, self.about)
+            places = SetFolders.of(self.root, self.about)
             places.require()
             return render_scene(recipe, places, self.rate_hz)[:, start:stop]
         files = [self._source_file(split, recipe, index) for index in range(len(recipe.sources))]
@@ -162,7 +163,7 @@ class MixtureSet:
             return np.stack(parts).astype(np.float32)
         return np.stack(parts)
 
-    def source_waves(self, split: str, recipe: Recipe, index: int, *, start: int, samples: int) -> Waves:
+    def source_waves(self, split: str, recipe: Recipe, index: int, *, start: int, samples: int) -> PcmWaves:
         """Return so many samples (T,), or (C, T), of one source, from ``start`` on; fewer at the end of the mixture.
 
         Of a set whose sources lie in files as they are.
@@ -176,7 +177,7 @@ class MixtureSet:
         self.require_root()
         return self.root / recipe.sources[index].path, recipe.sources[index].length
 
-    def _read(self, path: Path, length: int, start: int, stop: int) -> Waves:
+    def _read(self, path: Path, length: int, start: int, stop: int) -> PcmWaves:
         """Return the samples of a file of ``length`` from ``start`` to ``stop``, (T,) or (C, T); silence at its end."""
         whole = start == 0 and stop == length
         wanted = max(0, min(stop, length) - start)
@@ -189,7 +190,7 @@ class MixtureSet:
             )
         samples = sound.samples[0] if channels == 1 else sound.samples
         in_16_bits = sound.subtype in _IN_16_BITS
-        wave: Waves = to_int16(samples) if in_16_bits else samples * np.float32(FULL_SCALE)
+        wave: PcmWaves = to_int16(samples) if in_16_bits else samples * np.float32(FULL_SCALE)
         return (
             np.pad(wave, [(0, 0)] * (wave.ndim - 1) + [(0, stop - start - wanted)]) if wanted < stop - start else wave
         )

@@ -17,15 +17,12 @@ from sepclip.mixing.rooms import in_room, read_noise, read_response
 
 FULL_SCALE = 32768  # of int16
 
-# Full scale is 32768 in both: what is stored in 16 bits or less stays int16, all else is float32
-Waves = NDArray[np.int16 | np.float32]
-
 
 TARGETS = ("reverberant", "dry")
 
 
 @dataclass(frozen=True)
-class Places:
+class SetFolders:
     """Where a set's recipes point to, whether its sources are the voices with their echo or without, and how to read.
 
     The folder of noise may be given from ``root`` on: that of a tree that is read in place moves with it.
@@ -38,7 +35,7 @@ class Places:
     by_scripts: bool = False
 
     @classmethod
-    def of(cls, root: Path, about: Mapping[str, Any]) -> "Places":
+    def of(cls, root: Path, about: Mapping[str, Any]) -> "SetFolders":
         """Return the places of a set that ``set.json`` says this ``about``."""
         noise, rirs = (root / about[key] if about.get(key) else None for key in ("noise_root", "rirs_root"))
         return cls(root, noise, rirs, about.get("targets", "reverberant"), bool(about.get("by_scripts")))
@@ -56,7 +53,7 @@ class Places:
                 )
 
 
-def render_scene(recipe: Recipe, places: Places, rate_hz: int) -> NDArray[np.int16]:
+def render_scene(recipe: Recipe, places: SetFolders, rate_hz: int) -> NDArray[np.int16]:
     """Render the mixture and sources (1 + S, T) of a recipe, with its noise and rooms.
 
     The mixture is the sum of what is heard of all sources and of the noise, each rounded to 16 bits.

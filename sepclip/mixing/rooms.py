@@ -6,19 +6,15 @@ filter, of noise the first channel, and one that ends too soon joined to itself 
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sepclip.audio import polyphase
+from sepclip.audio.arrays import Float32, RealArray
 from sepclip.audio.files import BadSound, mono_at_rate, read_sound
 from sepclip.mixing.recipe import Source
 
 FADE = 16000 // 2 + 1  # samples over which the scripts of LibriMix join a noise of 16 kHz that is too short to itself
-
-Float32 = NDArray[np.float32]
-Floats = NDArray[np.floating[Any]]
 
 
 @lru_cache(maxsize=1024)
@@ -44,7 +40,7 @@ def in_room(wave: Float32, response: Float32) -> Float32:
     return heard
 
 
-def prolong(noise: Floats, samples: int) -> Floats:
+def prolong(noise: RealArray, samples: int) -> RealArray:
     """Return ``samples`` of a noise (T,), joined to itself as often as it takes, crossfaded over half a second."""
     fade_in = np.hanning(2 * FADE - 1)[:FADE]
     long = noise

@@ -9,12 +9,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio.arrays import PcmWaves
 from sepclip.audio.files import read_sound, write_sound
 from sepclip.audio.loudness import rms
 from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import Recipe, Source
-from sepclip.mixing.render import Places, Waves, read_source, to_int16
+from sepclip.mixing.render import SetFolders, read_source, to_int16
 from sepclip.mixing.rooms import read_noise
 from sepclip.terminal import warn
 
@@ -24,7 +25,7 @@ RESAMPLED = "resampled"  # folder of a set: its sources at the set's rate, where
 class Kept(Protocol):
     """Waves that are loaded when they are asked for, and maybe remembered."""
 
-    def __getitem__(self, index: int) -> Waves:
+    def __getitem__(self, index: int) -> PcmWaves:
         """Return a wave (T,)."""
 
 
@@ -36,11 +37,11 @@ class Bank:
     hold, or it is not there.
     """
 
-    def __init__(self, mixtures: MixtureSet, keep: Callable[[Callable[[int], Waves], int], Kept]):
+    def __init__(self, mixtures: MixtureSet, keep: Callable[[Callable[[int], PcmWaves], int], Kept]):
         recipes = mixtures.recipes("tr")
         _require_all_named(mixtures, recipes)
         mixtures.require_root()
-        self.places = Places.of(mixtures.root, mixtures.about)
+        self.places = SetFolders.of(mixtures.root, mixtures.about)
         self.places.require()
         self.voices = _distinct(source for recipe in recipes for source in recipe.sources)
         self.noises = _distinct(recipe.noise for recipe in recipes if recipe.noise)
@@ -55,15 +56,15 @@ class Bank:
         self._waves = keep(self._load, 2 * len(self.voices) + len(self.noises))
         self._rms: dict[int, float] = {}
 
-    def voice(self, index: int) -> Waves:
+    def voice(self, index: int) -> PcmWaves:
         """Return an utterance (T,) as it is to be separated."""
         return self._waves[index]
 
-    def heard(self, index: int) -> Waves:
+    def heard(self, index: int) -> PcmWaves:
         """Return what mixtures hold of an utterance (T,): the same, unless the corpus has a file of its own for it."""
         return self._waves[self._heard(index)]
 
-    def noise(self, index: int) -> Waves:
+    def noise(self, index: int) -> PcmWaves:
         """Return a noise (T,)."""
         return self._waves[len(self.voices) + index]
 
@@ -95,7 +96,7 @@ class Bank:
             self._rms[index] = rms(self._waves[index].astype(np.float32), self._mixtures.rate_hz)
         return self._rms[index]
 
-    def _load(self, index: int) -> Waves:
+    def _load(self, index: int) -> PcmWaves:
         mixtures, places = self._mixtures, self.places
         if index < len(self.voices):
             source = self.voices[index]
@@ -117,7 +118,7 @@ class Bank:
     def _read(self, source: Source) -> NDArray[np.float32]:
         return read_source(source, self.places.root, self._mixtures.rate_hz, by_scripts=self.places.by_scripts)
 
-    def _cached(self, what: str, source: Source, load: Callable[[], NDArray[np.float32]]) -> Waves:
+    def _cached(self, what: str, source: Source, load: Callable[[], NDArray[np.float32]]) -> PcmWaves:
         """Return a source at the rate of its set (T,), in 16 bits, resampled once for all trainings.
 
         What had to be resampled is kept in the folder ``resampled`` of the set; one that cannot be written is told

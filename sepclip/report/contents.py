@@ -6,7 +6,7 @@ from typing import Any
 from sepclip.errors import UserError, counted
 from sepclip.mixing.mixture_set import SET_FILE, MixtureSet
 from sepclip.mixing.recipe import SPLITS
-from sepclip.report.curves import History
+from sepclip.report.curves import MetricsHistory
 from sepclip.report.facts import environment_of
 from sepclip.report.of_run import is_run, run_facts
 from sepclip.report.scores import GAIN, evaluations, mean_and_median, values_of
@@ -28,7 +28,7 @@ def contents(path: Path) -> dict[str, Any]:
 
 def _run(path: Path) -> dict[str, Any]:
     run = Run.open(path)
-    told: dict[str, Any] = {"run": str(path), **run_facts(run, History.read(path, path.name))}
+    told: dict[str, Any] = {"run": str(path), **run_facts(run, MetricsHistory.read(path, path.name))}
     told["data"] = environment_of(path)["data"]["path"]
     told["mixtures"] = str(run.layout)
     found = checkpoint.find(run.checkpoint_path("last"))

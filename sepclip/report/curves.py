@@ -18,14 +18,14 @@ GAIN = "valid_si_sdr_improvement"
 
 
 @dataclass(frozen=True)
-class History:
+class MetricsHistory:
     """The rows of a run's ``metrics.jsonl``; ``name`` is what its curves are called."""
 
     name: str
     rows: list[dict[str, Any]]
 
     @classmethod
-    def read(cls, run: Path, name: str) -> "History":
+    def read(cls, run: Path, name: str) -> "MetricsHistory":
         """Read the rows of a run, also of one in training: a last line that is just being written is left out."""
         path = run / METRICS
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -55,7 +55,7 @@ class History:
         return (-int(max(found)[1]), max(found)[0]) if found else None
 
 
-def training_charts(runs: Sequence[History]) -> list[Chart]:
+def training_charts(runs: Sequence[MetricsHistory]) -> list[Chart]:
     """Return loss, validation SI-SDR improvement, gradient norm with threshold, and clipped share of all runs."""
     several = len(runs) > 1
     charts = [
@@ -75,7 +75,7 @@ def training_charts(runs: Sequence[History]) -> list[Chart]:
 
 
 def _chart(
-    runs: Sequence[History],
+    runs: Sequence[MetricsHistory],
     anchor: str,
     title: str,
     keys: dict[str, str],

@@ -22,7 +22,7 @@ _MOST_TRIED = 6  # validation mixtures of a run that has no scores
 
 
 @dataclass(frozen=True)
-class Source:
+class ExampleSource:
     """Where the mixtures of an evaluation come from: the items of some names, or a reason why they cannot be had."""
 
     items: Callable[[Sequence[str]], Iterable[Item]]
@@ -40,7 +40,7 @@ def chosen(by_file: Mapping[str, float]) -> dict[str, str]:
     return found
 
 
-def source_of(scores: Scores) -> Source:
+def source_of(scores: Scores) -> ExampleSource:
     """Return where the mixtures of ``scores`` come from. Raises UserError where they cannot be had any more."""
     about = scores.about
     if "run" in about:
@@ -49,7 +49,7 @@ def source_of(scores: Scores) -> Source:
         estimates, references = (_moved(about[key], scores.folder) for key in ("estimates", "references"))
         mixtures = about.get("mixtures")
         patterns = {key: about.get(key) for key in ("estimate_pattern", "reference_pattern")}
-        return Source(
+        return ExampleSource(
             lambda names: folder_items(
                 estimates,
                 references,
@@ -76,15 +76,15 @@ def _moved(told: str, folder: Path) -> Path:
     return next((above / path for above in folder.resolve().parents if (above / path).exists()), path)
 
 
-def _of_run(run_folder: Path, data: Path, split: str) -> Source:
+def _of_run(run_folder: Path, data: Path, split: str) -> ExampleSource:
     run = Run.open(run_folder)
     mixtures = MixtureSet.open(data)
     device = resolve_device("cpu")
     separator = run.separator(device)
-    return Source(lambda names: set_items(separator, mixtures, split, device=device, only=names))
+    return ExampleSource(lambda names: set_items(separator, mixtures, split, device=device, only=names))
 
 
-def validation_source(run: Run, data: Path) -> tuple[Source, dict[str, float]]:
+def validation_source(run: Run, data: Path) -> tuple[ExampleSource, dict[str, float]]:
     """Return the validation mixtures of a run and the SI-SDR improvement of the first few of them in dB."""
     source = _of_run(run.path, data, "cv")
     names = [recipe.name for recipe in MixtureSet.open(data).recipes("cv")[:_MOST_TRIED]]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sepclip.audio.files import replace_file
 from sepclip.errors import UserError
 from sepclip.report.charts import Chart
-from sepclip.report.curves import History, dynamics_charts, dynamics_of, training_charts
+from sepclip.report.curves import MetricsHistory, dynamics_charts, dynamics_of, training_charts
 from sepclip.report.dynamics_figure import require_matplotlib
 from sepclip.report.of_run import is_run
 from sepclip.report.of_sweep import is_sweep, read_sweep, sweep_charts
@@ -66,7 +66,7 @@ def _charts(paths: Sequence[Path]) -> list[Chart]:
     if not all(is_run(path) for path in paths):
         return []
     names = [paths[0].name] if len(paths) == 1 else names_of(*paths)
-    charts = training_charts([History.read(path, name) for path, name in zip(paths, names, strict=True)])
+    charts = training_charts([MetricsHistory.read(path, name) for path, name in zip(paths, names, strict=True)])
     for place, path in enumerate(paths, 1):
         records = dynamics_of(path)
         if records is not None:

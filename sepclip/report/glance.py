@@ -16,11 +16,11 @@ _MOST_PLACES = 24
 
 def training_lines(run: Path) -> list[str]:
     """Return the curves of a run's training, a line each: what it is, its bars, its first and last value."""
-    from sepclip.report.curves import GAIN, History  # torch, which the bars of scores need not wait for
+    from sepclip.report.curves import GAIN, MetricsHistory  # torch, which the bars of scores need not wait for
 
     curves = {"loss": "loss", GAIN: "validation SI-SDRi, dB", "grad_norm": "gradient norm", "threshold": "threshold"}
     try:
-        history = History.read(run, "")
+        history = MetricsHistory.read(run, "")
     except UserError:
         return []  # a damaged file is no reason to end a finished training in an error
     found = {title: [value for value in history.column(key)[1] if value is not None] for key, title in curves.items()}
@@ -41,12 +41,12 @@ def score_lines(result: Mapping[str, Any]) -> list[str]:
 
 def sweep_lines(runs: Mapping[str, Path]) -> list[str]:
     """Return how the runs of a sweep gained on the validation mixtures, a line each."""
-    from sepclip.report.curves import GAIN, History
+    from sepclip.report.curves import GAIN, MetricsHistory
 
     parts = {}
     for title, run in list(runs.items())[:_MOST_PLACES]:
         try:
-            values = [value for value in History.read(run, "").column(GAIN)[1] if value is not None]
+            values = [value for value in MetricsHistory.read(run, "").column(GAIN)[1] if value is not None]
         except UserError:
             continue
         if len(values) > 1:

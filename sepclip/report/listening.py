@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sepclip.audio.arrays import FloatWaves
 from sepclip.audio.stft import STFT
-from sepclip.report.examples import Source, matched
+from sepclip.report.examples import ExampleSource, matched
 from sepclip.report.images import Picture, mask_png, sound_png, spectrogram
 from sepclip.report.markup import Content, Markup, signed, tag
 from sepclip.report.sounds import excerpt, playable, seconds_within, sound_uri
-from sepclip.scoring.items import Array, Item, Waves
+from sepclip.scoring.items import Item, Waves
 from sepclip.scoring.oracles import default_stft
 
 SOUND_BYTES = 5_000_000  # of all sounds of a page: with base64 and pictures it stays below 10 MB
@@ -18,7 +19,11 @@ MOST_SECONDS = 12.0
 
 
 def cards(
-    words: Mapping[str, str], systems: Mapping[str, Source], by_file: Mapping[str, float], unit: str, digits: int = 1
+    words: Mapping[str, str],
+    systems: Mapping[str, ExampleSource],
+    by_file: Mapping[str, float],
+    unit: str,
+    digits: int = 1,
 ) -> list[Markup]:
     """Return a card for each file of ``words`` (name to "best", ...): mixture, estimates of each system, references.
 
@@ -66,7 +71,7 @@ class _Stage:
         mixture = spectrogram(waves.mixture[part].mean(-1), stft)
         return cls(name, rate_hz, part, 0.9 / max(peak, 1e-9), stft, mixture, budget)
 
-    def player(self, label: str, wave: Array, note: str = "", *, column: int, mask: bool = False) -> Markup:
+    def player(self, label: str, wave: FloatWaves, note: str = "", *, column: int, mask: bool = False) -> Markup:
         """Return the spectrogram and the player of one wave (T, C), with its mask below where it is an estimate."""
         picture = spectrogram(wave[self.part].mean(-1), self.stft)
         of = f"{label} of {self.name}"

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from sepclip.errors import UserError, counted
 from sepclip.report.curves import GAIN as VALIDATED
-from sepclip.report.curves import History, dynamics_charts, dynamics_of, training_charts
+from sepclip.report.curves import MetricsHistory, dynamics_charts, dynamics_of, training_charts
 from sepclip.report.examples import chosen, source_of, validation_source
 from sepclip.report.facts import data_path, environment_of, what_was_run
 from sepclip.report.listening import cards
@@ -30,7 +30,7 @@ def is_run(path: Path) -> bool:
 def run_page(path: Path) -> Page:
     """Return the page of a run. Raises UserError where ``path`` is none."""
     run = Run.open(path)
-    history = History.read(path, path.resolve().name)
+    history = MetricsHistory.read(path, path.resolve().name)
     scored = evaluations(path)
     page = Page("sepclip report of a run", path.resolve().name, headline(history, scored), run_facts(run, history))
     add_listening(page, scored[0] if scored else None, run)
@@ -71,7 +71,7 @@ def about(scores: Scores) -> str:
     return f"{told.get('estimates')} against {told.get('references')}."
 
 
-def headline(history: History | None, scored: list[Scores]) -> Headline | None:
+def headline(history: MetricsHistory | None, scored: list[Scores]) -> Headline | None:
     """Return the mean improvement on what was scored last, or else the best one of the validations."""
     for scores in scored:
         groups = scores.groups()
@@ -89,7 +89,7 @@ def headline(history: History | None, scored: list[Scores]) -> Headline | None:
     )
 
 
-def run_facts(run: Run, history: History) -> dict[str, str]:
+def run_facts(run: Run, history: MetricsHistory) -> dict[str, str]:
     """Return what a run is, in a few words a key."""
     config = run.config
     last = history.rows[-1]["step"] if history.rows else 0

@@ -10,7 +10,7 @@ from typing import Any
 from sepclip.config.load import flatten, load_config
 from sepclip.errors import UserError, counted
 from sepclip.report.charts import Chart, Series, aligned
-from sepclip.report.curves import GAIN, History
+from sepclip.report.curves import GAIN, MetricsHistory
 from sepclip.report.facts import table_of
 from sepclip.report.markup import Content, Markup, minus, tag
 from sepclip.report.page import Headline, Page
@@ -197,7 +197,7 @@ def sweep_charts(path: Path, cells: Sequence[dict[str, Any]], keys: Sequence[str
         for cell in cells:
             if second and cell[second] != column:
                 continue
-            steps, values = History.read(path / cell["run"], "").column(GAIN)
+            steps, values = MetricsHistory.read(path / cell["run"], "").column(GAIN)
             table = {step: value for step, value in zip(steps, values, strict=True) if value is not None}
             label = ", ".join(str(cell[key]) for key in keys if key != second)
             if table:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sepclip.errors import UserError, counted
-from sepclip.report.curves import History, dynamics_charts, dynamics_of, training_charts
+from sepclip.report.curves import MetricsHistory, dynamics_charts, dynamics_of, training_charts
 from sepclip.report.examples import chosen, source_of
 from sepclip.report.facts import configurations
 from sepclip.report.listening import cards
@@ -63,7 +63,7 @@ def two_page(first: Path, second: Path) -> Page:
     if pair is not None:
         _add_scores(page, pair)
     if runs:
-        histories = [History.read(path, name) for path, name in zip((first, second), names, strict=True)]
+        histories = [MetricsHistory.read(path, name) for path, name in zip((first, second), names, strict=True)]
         charts = [chart.markup() for chart in training_charts(histories)]
         page.add("training", "Training", "Drag over a plot to zoom; all of them move together.", grid(charts))
         for place, (path, name) in enumerate(zip((first, second), names, strict=True), 1):

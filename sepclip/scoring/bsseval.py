@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from scipy import fft, linalg
 from scipy.linalg import lapack
 
+from sepclip.audio.arrays import Float64, FloatWaves
 from sepclip.scoring.museval_adapter import Unscorable
 
-Floats = NDArray[np.float64]
 Spectra = NDArray[np.complex128]
-Waves = NDArray[np.float32 | np.float64]
 TAPS = 512  # of the filters, as in every BSSEval
 _BLOCK = 2**15  # samples of a transform, where the file is longer: it stays in the cache
 # Below this reciprocal condition the filters hang on rounding, and so do scores in their sixth digit (docs/METHOD.md)
@@ -32,11 +31,11 @@ class IllConditioned(Unscorable):
 class BSSEval:
     """Scores in dB by name: ``frames`` (S, windows) of v4, ``whole`` (S,) of v3; each empty where not wanted."""
 
-    frames: dict[str, Floats]
-    whole: dict[str, Floats]
+    frames: dict[str, Float64]
+    whole: dict[str, Float64]
 
 
-def decompose(*, est: Waves, ref: Waves, rate_hz: int, frames: bool = True, whole: bool = True) -> BSSEval:
+def decompose(*, est: FloatWaves, ref: FloatWaves, rate_hz: int, frames: bool = True, whole: bool = True) -> BSSEval:
     """Score ``est`` (S, T, C), or one estimate (1, T, C) of all sources such as the mixture, against ``ref`` (S, T, C).
 
     ``frames``: SDR, ISR, SIR and SAR of v4 in windows of 1 s without overlap; NaN where a source or estimate is silent
@@ -50,7 +49,7 @@ def decompose(*, est: Waves, ref: Waves, rate_hz: int, frames: bool = True, whol
     )
 
 
-def _rows(waves: Waves, start: int, stop: int) -> Floats:
+def _rows(waves: FloatWaves, start: int, stop: int) -> Float64:
     """Return samples ``start`` to ``stop`` of (S, T, C), zeros beyond both ends, as rows (S C, stop - start)."""
     sources, samples, channels = waves.shape
     rows = np.zeros((sources * channels, stop - start))
@@ -61,7 +60,7 @@ def _rows(waves: Waves, start: int, stop: int) -> Floats:
     return rows
 
 
-def _correlations(est: Waves, ref: Waves) -> Floats:
+def _correlations(est: FloatWaves, ref: FloatWaves) -> Float64:
     """Return (K, K + M, 512): sum over t of r[k, t] z[m, t + lag], for the channels r of ``ref`` and z of both."""
     samples, (k, m) = ref.shape[1], (ref.shape[0] * ref.shape[2], est.shape[0] * est.shape[2])
     length = min(_BLOCK, fft.next_fast_len(samples + TAPS - 1, real=True))
@@ -76,7 +75,7 @@ def _correlations(est: Waves, ref: Waves) -> Floats:
     return np.ascontiguousarray(fft.irfft(spectra, length)[..., :TAPS])
 
 
-def _filters(est: Waves, ref: Waves) -> tuple[Floats, Floats]:
+def _filters(est: FloatWaves, ref: FloatWaves) -> tuple[Float64, Float64]:
     """Return the filters from all channels of all references (K, M, 512), and from each source's own (S, C, C, 512).
 
     The second are for the estimate of the same index, or for the only one.
@@ -97,7 +96,7 @@ def _filters(est: Waves, ref: Waves) -> tuple[Floats, Floats]:
     return np.ascontiguousarray(every), own
 
 
-def _gram(lags: Floats) -> Floats:
+def _gram(lags: Float64) -> Float64:
     """Return the Gram matrix (K 512, K 512) of all delays of all channels; its lower blocks alone are filled."""
     k = len(lags)
     gram = np.zeros((k * TAPS, k * TAPS), order="F")
@@ -110,7 +109,7 @@ def _gram(lags: Floats) -> Floats:
     return gram
 
 
-def _solve(gram: Floats, right: Floats) -> Floats:
+def _solve(gram: Float64, right: Float64) -> Float64:
     """Solve for filters by Cholesky; ``gram`` (Fortran order, lower triangle) is overwritten."""
     gram.flat[:: len(gram) + 1] += np.finfo(float).eps  # as museval
     size = float(np.diagonal(gram).sum())  # the trace bounds the 2-norm, near enough
@@ -121,7 +120,7 @@ def _solve(gram: Floats, right: Floats) -> Floats:
     rcond, _ = lapack.dpocon(factor, size, uplo="L")
     if rcond < _LEAST_RCOND:
         raise IllConditioned("the references nearly depend on each other")
-    solved: Floats = linalg.cho_solve((factor, True), right, check_finite=False)
+    solved: Float64 = linalg.cho_solve((factor, True), right, check_finite=False)
     return solved
 
 
@@ -135,7 +134,7 @@ def _project(spectra: Spectra, every: Spectra, own: Spectra) -> tuple[Spectra, S
     return of_all, (by_source * own).sum(1)
 
 
-def _score_windows(est: Waves, ref: Waves, every: Floats, own: Floats, rate_hz: int) -> dict[str, Floats]:
+def _score_windows(est: FloatWaves, ref: FloatWaves, every: Float64, own: Float64, rate_hz: int) -> dict[str, Float64]:
     sources, samples, channels = ref.shape
     length = fft.next_fast_len(rate_hz + TAPS - 1, real=True)
     every_f, own_f = fft.rfft(every, length), fft.rfft(own, length)
@@ -145,8 +144,8 @@ def _score_windows(est: Waves, ref: Waves, every: Floats, own: Floats, rate_hz: 
         weights[-1] = 1
     scores = np.full((4, sources, samples // rate_hz), np.nan)
 
-    def energy(spectra: Spectra) -> Floats:
-        power: Floats = ((spectra.real**2 + spectra.imag**2) @ weights).sum(-1)
+    def energy(spectra: Spectra) -> Float64:
+        power: Float64 = ((spectra.real**2 + spectra.imag**2) @ weights).sum(-1)
         return power
 
     for window in range(samples // rate_hz):
@@ -167,7 +166,7 @@ def _score_windows(est: Waves, ref: Waves, every: Floats, own: Floats, rate_hz: 
     return dict(zip(("sdr", "isr", "sir", "sar"), scores, strict=True))
 
 
-def _score_whole(est: Waves, ref: Waves, every: Floats, own: Floats) -> dict[str, Floats]:
+def _score_whole(est: FloatWaves, ref: FloatWaves, every: Float64, own: Float64) -> dict[str, Float64]:
     """Score v3: overlap-save in blocks, energies summed over samples."""
     sources, samples, channels = ref.shape
     total = samples + TAPS - 1  # what the filters ring on counts too
@@ -187,7 +186,7 @@ def _score_whole(est: Waves, ref: Waves, every: Floats, own: Floats) -> dict[str
     return dict(zip(("sdr", "sir", "sar"), scores, strict=True))
 
 
-def _ratios(sources: int, *pairs: tuple[Floats, Floats]) -> list[Floats]:
+def _ratios(sources: int, *pairs: tuple[Float64, Float64]) -> list[Float64]:
     """Return ratios of energies in dB, each (S,): one estimate of all sources has some energies once."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return [np.broadcast_to(10 * np.log10(above / below), sources) for above, below in pairs]

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sepclip.audio.arrays import Float64, FloatWaves
 from sepclip.scoring.bsseval import TAPS, BSSEval, IllConditioned, decompose
-from sepclip.scoring.items import STRETCH, Array, Plan, Waves
+from sepclip.scoring.items import STRETCH, ScoringPlan, Waves
 from sepclip.scoring.museval_adapter import Unscorable, bsseval_frames, bsseval_whole, median_over_windows
 from sepclip.scoring.table import METRICS
 
-Floats = NDArray[np.float64]
 ENGINES = ("museval", "fast")
 TOO_LONG = "too long for museval in this memory: scored by the fast engine, in blocks"
 SILENT_WINDOWS = "windows of 1 s in which a source or estimate is silent left out of v4"
@@ -26,9 +25,9 @@ _MUSEVAL_BYTES = 44  # by source, channel and sample: waves in float64, padded
 class Decomposed:
     """Scores by metric (S,) of the estimates and of the mixture, v4's windows, and what was done to have them."""
 
-    scores: dict[str, Floats]
-    mixture: dict[str, Floats]
-    frames: dict[str, Floats]
+    scores: dict[str, Float64]
+    mixture: dict[str, Float64]
+    frames: dict[str, Float64]
     notes: list[str]
 
 
@@ -48,7 +47,7 @@ def memory_needed(engine: str, samples: int, sources: int, channels: int, *, ora
     return _PROCESS_BYTES + _MUSEVAL_BYTES * signals * samples + max(transforms + 4 * gram, stretch)
 
 
-def decompose_file(waves: Waves, sounding: list[int], plan: Plan) -> Decomposed:
+def decompose_file(waves: Waves, sounding: list[int], plan: ScoringPlan) -> Decomposed:
     """Score the sources ``sounding`` of a file by BSSEval.
 
     Raises Unscorable with the reason where that cannot be done: less than a second of sound, or references that depend
@@ -69,7 +68,7 @@ def decompose_file(waves: Waves, sounding: list[int], plan: Plan) -> Decomposed:
     return Decomposed(_by_metric(found, plan), _by_metric(before, plan), found.frames, notes)
 
 
-def _silent_windows(frames: dict[str, Floats]) -> list[str]:
+def _silent_windows(frames: dict[str, Float64]) -> list[str]:
     """Return what to note of windows that count in no median; where that is all of them, a reason says so."""
     if not frames:
         return []
@@ -77,7 +76,7 @@ def _silent_windows(frames: dict[str, Floats]) -> list[str]:
     return [f"{SILENT_WINDOWS} ({left_out} of {windows})"] if 0 < left_out < windows else []
 
 
-def _turned(waves: Array) -> Array:
+def _turned(waves: FloatWaves) -> FloatWaves:
     """Turn the first two channels of (S, T, C) into each other: all projections turn along."""
     turned = waves.copy()
     turned[..., 0] = np.cos(_TURN) * waves[..., 0] + np.sin(_TURN) * waves[..., 1]
@@ -85,13 +84,13 @@ def _turned(waves: Array) -> Array:
     return turned
 
 
-def _wanted(plan: Plan, *, improvements: bool = False) -> dict[str, bool]:
+def _wanted(plan: ScoringPlan, *, improvements: bool = False) -> dict[str, bool]:
     names = [name for name in plan.metrics if METRICS[name].improves or not improvements]
     families = {METRICS[name].family for name in names}
     return {"frames": "v4" in families, "whole": "v3" in families}
 
 
-def _by_engine(ref: Array, est: Array, rate_hz: int, plan: Plan) -> tuple[BSSEval, list[str]]:
+def _by_engine(ref: FloatWaves, est: FloatWaves, rate_hz: int, plan: ScoringPlan) -> tuple[BSSEval, list[str]]:
     wanted = _wanted(plan)
     if plan.engine == "museval" and not plan.in_blocks:
         return _museval(ref, est, rate_hz, wanted), []
@@ -103,7 +102,7 @@ def _by_engine(ref: Array, est: Array, rate_hz: int, plan: Plan) -> tuple[BSSEva
         return _museval(ref, est, rate_hz, wanted), [f"scored by museval: {error}"]
 
 
-def _museval(ref: Array, est: Array, rate_hz: int, wanted: dict[str, bool]) -> BSSEval:
+def _museval(ref: FloatWaves, est: FloatWaves, rate_hz: int, wanted: dict[str, bool]) -> BSSEval:
     exact = {"est": est.astype(np.float64), "ref": ref.astype(np.float64)}
     return BSSEval(
         bsseval_frames(**exact, rate_hz=rate_hz) if wanted["frames"] else {},
@@ -111,7 +110,7 @@ def _museval(ref: Array, est: Array, rate_hz: int, wanted: dict[str, bool]) -> B
     )
 
 
-def _of_mixture(ref: Array, mixture: Array, rate_hz: int, plan: Plan) -> BSSEval:
+def _of_mixture(ref: FloatWaves, mixture: FloatWaves, rate_hz: int, plan: ScoringPlan) -> BSSEval:
     """Score the mixture as the estimate of every source, by the fast engine, which is equal and takes it once."""
     wanted = _wanted(plan, improvements=True)
     if not plan.improvements or not any(wanted.values()) or not mixture.any():
@@ -124,7 +123,7 @@ def _of_mixture(ref: Array, mixture: Array, rate_hz: int, plan: Plan) -> BSSEval
         return _museval(ref, np.broadcast_to(mixture, ref.shape), rate_hz, wanted)
 
 
-def _by_metric(found: BSSEval, plan: Plan) -> dict[str, Floats]:
+def _by_metric(found: BSSEval, plan: ScoringPlan) -> dict[str, Float64]:
     scores = {name: median_over_windows(frames) for name, frames in found.frames.items()}
     scores |= {f"bss_{name}": values for name, values in found.whole.items()}
     return {name: values for name, values in scores.items() if name in plan.metrics}

@@ -5,21 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from sepclip.audio.arrays import FloatWaves
 from sepclip.audio.files import BadSound
 from sepclip.scoring.table import DEFAULT, ORACLES
 
 if TYPE_CHECKING:  # torch takes a second in every process, and much of what is scored needs none
     from sepclip.audio.stft import STFT
 
-Array = NDArray[np.float32 | np.float64]
 STRETCH = 2**18  # samples of a longer file that the oracles transform at a time
 
 
 @dataclass
-class Row:
+class ScoreRow:
     """The scores of one source of one file by column; None where there is none, and then ``reason`` says why.
 
     ``status``: ``ok``; ``perfect``, where a score is infinite; ``partial``, where some scores are missing;
@@ -42,7 +39,7 @@ class Row:
         return {**told, **self.scores}
 
     @classmethod
-    def from_flat(cls, flat: dict[str, Any]) -> "Row":
+    def from_flat(cls, flat: dict[str, Any]) -> "ScoreRow":
         """Read what :meth:`flat` made."""
         told = {key: flat[key] for key in cls.__dataclass_fields__ if key != "scores"}
         return cls(**told, scores={key: value for key, value in flat.items() if key not in told})
@@ -53,9 +50,9 @@ class Waves:
     """What one file is scored from: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C)."""
 
     rate_hz: int
-    est: Array
-    ref: Array
-    mixture: Array
+    est: FloatWaves
+    ref: FloatWaves
+    mixture: FloatWaves
     notes: tuple[str, ...] = ()
     fixed_order: bool = False  # estimates belong to the references of the same index
 
@@ -69,7 +66,7 @@ class Item:
     ``identity`` changes with what is scored. ``fixed_order``: estimates belong to the references of the same index.
     """
 
-    rows: list[Row]
+    rows: list[ScoreRow]
     load: Callable[[], Waves | str]
     here: bool = False
     values: int = 0
@@ -87,7 +84,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ScoringPlan:
     """What is scored, and how; ``stft`` is the transform of the oracles where a run gives one."""
 
     metrics: tuple[str, ...] = DEFAULT

@@ -12,12 +12,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sepclip.audio.arrays import Float64, FloatWaves
 from sepclip.errors import UserError
 
-Floats = NDArray[np.float64]
-Waves = NDArray[np.float32 | np.float64]
 SCORES = ("sdr", "isr", "sir", "sar")
 
 
@@ -50,7 +48,7 @@ def require_museval() -> ModuleSpec:
     return spec
 
 
-def bsseval_frames(*, est: Floats, ref: Floats, rate_hz: int) -> dict[str, Floats]:
+def bsseval_frames(*, est: Float64, ref: Float64, rate_hz: int) -> dict[str, Float64]:
     """Return SDR, ISR, SIR and SAR in dB by museval for windows of 1 s (S, windows).
 
     ``est`` and ``ref`` are (S, T, C) at ``rate_hz``, already in the same order: museval permutes nothing here. The
@@ -64,7 +62,7 @@ def bsseval_frames(*, est: Floats, ref: Floats, rate_hz: int) -> dict[str, Float
     return dict(zip(SCORES, found, strict=True))
 
 
-def bsseval_whole(*, est: Floats, ref: Floats) -> dict[str, Floats]:
+def bsseval_whole(*, est: Float64, ref: Float64) -> dict[str, Float64]:
     """Return SDR, SIR and SAR in dB by museval, BSSEval v3 "sources" over the whole file (S,)."""
     sdr, _, sir, sar = _bss_eval(
         ref, est, window=np.inf, hop=np.inf, framewise_filters=True, bsseval_sources_version=True
@@ -72,7 +70,7 @@ def bsseval_whole(*, est: Floats, ref: Floats) -> dict[str, Floats]:
     return {"sdr": sdr[:, 0], "sir": sir[:, 0], "sar": sar[:, 0]}
 
 
-def _bss_eval(ref: Floats, est: Floats, **how: object) -> tuple[Floats, ...]:
+def _bss_eval(ref: Float64, est: Float64, **how: object) -> tuple[Float64, ...]:
     try:
         found = load_museval_metrics().bss_eval(ref, est, compute_permutation=False, **how)
     except (AttributeError, np.linalg.LinAlgError) as error:  # on numpy 2, museval 0.4.1 fails on singular systems so
@@ -82,18 +80,18 @@ def _bss_eval(ref: Floats, est: Floats, **how: object) -> tuple[Floats, ...]:
     return tuple(found[:4])
 
 
-def bsseval_v4(*, est: Floats, ref: Floats, rate_hz: int) -> dict[str, Floats]:
+def bsseval_v4(*, est: Float64, ref: Float64, rate_hz: int) -> dict[str, Float64]:
     """Return the medians over windows (S,) of :func:`bsseval_frames`; a source without a window gives NaN."""
     frames = bsseval_frames(est=est, ref=ref, rate_hz=rate_hz)
     return {name: median_over_windows(scores) for name, scores in frames.items()}
 
 
-def median_over_windows(frames: Floats) -> Floats:
+def median_over_windows(frames: Float64) -> Float64:
     """Return the median (S,) of the scores (S, windows) without NaN; a row of NaN alone gives NaN."""
     return np.array([np.nan if np.isnan(row).all() else np.nanmedian(row) for row in frames])
 
 
-def window_sdr(*, est: Waves, ref: Waves, rate_hz: int) -> Floats:
+def window_sdr(*, est: FloatWaves, ref: FloatWaves, rate_hz: int) -> Float64:
     """Return the SDR alone of :func:`bsseval_v4` (S,), in a hundredth of the time.
 
     The SDR of BSSEval v4 ("images") is the plain ratio of the reference's energy to the error's: its 512-tap filters

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sepclip.audio.arrays import FloatWaves
 from sepclip.audio.masks import ideal_binary_mask, mask_target
 from sepclip.audio.stft import STFT
-from sepclip.scoring.items import STRETCH, Array, default_frame
+from sepclip.scoring.items import STRETCH, default_frame
 
 
 def default_stft(rate_hz: int) -> STFT:
@@ -16,7 +17,9 @@ def default_stft(rate_hz: int) -> STFT:
     return STFT(*default_frame(rate_hz))
 
 
-def oracle_estimates(names: Sequence[str], *, mixture: Array, ref: Array, stft: STFT) -> Iterator[tuple[str, Array]]:
+def oracle_estimates(
+    names: Sequence[str], *, mixture: FloatWaves, ref: FloatWaves, stft: STFT
+) -> Iterator[tuple[str, FloatWaves]]:
     """Yield each oracle's name and estimates (S, T, C) from ``mixture`` (T, C) and its sources ``ref`` (S, T, C).
 
     What the mixture holds beside the sources, such as noise, counts as one source more.
@@ -38,7 +41,7 @@ def oracle_estimates(names: Sequence[str], *, mixture: Array, ref: Array, stft: 
         yield name, estimate
 
 
-def _spectra(mixture: Array, ref: Array, stft: STFT, first: int, last: int) -> tuple[Tensor, Tensor]:
+def _spectra(mixture: FloatWaves, ref: FloatWaves, stft: STFT, first: int, last: int) -> tuple[Tensor, Tensor]:
     """Return the spectra of a stretch of the mixture (C, N, F), and of its sources and the rest (C, S + 1, N, F)."""
     mixed = torch.from_numpy(np.ascontiguousarray(mixture[first:last].T, np.float64))
     true = torch.from_numpy(np.ascontiguousarray(ref[:, first:last].transpose(2, 0, 1), np.float64))

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio.arrays import FloatWaves
 from sepclip.errors import UserError
 
-Waves = NDArray[np.float32 | np.float64]
 PACKAGES = {"pesq": "pesq", "estoi": "pystoi"}
 
 
@@ -19,7 +19,7 @@ def require(metric: str) -> None:
         raise UserError(f"{metric} needs the package {package}: pip install 'sepclip[perceptual]'")
 
 
-def score(metric: str, *, est: Waves, ref: Waves, rate_hz: int) -> float:
+def score(metric: str, *, est: FloatWaves, ref: FloatWaves, rate_hz: int) -> float:
     """Return PESQ or ESTOI of ``est`` (T, C) against ``ref`` (T, C), the mean over channels.
 
     Raises ValueError with the package's words where it cannot score, such as too little speech.
@@ -29,7 +29,7 @@ def score(metric: str, *, est: Waves, ref: Waves, rate_hz: int) -> float:
     return float(np.mean([_SCORES[metric](truth, estimate, rate) for truth, estimate in pairs]))
 
 
-def _at_rate(wave: Waves, from_hz: int, to_hz: int) -> NDArray[np.float64]:
+def _at_rate(wave: FloatWaves, from_hz: int, to_hz: int) -> NDArray[np.float64]:
     if from_hz == to_hz:
         return wave.astype(np.float64)
     import torch

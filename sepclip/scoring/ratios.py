@@ -7,10 +7,9 @@ What :mod:`sepclip.audio.si_sdr` has for training gives the same SI-SDR; here me
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Waves = NDArray[np.float32 | np.float64]
+from sepclip.audio.arrays import Float64, FloatWaves
+
 _BLOCK = 2**16  # samples at a time
 _PERFECT = 1e-25  # of the target's energy: what is left below is rounding
 
@@ -21,7 +20,7 @@ class Ratios:
     Where a signal has one value only, scores that remove its mean are NaN.
     """
 
-    def __init__(self, *, est: Waves | Sequence[Waves], ref: Waves):
+    def __init__(self, *, est: FloatWaves | Sequence[FloatWaves], ref: FloatWaves):
         self._signals = [*ref, *est]  # each (T, C)
         self._refs, self._count = len(ref), ref[0].size
         self._means = np.zeros(len(self._signals))
@@ -38,14 +37,14 @@ class Ratios:
         self._gram = gram  # of the centred signals
         self._plain = gram + self._count * np.outer(self._means, self._means)
 
-    def _blocks(self) -> Iterator[Floats]:
+    def _blocks(self) -> Iterator[Float64]:
         """Yield all signals (refs, then estimates) block by block, as float64 (N, samples)."""
         samples, channels = self._signals[0].shape
         step = max(1, _BLOCK // channels)
         for start in range(0, samples, step):
             yield np.stack([wave[start : start + step].astype(np.float64).ravel() for wave in self._signals])
 
-    def _energies(self, weights: Sequence[Floats], *, centred: bool) -> Floats:
+    def _energies(self, weights: Sequence[Float64], *, centred: bool) -> Float64:
         """Return the energies of weighted sums (rows of N weights) of the signals."""
         rows = np.stack(weights)
         total = np.zeros(len(rows))
@@ -54,18 +53,18 @@ class Ratios:
             total += np.square(rows @ block - offset[:, None]).sum(1)
         return total
 
-    def _one(self, index: int) -> Floats:
+    def _one(self, index: int) -> Float64:
         weights = np.zeros(len(self._signals))
         weights[index] = 1
         return weights
 
-    def pairwise_si_sdr(self) -> Floats:
+    def pairwise_si_sdr(self) -> Float64:
         """Return the SI-SDR (E, S) in dB of every estimate against every reference."""
         pairs = [(e, r) for e in range(len(self._signals) - self._refs) for r in range(self._refs)]
         scores = self.score(pairs, ("si_sdr",))["si_sdr"]
         return scores.reshape(-1, self._refs)
 
-    def score(self, pairs: Sequence[tuple[int, int]], names: Sequence[str]) -> dict[str, Floats]:
+    def score(self, pairs: Sequence[tuple[int, int]], names: Sequence[str]) -> dict[str, Float64]:
         """Return scores in dB for pairs of (estimate, reference).
 
         ``names`` are of ``snr``, ``sd_sdr``, ``si_sdr``, ``si_sir`` and ``si_sar``. ``snr`` and ``sd_sdr``
@@ -85,7 +84,7 @@ class Ratios:
             found[name] = scores
         return found
 
-    def _parts(self, name: str, est: int, ref: int) -> tuple[Floats, Floats]:
+    def _parts(self, name: str, est: int, ref: int) -> tuple[Float64, Float64]:
         """Return the weights of the two sums whose energies ``name`` relates."""
         estimate, truth = self._one(est), self._one(ref)
         if name == "snr":

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from sepclip.audio.arrays import FloatWaves
 from sepclip.scoring import perceptual
 from sepclip.scoring.engines import decompose_file
-from sepclip.scoring.items import Array, Plan, Row, Waves
+from sepclip.scoring.items import ScoreRow, ScoringPlan, Waves
 from sepclip.scoring.museval_adapter import Unscorable, window_sdr
 from sepclip.scoring.pairing import best_order
 from sepclip.scoring.ratios import Ratios
@@ -17,7 +18,7 @@ from sepclip.scoring.table import METRICS, columns
 Frames = dict[str, np.ndarray]  # scores of v4's windows by name, (S, windows)
 
 
-def score_file(rows: list[Row], waves: Waves | str, plan: Plan) -> Frames:
+def score_file(rows: list[ScoreRow], waves: Waves | str, plan: ScoringPlan) -> Frames:
     """Enter all scores of one file into its rows, and the reason wherever there is none; returns v4's windows.
 
     Sources are paired by the best mean SI-SDR over all of them, once, for all scores; not in a fixed order.
@@ -38,7 +39,7 @@ def score_file(rows: list[Row], waves: Waves | str, plan: Plan) -> Frames:
     return frames
 
 
-def _score_waves(rows: list[Row], waves: Waves, plan: Plan) -> Frames:
+def _score_waves(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
     for row in rows:
         row.notes.extend(waves.notes)
     est = waves.est
@@ -59,7 +60,7 @@ def _score_waves(rows: list[Row], waves: Waves, plan: Plan) -> Frames:
     return frames
 
 
-def _enter_ratios(rows: list[Row], waves: Waves, mixture: Array, plan: Plan) -> Sequence[float]:
+def _enter_ratios(rows: list[ScoreRow], waves: Waves, mixture: FloatWaves, plan: ScoringPlan) -> Sequence[float]:
     """Enter the scores without filters; returns the SI-SDR of the mixture for each source."""
     count = len(rows)
     ratios = Ratios(est=[*waves.est, mixture], ref=waves.ref)
@@ -75,7 +76,7 @@ def _enter_ratios(rows: list[Row], waves: Waves, mixture: Array, plan: Plan) -> 
     return before["si_sdr"].tolist() if "si_sdr" in before else [math.nan] * count
 
 
-def _mixture_sdr(waves: Waves, mixture: Array, plan: Plan) -> np.ndarray:
+def _mixture_sdr(waves: Waves, mixture: FloatWaves, plan: ScoringPlan) -> np.ndarray:
     """Return v4's SDR of the mixture for each source (S,), which takes no filters; NaN where there is none."""
     if "sdr" not in plan.metrics or not plan.oracles or waves.ref.shape[1] < waves.rate_hz:
         return np.full(len(waves.ref), np.nan)
@@ -87,7 +88,7 @@ def _mixture_sdr(waves: Waves, mixture: Array, plan: Plan) -> np.ndarray:
     return found
 
 
-def _enter_bsseval(rows: list[Row], waves: Waves, plan: Plan) -> Frames:
+def _enter_bsseval(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
     """Enter the scores of BSSEval. Silent references are left out, which changes nothing for the others."""
     if not any(METRICS[name].family in ("v4", "v3") for name in plan.metrics):
         return {}
@@ -120,10 +121,10 @@ def _enter_bsseval(rows: list[Row], waves: Waves, plan: Plan) -> Frames:
 
 
 def _enter_oracles(
-    rows: list[Row],
+    rows: list[ScoreRow],
     waves: Waves,
-    mixture: Array,
-    plan: Plan,
+    mixture: FloatWaves,
+    plan: ScoringPlan,
     mixture_si_sdr: Sequence[float],
     mixture_sdr: np.ndarray,
 ) -> None:
@@ -147,7 +148,7 @@ def _enter_oracles(
                 _enter(rows[index], f"{name}_sdr_improvement", float(score - mixture_sdr[index]))
 
 
-def _enter_perceptual(rows: list[Row], waves: Waves, mixture: Array, plan: Plan) -> None:
+def _enter_perceptual(rows: list[ScoreRow], waves: Waves, mixture: FloatWaves, plan: ScoringPlan) -> None:
     for name in plan.metrics:
         if METRICS[name].family != "perceptual":
             continue
@@ -165,7 +166,7 @@ def _enter_perceptual(rows: list[Row], waves: Waves, mixture: Array, plan: Plan)
             _enter_with_improvement(row, name, ours, before)
 
 
-def _enter_with_improvement(row: Row, name: str, ours: float, before: float) -> None:
+def _enter_with_improvement(row: ScoreRow, name: str, ours: float, before: float) -> None:
     metric = METRICS[name]
     if metric.distortion and ours > metric.infinite:
         row.status = "perfect"
@@ -174,19 +175,19 @@ def _enter_with_improvement(row: Row, name: str, ours: float, before: float) -> 
         _enter(row, f"{name}_improvement", ours - before)
 
 
-def _enter(row: Row, column: str, value: float, infinite: float = math.inf) -> None:
+def _enter(row: ScoreRow, column: str, value: float, infinite: float = math.inf) -> None:
     """Enter a score that is finite and below what counts as infinite."""
     if math.isfinite(value) and value <= infinite:
         row.scores[column] = float(value)
 
 
-def _explain(rows: list[Row], reason: str) -> None:
+def _explain(rows: list[ScoreRow], reason: str) -> None:
     """Say of every row why it lacks scores, unless it has a reason of its own."""
     for row in rows:
         row.reason = row.reason or reason
 
 
-def _settle(row: Row, metrics: Sequence[str]) -> None:
+def _settle(row: ScoreRow, metrics: Sequence[str]) -> None:
     """Sum the row up in its status, with a reason for every score that is missing."""
     missing = [METRICS[name].title for name in metrics if row.scores[name] is None]
     if row.status == "perfect":

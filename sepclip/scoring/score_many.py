@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from sepclip.errors import UserError, counted
 from sepclip.parallel import cores
 from sepclip.scoring.engines import TOO_LONG, memory_needed
-from sepclip.scoring.items import Item, Plan, Row, Waves
+from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
 from sepclip.scoring.journal import Journal
 from sepclip.scoring.museval_adapter import require_museval
 from sepclip.scoring.perceptual import PACKAGES, require
@@ -26,19 +26,19 @@ from sepclip.scoring.score_file import Frames, score_file
 from sepclip.scoring.table import METRICS
 from sepclip.terminal import say, track
 
-Keep = Callable[[int, list[Row], Frames], None]  # what is done with a file's scores at once
+Keep = Callable[[int, list[ScoreRow], Frames], None]  # what is done with a file's scores at once
 _SHARE = 0.8  # of the free memory
 
 
 def score(
     items: Sequence[Item],
-    plan: Plan,
+    plan: ScoringPlan,
     *,
     jobs: int | None = None,
     journal: Journal | None = None,
     keep: Keep | None = None,
     memory: int | None = None,
-) -> list[Row]:
+) -> list[ScoreRow]:
     """Score all items in ``jobs`` processes (all cores by default, 0: in this one); rows in the order of the items.
 
     ``memory`` bytes are shared by the files that are scored at a time (by default 80 % of what is free). A file that
@@ -47,13 +47,15 @@ def score(
     ends.
     """
     require_packages(plan)
-    done = {index: [Row.from_flat(row) for row in rows] for index, rows in (journal.done if journal else {}).items()}
+    done = {
+        index: [ScoreRow.from_flat(row) for row in rows] for index, rows in (journal.done if journal else {}).items()
+    }
     if done:
         say(f"going on: {counted(len(done), 'file')} of {len(items)} scored already")
     todo = [index for index in range(len(items)) if index not in done]
     memory = memory or int(_SHARE * free_memory())
 
-    def finish(index: int, rows: list[Row], frames: Frames) -> None:
+    def finish(index: int, rows: list[ScoreRow], frames: Frames) -> None:
         done[index] = rows
         if keep:
             keep(index, rows, frames)
@@ -66,7 +68,7 @@ def score(
     return [row for index in range(len(items)) for row in done[index]]
 
 
-def require_packages(plan: Plan) -> None:
+def require_packages(plan: ScoringPlan) -> None:
     """Raise UserError where a package for the metrics of ``plan`` is missing, before any work."""
     if any(METRICS[name].family in ("v4", "v3") for name in plan.metrics):
         require_museval()
@@ -85,7 +87,7 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _fitted(item: Item, plan: Plan, memory: int) -> tuple[Plan, int, str | None]:
+def _fitted(item: Item, plan: ScoringPlan, memory: int) -> tuple[ScoringPlan, int, str | None]:
     """Return the plan by which a file fits into ``memory``, the bytes that it takes, and the reason if it does not."""
     sources, channels = max(len(item.rows), 1), item.channels
     size = (-(-item.values // (sources * channels)), sources, channels)
@@ -101,7 +103,7 @@ def _fitted(item: Item, plan: Plan, memory: int) -> tuple[Plan, int, str | None]
     return plan, 0, f"too long for the memory: {gib:.2f} GiB are needed, {memory / 2**30:.2f} GiB given (--memory)"
 
 
-def _score(item: Item, given: Waves | str | None, plan: Plan) -> tuple[list[Row], Frames]:
+def _score(item: Item, given: Waves | str | None, plan: ScoringPlan) -> tuple[list[ScoreRow], Frames]:
     """Score one file, in whatever process."""
     waves = item.waves() if given is None else given
     if plan.in_blocks and isinstance(waves, Waves):
@@ -117,8 +119,8 @@ def _score(item: Item, given: Waves | str | None, plan: Plan) -> tuple[list[Row]
 
 
 def _here(
-    items: Sequence[Item], todo: Sequence[int], plan: Plan, memory: int
-) -> Iterator[tuple[int, list[Row], Frames]]:
+    items: Sequence[Item], todo: Sequence[int], plan: ScoringPlan, memory: int
+) -> Iterator[tuple[int, list[ScoreRow], Frames]]:
     for index in todo:
         fitted, _, refused = _fitted(items[index], plan, memory)
         waves = refused or items[index].waves()  # a network works with all threads, as it does beside processes
@@ -142,14 +144,14 @@ def one_thread() -> Iterator[None]:
 
 
 def _in_processes(
-    items: Sequence[Item], todo: Sequence[int], plan: Plan, jobs: int | None, memory: int
-) -> Iterator[tuple[int, list[Row], Frames]]:
+    items: Sequence[Item], todo: Sequence[int], plan: ScoringPlan, jobs: int | None, memory: int
+) -> Iterator[tuple[int, list[ScoreRow], Frames]]:
     """Yield the files as they end. What needs a network is made here meanwhile, and read there where it needs none."""
     jobs = min(jobs or cores(), max(len(todo), 1))
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
-    flying: dict[Future[tuple[list[Row], Frames]], tuple[int, int]] = {}  # place in the input, bytes
+    flying: dict[Future[tuple[list[ScoreRow], Frames]], tuple[int, int]] = {}  # place in the input, bytes
 
-    def landed(most_files: int, most_bytes: int) -> Iterator[tuple[int, list[Row], Frames]]:
+    def landed(most_files: int, most_bytes: int) -> Iterator[tuple[int, list[ScoreRow], Frames]]:
         while len(flying) > most_files or (flying and sum(size for _, size in flying.values()) > most_bytes):
             for future in wait(flying, return_when=FIRST_COMPLETED).done:
                 yield flying.pop(future)[0], *future.result()

@@ -42,7 +42,7 @@ class Job:
 
 
 @dataclass
-class Plan:
+class JobList:
     """What is to be done, and what cannot be, with the reason."""
 
     jobs: list[Job] = field(default_factory=list)
@@ -68,13 +68,13 @@ def make_plan(
     extension: str,
     name: str = NAME,
     residual: bool = False,
-) -> Plan:
+) -> JobList:
     """Find the files of ``inputs`` (files, folders, ``-`` for stdin) and where their results go.
 
     Raises UserError where two inputs would be written to the same name, or a result over an input.
     """
     check_template(name)
-    plan, owners = Plan(), dict[Path, Path]()
+    plan, owners = JobList(), dict[Path, Path]()
     parts = [*sources, *([RESIDUAL] if residual else [])]
     for given in dict.fromkeys(inputs):
         for path, relative in _files_of(given, out, plan):
@@ -96,7 +96,7 @@ def make_plan(
     return plan
 
 
-def _files_of(given: Path, out: Path, plan: Plan) -> list[tuple[Path, Path]]:
+def _files_of(given: Path, out: Path, plan: JobList) -> list[tuple[Path, Path]]:
     """Return the files of an input, each with its place below ``out``."""
     if given == STDIN:
         return [(STDIN, Path("stdin"))]

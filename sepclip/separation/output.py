@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from sepclip.audio.arrays import Float64
 from sepclip.audio.files import replace_file
 from sepclip.errors import UserError
 from sepclip.separation.recording import Recording
@@ -25,7 +26,6 @@ SUBTYPES: dict[str, tuple[str, ...]] = {  # the first is what anything else beco
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _LOUDER = {"PCM_S8": "PCM_U8", "PCM_U8": "PCM_S8"}  # of WAV and FLAC, each has but one
 _WAV_LIMIT = 4_000_000_000  # bytes; beyond, RF64 is written, which is the same with longer lengths
-Samples = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Encoding:
         """Bits of a sample where it is an integer."""
         return _BITS.get(self.subtype)
 
-    def quantised(self, samples: Samples) -> NDArray[np.generic]:
+    def quantised(self, samples: Float64) -> NDArray[np.generic]:
         """Round samples (C, n) to those of the file: integers at the top of int16 or int32, or floats."""
         if self.bits is None:
             return samples.astype(np.float64 if self.subtype == "DOUBLE" else np.float32)
@@ -50,7 +50,7 @@ class Encoding:
         width = 16 if self.bits <= 16 else 32
         return (whole.astype(np.int64) << (width - self.bits)).astype(np.int16 if width == 16 else np.int32)
 
-    def value(self, written: NDArray[np.generic]) -> Samples:
+    def value(self, written: NDArray[np.generic]) -> Float64:
         """Return what quantised samples stand for."""
         scale = 1.0 if self.bits is None else 2.0 ** (15 if self.bits <= 16 else 31)
         return written.astype(np.float64) / scale

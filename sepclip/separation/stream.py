@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Survey:
+class RecordingFacts:
     """A recording read once: its samples, those at the network's rate, and the mean squares there.
 
     ``powers`` (1 + C,): of the mean of the channels, and of each channel.
@@ -38,7 +38,7 @@ class Survey:
     powers: Tensor
 
     @classmethod
-    def of(cls, recording: Recording, rate_hz: int) -> "Survey":
+    def of(cls, recording: Recording, rate_hz: int) -> "RecordingFacts":
         """Read ``recording``; BadSound where some of it cannot be used."""
         samples, resampled, energies = 0, 0, torch.zeros(1 + recording.channels, dtype=torch.float64)
 
@@ -65,7 +65,7 @@ class SeparatedStream:
     separator: Separator
     recording: Recording
     device: torch.device
-    survey: Survey = field(init=False)
+    survey: RecordingFacts = field(init=False)
     blocks: Blocks = field(init=False)
     view: View = field(init=False)
     factors: Tensor | None = None
@@ -75,7 +75,7 @@ class SeparatedStream:
 
     def __post_init__(self) -> None:
         separator = self.separator
-        self.survey = Survey.of(self.recording, separator.rate_hz)
+        self.survey = RecordingFacts.of(self.recording, separator.rate_hz)
         seconds = WAVE_BLOCKS if separator.takes_waves else BLOCKS
         self.blocks = Blocks.over(
             self.survey.samples_of_network, *seconds, rate_hz=separator.rate_hz, hop=separator.stft.hop_length

@@ -18,7 +18,7 @@ from sepclip.sweep import cell_table, picture
 from sepclip.sweep.cell_table import LOGS, RUNS
 from sepclip.sweep.grid import Cell, Grid, load_grid
 from sepclip.sweep.results import METRICS, Result, read_result
-from sepclip.sweep.run_cells import Places, Task, places, run_tasks
+from sepclip.sweep.run_cells import Slots, Task, run_tasks, slots_of
 from sepclip.terminal import notes, say, warn
 from sepclip.training import checkpoint
 from sepclip.training.hardware import resolve_device, resolve_precision
@@ -138,7 +138,7 @@ def run(
     where = resolve_device(device)
     every_gpu = device in ("auto", "cuda")
     left = sweep.left()
-    shared = places(where, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=len(left))
+    shared = slots_of(where, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=len(left))
     if not left:
         sweep.write(metric)
         return
@@ -147,7 +147,7 @@ def run(
         _run_left(sweep, [cell for cell in left if sweep.look(cell).status != "done"], shared, metric, log_file.write)
 
 
-def _run_left(sweep: Sweep, left: list[Cell], shared: Places, metric: str, write: Any) -> None:
+def _run_left(sweep: Sweep, left: list[Cell], shared: Slots, metric: str, write: Any) -> None:
     grid = sweep.grid
 
     def log(line: str) -> None:

@@ -43,17 +43,17 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Places:
+class Slots:
     """Where cells run side by side: a device for each place, and the threads of each."""
 
     devices: tuple[str, ...]
     threads: int
 
 
-def places(device: torch.device, *, jobs: int | None, jobs_per_gpu: int | None, every_gpu: bool, most: int) -> Places:
-    """Share the machine out: ``jobs`` places on the CPU, or ``jobs_per_gpu`` on each visible GPU or on ``device``.
+def slots_of(device: torch.device, *, jobs: int | None, jobs_per_gpu: int | None, every_gpu: bool, most: int) -> Slots:
+    """Share the machine out: ``jobs`` slots on the CPU, or ``jobs_per_gpu`` on each visible GPU or on ``device``.
 
-    ``most`` places are of use. Cores are divided evenly; OMP_NUM_THREADS, where set, is each cell's own number.
+    ``most`` slots are of use. Cores are divided evenly; OMP_NUM_THREADS, where set, is each cell's own number.
     Raises UserError for a number that the device has no use for.
     """
     if device.type == "cpu":
@@ -67,12 +67,12 @@ def places(device: torch.device, *, jobs: int | None, jobs_per_gpu: int | None, 
         devices = gpus * (jobs_per_gpu or 1)  # one cell on each GPU before a second one on any
     devices = devices[: max(most, 1)]
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return Places(tuple(devices), int(asked) if asked.isdigit() else max(1, cores() // len(devices)))
+    return Slots(tuple(devices), int(asked) if asked.isdigit() else max(1, cores() // len(devices)))
 
 
 def run_tasks(
     tasks: Sequence[Task],
-    where: Places,
+    where: Slots,
     data: MixtureSet,
     *,
     done: int,
@@ -112,7 +112,7 @@ def run_tasks(
 class _Child:
     """The process of one cell. Its output goes to the end of the task's log."""
 
-    def __init__(self, task: Task, device: str, where: Places, data: MixtureSet):
+    def __init__(self, task: Task, device: str, where: Slots, data: MixtureSet):
         self.task, self.device, self.began = task, device, time.monotonic()
         config = task.cell.config.model_copy(update={"device": device})
         orders = {

@@ -51,7 +51,7 @@ def work(orders: dict[str, Any]) -> None:
     from sepclip.config.schema import Config
     from sepclip.evaluation.sets import evaluate_set
     from sepclip.mixing.mixture_set import MixtureSet
-    from sepclip.scoring.items import Plan
+    from sepclip.scoring.items import ScoringPlan
 
     path, config = Path(orders["run"]), Config.model_validate(orders["config"])
     folders = {name: Path(orders[name]) if orders.get(name) else None for name in ("root", "noise", "rirs")}
@@ -59,7 +59,7 @@ def work(orders: dict[str, Any]) -> None:
     run, summary = _train(path, config, data)
     device = torch.device(config.device)
     about = {"run": str(path), "cell": orders["cell"], "training": summary}
-    plan = Plan(("si_sdr",), oracles=())
+    plan = ScoringPlan(("si_sdr",), oracles=())
     evaluate_set(run.separator(device), data, "tt", path / SCORES, about, device=device, plan=plan, jobs=0)
 
 

@@ -23,7 +23,7 @@ from sepclip.training.feed import Feed
 from sepclip.training.hardware import readers, set_up, workers
 from sepclip.training.profiling import VALIDATION, profiling, stage
 from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
-from sepclip.training.run_log import Journal, finite, progress_row, summary
+from sepclip.training.run_log import RunLog, finite, progress_row, summary
 from sepclip.training.signals import Requests
 from sepclip.training.state import TrainingState, build_separator, dtype_of, seed_dropout
 from sepclip.training.step import mean_loss, take_step
@@ -52,7 +52,7 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
     separator = state.separator.train()
     with (
         training.feed() as feed,  # first: its processes are forked before the screen has a thread
-        Journal(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal,
+        RunLog(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal,
         profiling(trace) as step_done,
     ):
         while not training.ended:

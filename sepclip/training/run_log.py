@@ -116,7 +116,7 @@ def summary(state: TrainingState, metrics: Path) -> dict[str, Any]:
     }
 
 
-class Journal:
+class RunLog:
     """Appends rows to ``metrics.jsonl`` and shows the latest: two live lines, or now and then a plain one in a log.
 
     Without a ``path`` it does neither: the processes of a training but the first.
@@ -139,7 +139,7 @@ class Journal:
     def _screen(self) -> Group:
         return Group(self._bar.get_renderable(), Text(self._facts(), overflow="fold"))
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "RunLog":
         if self._live:
             self._live.start()
         return self

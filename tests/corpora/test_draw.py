@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sepclip.corpora.speakers.draw import Group, combinations_of, draw, split_groups
-from sepclip.corpora.speakers.survey import Survey, Utterance
+from sepclip.corpora.speakers.survey import Utterance, VoiceSurvey
 from sepclip.mixing.chance import generator
 from tests.mixing.conftest import used
 
@@ -50,7 +50,7 @@ def test_generators_depend_on_seed_purpose_and_index_alone():
 
 @pytest.mark.parametrize(("count", "sources"), [(6, 2), (13, 2), (51, 2), (9, 3)])
 def test_split_by_voices_puts_no_voice_into_two_splits(count, sources):
-    parts = split(Survey(voices(count)), sources, by_voice=True)
+    parts = split(VoiceSurvey(voices(count)), sources, by_voice=True)
     assert list(parts) == ["tr seen", "cv unseen", "tt unseen"]
     assert sorted(voice for part in parts.values() for voice in part) == sorted(voices(count))
     least = max(sources, round(count / 10))
@@ -59,7 +59,7 @@ def test_split_by_voices_puts_no_voice_into_two_splits(count, sources):
 
 @pytest.mark.parametrize("files", [3, 4, 10, 25])
 def test_split_within_voices_puts_no_file_into_two_splits(files):
-    parts = split(Survey(voices(4, files, pieces=3)))
+    parts = split(VoiceSurvey(voices(4, files, pieces=3)))
     assert list(parts) == ["tr seen", "cv seen", "tt seen"]
     assert all(sorted(part) == sorted(voices(4)) for part in parts.values())
     paths = [{u.path for found in part.values() for u in found} for part in parts.values()]
@@ -69,7 +69,7 @@ def test_split_within_voices_puts_no_file_into_two_splits(files):
 @pytest.mark.parametrize("total", [3, 4, 5, 7, 20])
 @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.1, 0.45, 0.45), (0.1, 0.8, 0.1), (0.98, 0.01, 0.01)])
 def test_every_split_has_its_share_of_every_voice(total, fractions):
-    parts = split(Survey(voices(3, total)), fractions=dict(zip(EVEN, fractions, strict=True)))
+    parts = split(VoiceSurvey(voices(3, total)), fractions=dict(zip(EVEN, fractions, strict=True)))
     for voice in voices(3):
         shares = [len(part[voice]) for part in parts.values()]
         assert sum(shares) == total
@@ -78,13 +78,13 @@ def test_every_split_has_its_share_of_every_voice(total, fractions):
 
 
 def test_pieces_of_a_single_file_are_divided():
-    offsets = [{u.offset for u in part["v00"]} for part in split(Survey(voices(3, files=1, pieces=10))).values()]
+    offsets = [{u.offset for u in part["v00"]} for part in split(VoiceSurvey(voices(3, files=1, pieces=10))).values()]
     assert [len(found) for found in offsets] == [8, 1, 1]
     assert len(set.union(*offsets)) == 10
 
 
 def test_voices_of_too_few_utterances_are_left_out():
-    survey = Survey({**voices(3), "poor": utterances("poor", 2)})
+    survey = VoiceSurvey({**voices(3), "poor": utterances("poor", 2)})
     assert all(sorted(part) == sorted(voices(3)) for part in split(survey).values())
     assert survey.left_out == dict.fromkeys(
         ["poor/0.wav", "poor/1.wav"], "its voice has too few utterances to split (2 of 3)"
@@ -93,7 +93,7 @@ def test_voices_of_too_few_utterances_are_left_out():
 
 def test_splits_are_those_of_the_seed():
     for by_voice in (True, False):
-        first, again, other = (split(Survey(voices(12)), by_voice=by_voice, seed=seed) for seed in (1, 1, 2))
+        first, again, other = (split(VoiceSurvey(voices(12)), by_voice=by_voice, seed=seed) for seed in (1, 1, 2))
         assert first == again
         assert first != other
 

@@ -9,7 +9,7 @@ from sepclip.corpora.speakers.presets import sex_of
 from sepclip.corpora.speakers.survey import survey_voices
 from sepclip.errors import UserError
 from sepclip.mixing.recipe import Recipe, Source
-from sepclip.mixing.render import Places, render_scene
+from sepclip.mixing.render import SetFolders, render_scene
 from tests.mixing.conftest import VOICES, make_corpus, samples, sentence, write_wave
 
 
@@ -19,7 +19,7 @@ def survey(root, speaker_from=None, max_seconds=15.0):
 
 def rendered(utterance, root):
     source = Source(utterance.path, "a", None, utterance.offset, utterance.length, utterance.rate_hz, 0, 1)
-    return render_scene(Recipe("n", "seen", utterance.samples, (source,)), Places(root), 8000)[1]
+    return render_scene(Recipe("n", "seen", utterance.samples, (source,)), SetFolders(root), 8000)[1]
 
 
 def tone(seconds=2.0, amplitude=0.5, rate_hz=8000, hertz=440):

@@ -8,19 +8,21 @@ from scipy import stats
 from sepclip.errors import UserError
 from sepclip.evaluation.comparison import compare, holm
 from sepclip.evaluation.document import document, write_scores
-from sepclip.scoring.items import Plan, Row
+from sepclip.scoring.items import ScoreRow, ScoringPlan
 from sepclip.scoring.table import columns
 from tests.conftest import assert_told, sepclip
 
-PLAN = Plan(("si_sdr", "snr"), ())
+PLAN = ScoringPlan(("si_sdr", "snr"), ())
 
 
-def scores(folder: Path, values: list[float | None], *, snr: float = 0.0, plan: Plan = PLAN, first: int = 0) -> Path:
+def scores(
+    folder: Path, values: list[float | None], *, snr: float = 0.0, plan: ScoringPlan = PLAN, first: int = 0
+) -> Path:
     """Write scores of files with two sources each, 1 dB apart, whose mean is one of ``values``."""
     rows = []
     for index, value in enumerate(values):
         for source, offset in (("s1", -0.5), ("s2", 0.5)):
-            row = Row(f"{first + index:03d}", source, scores=dict.fromkeys(columns(plan.metrics, plan.oracles)))
+            row = ScoreRow(f"{first + index:03d}", source, scores=dict.fromkeys(columns(plan.metrics, plan.oracles)))
             row.scores |= {"si_sdr": None if value is None else value + offset, "snr": 1.0, "input_snr": snr}
             rows.append(row)
     write_scores(folder, document(rows, {}, plan))

@@ -16,7 +16,7 @@ from sepclip.evaluation.sets import set_items
 from sepclip.evaluation.shown import show
 from sepclip.evaluation.summary import summarise
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.scoring.items import Plan, Row
+from sepclip.scoring.items import ScoreRow, ScoringPlan
 from sepclip.scoring.score_many import score
 from sepclip.scoring.table import DEFAULT, ORACLES, columns
 from sepclip.training.run import Run
@@ -37,8 +37,8 @@ def lay_out(folder: Path, name: str, sources: list[np.ndarray], rate_hz: int = R
         soundfile.write(path, wave, rate_hz, subtype="FLOAT")
 
 
-def rows_of(estimates: Path, references: Path, mixtures: Path | None = None) -> list[Row]:
-    return score(folder_items(estimates, references, mixtures), Plan(), jobs=0)
+def rows_of(estimates: Path, references: Path, mixtures: Path | None = None) -> list[ScoreRow]:
+    return score(folder_items(estimates, references, mixtures), ScoringPlan(), jobs=0)
 
 
 @pytest.mark.parametrize("layout", ["folders", "names"])
@@ -51,7 +51,7 @@ def test_swapped_estimates_are_paired_right_and_a_perfect_one_is_null(layout: st
         ("s1", "perfect", None, None),
         ("s2", "perfect", None, None),
     ]
-    result = document(rows, {}, Plan())
+    result = document(rows, {}, ScoringPlan())
     assert result["summary"]["count"]["perfect"] == 2
     assert result["summary"]["mean"]["si_sdr"] is None
     json.dumps(result, allow_nan=False)
@@ -259,9 +259,9 @@ def test_a_run_is_scored_on_a_set(tiny_run: Path, small_set: Path, tmp_path: Pat
 
 def test_a_terminal_shows_kinds_of_files_and_the_lowest(capsys: pytest.CaptureFixture[str]) -> None:
     rows = []
-    plan = Plan(("si_sdr", "snr"), ("ibm",))
+    plan = ScoringPlan(("si_sdr", "snr"), ("ibm",))
     for index in range(4):
-        row = Row(f"f{index}", "s1", "seen", "v", "ff" if index % 2 else "fm")
+        row = ScoreRow(f"f{index}", "s1", "seen", "v", "ff" if index % 2 else "fm")
         row.scores = dict.fromkeys(columns(plan.metrics, plan.oracles))
         row.scores |= {"si_sdr": 9.0, "si_sdr_improvement": 6.0 - index, "ibm_si_sdr_improvement": 12.0}
         row.scores |= {"input_snr": -1.0 if index < 2 else 1.0}
@@ -300,7 +300,7 @@ def test_a_file_beyond_the_memory_is_scored_in_blocks_or_refused(tmp_path: Path)
 
 def test_an_infinite_window_is_no_number_in_musevals_file(tmp_path: Path) -> None:
     values = np.array([[np.inf, 5.123456]])
-    write_track(tmp_path / "a.json", [Row("a", "s1")], dict.fromkeys(("sdr", "isr", "sir", "sar"), values))
+    write_track(tmp_path / "a.json", [ScoreRow("a", "s1")], dict.fromkeys(("sdr", "isr", "sir", "sar"), values))
     (target,) = json.loads((tmp_path / "a.json").read_text())["targets"]
     first, second = (window["metrics"]["SDR"] for window in target["frames"])
     assert (math.isnan(first), second) == (True, 5.12346)
@@ -410,7 +410,7 @@ def test_si_sdr_alone_is_the_si_sdr_of_the_whole_score(tmp_path: Path) -> None:
     lay_out(tmp_path / "est", "a", [second + 0.1 * first, first])
     lay_out(tmp_path / "ref", "silent", [first, second])
     lay_out(tmp_path / "est", "silent", [first + 0.1 * second, 0 * second])
-    alone = score(folder_items(tmp_path / "est", tmp_path / "ref"), Plan(("si_sdr",), ()), jobs=0)
+    alone = score(folder_items(tmp_path / "est", tmp_path / "ref"), ScoringPlan(("si_sdr",), ()), jobs=0)
     for short, whole in zip(alone, rows_of(tmp_path / "est", tmp_path / "ref"), strict=True):
         assert (short.name, short.source) == (whole.name, whole.source)
         assert (short.scores["si_sdr"], short.scores["si_sdr_improvement"]) == (

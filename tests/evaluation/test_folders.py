@@ -7,11 +7,11 @@ import soundfile
 from sepclip.errors import UserError
 from sepclip.evaluation.evaluating import evaluate
 from sepclip.evaluation.folders import find_sources, folder_items, pair_items
-from sepclip.scoring.items import Plan
+from sepclip.scoring.items import ScoringPlan
 from sepclip.scoring.score_many import score
 from tests.conftest import assert_told, sepclip
 
-PLAN = Plan(("si_sdr",), ())
+PLAN = ScoringPlan(("si_sdr",), ())
 
 
 def wave(path: Path, seed: int, rate_hz: int = 8000, channels: int = 1, other: Path | None = None) -> Path:

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from sepclip.evaluation.summary import percentile_interval, summarise, summarise_parts
-from sepclip.scoring.items import Row
+from sepclip.scoring.items import ScoreRow
 
 COLUMNS = ["si_sdr_improvement", "ibm_si_sdr_improvement", "input_snr"]
 
 
 def row(name, gain, *, source="s1", ideal=None, **more):
     snr = more.pop("snr", None)
-    return Row(name, source, scores={COLUMNS[0]: gain, COLUMNS[1]: ideal, COLUMNS[2]: snr}, **more)
+    return ScoreRow(name, source, scores={COLUMNS[0]: gain, COLUMNS[1]: ideal, COLUMNS[2]: snr}, **more)
 
 
 def test_mean_median_quartiles_and_counts():

@@ -7,7 +7,7 @@ from sepclip.audio.files import mono_at_rate
 from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import SPLITS, Recipe, Source
-from sepclip.mixing.render import Places, render_scene, to_int16, with_mixture
+from sepclip.mixing.render import SetFolders, render_scene, to_int16, with_mixture
 from tests.mixing.conftest import WHOLE, every_recipe, make_corpus, prepare, samples, write_wave
 
 RAMP = np.arange(-1000, 1000, dtype=np.int16)
@@ -38,7 +38,7 @@ def test_sexes_of_a_mixture(sexes, want):
 def test_rendering_is_offset_length_and_gain(tmp_path):
     write_wave(tmp_path / "a.wav", RAMP)
     sources = source(offset=1100), source(offset=1990, length=10, gain=-0.5), source(length=2000)
-    mix, *made = render_scene(recipe(*sources), Places(tmp_path), 8000)
+    mix, *made = render_scene(recipe(*sources), SetFolders(tmp_path), 8000)
     assert np.array_equal(mix, np.sum(made, 0))
     assert np.array_equal(made[0], np.arange(100, 200))
     assert np.array_equal(made[1], np.pad(np.rint(-0.5 * np.arange(990, 1000)), (0, 90)))

@@ -11,10 +11,10 @@ from sepclip.cli import app
 from sepclip.errors import UserError
 from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.scoring.items import Plan
+from sepclip.scoring.items import ScoringPlan
 from sepclip.training.run import Run
 
-PLAN = Plan(("si_sdr",), ())
+PLAN = ScoringPlan(("si_sdr",), ())
 EVIL = '<script>window.hacked=1</script>"><img src=x onerror="window.hacked=1">&amp;'
 
 

@@ -7,7 +7,7 @@ import torch
 from scipy.signal import resample_poly
 
 from sepclip.audio.resample import resample
-from sepclip.scoring.items import Plan, Row, Waves
+from sepclip.scoring.items import ScoreRow, ScoringPlan, Waves
 from sepclip.scoring.museval_adapter import load_museval_metrics
 from sepclip.scoring.oracles import default_stft, oracle_estimates
 from sepclip.scoring.score_file import score_file
@@ -26,9 +26,9 @@ def separated(request):
     est = np.round(est[..., 0] * 32768) / 32768
     rows = {}
     for engine in ("museval", "fast"):
-        rows[engine] = [Row("a", "s1"), Row("a", "s2")]
+        rows[engine] = [ScoreRow("a", "s1"), ScoreRow("a", "s2")]
         waves = Waves(RATE, est=est[::-1, :, None], ref=ref[..., None], mixture=given["mixture"])
-        score_file(rows[engine], waves, Plan(oracles=(), engine=engine))
+        score_file(rows[engine], waves, ScoringPlan(oracles=(), engine=engine))
     return ref, est, rows
 
 
@@ -72,8 +72,8 @@ def spoken(rate_hz, channels):
 
 
 def perceptual(metric, est, ref, rate_hz):
-    (row,) = rows = [Row("a", "s1")]
-    score_file(rows, Waves(rate_hz, est=est[None], ref=ref[None], mixture=2 * est - ref), Plan((metric,), ()))
+    (row,) = rows = [ScoreRow("a", "s1")]
+    score_file(rows, Waves(rate_hz, est=est[None], ref=ref[None], mixture=2 * est - ref), ScoringPlan((metric,), ()))
     return row
 
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from sepclip.scoring.items import Plan, Row, Waves
+from sepclip.scoring.items import ScoreRow, ScoringPlan, Waves
 from sepclip.scoring.museval_adapter import bsseval_v4, bsseval_whole
 from sepclip.scoring.score_file import score_file
 from sepclip.scoring.table import METRICS
 from tests.conftest import SPEECH
 
 RATE = 8000
-FAST = Plan(oracles=(), engine="fast")
+FAST = ScoringPlan(oracles=(), engine="fast")
 FILTERED = [name for name, metric in METRICS.items() if metric.family in ("v4", "v3")]
 
 
@@ -30,7 +30,7 @@ def noise(like, size=0.01, seed=0):
 
 
 def scored(est, ref, plan=FAST, *, mixture=None, fixed_order=False):
-    rows = [Row("a", f"s{index + 1}") for index in range(len(ref))]
+    rows = [ScoreRow("a", f"s{index + 1}") for index in range(len(ref))]
     frames = score_file(
         rows,
         Waves(RATE, est=est, ref=ref, mixture=ref.sum(0) if mixture is None else mixture, fixed_order=fixed_order),
@@ -154,11 +154,11 @@ def test_channels_that_cancel_are_not_silent(engine):
     est = good(ref)
     with pytest.raises(ValueError, match="non-silent"):
         bsseval_v4(est=est, ref=ref, rate_hz=RATE)
-    rows, _ = scored(est, ref, Plan(FILTERED, (), engine))
+    rows, _ = scored(est, ref, ScoringPlan(FILTERED, (), engine))
     assert all("channels cancel" in row.notes[0] and row.status == "ok" for row in rows)
     # the same with the second channel's sign turned everywhere, which changes no energy
     signs = np.array([1.0, -1.0])
-    want, _ = scored(est * signs, ref * signs, Plan(FILTERED, (), engine))
+    want, _ = scored(est * signs, ref * signs, ScoringPlan(FILTERED, (), engine))
     for row, plain in zip(rows, want, strict=True):
         assert not any("channels cancel" in note for note in plain.notes)
         assert row.scores == pytest.approx(plain.scores, abs=1e-6)
@@ -168,10 +168,10 @@ def test_references_that_depend_on_each_other_are_left_to_museval():
     ref = voices()
     ref[1] = ref[0]
     est = ref + noise(ref)
-    fast, plain = (scored(est, ref, Plan(("sdr", "sir"), (), engine))[0] for engine in ("fast", "museval"))
+    fast, plain = (scored(est, ref, ScoringPlan(("sdr", "sir"), (), engine))[0] for engine in ("fast", "museval"))
     assert "scored by museval" in fast[0].notes[0]
     assert [row.scores for row in fast] == [row.scores for row in plain]
-    blocks = scored(est, ref, Plan(("snr", "sdr"), (), in_blocks=True))[0]
+    blocks = scored(est, ref, ScoringPlan(("snr", "sdr"), (), in_blocks=True))[0]
     assert blocks[0].reason == "BSSEval: the references depend on each other"
     assert blocks[0].status == "partial"
 

@@ -12,14 +12,14 @@ from threadpoolctl import threadpool_limits
 from sepclip.audio.files import BadSound
 from sepclip.errors import UserError
 from sepclip.scoring.engines import memory_needed
-from sepclip.scoring.items import Item, Plan, Row, Waves
+from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
 from sepclip.scoring.journal import Journal
 from sepclip.scoring.score_many import score
 from sepclip.scoring.table import DEFAULT, METRICS, chosen
 from tests.conftest import REPOSITORY
 
 RATE = 2000  # Hz: windows of 2000 samples hold filters of 512 taps and are fast
-PLAN = Plan(("si_sdr", "sdr"), ("ibm",), "fast")
+PLAN = ScoringPlan(("si_sdr", "sdr"), ("ibm",), "fast")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,9 @@ class Made:
 
 def items(count, here=False, values=0, **more):
     return [
-        Item([Row(f"{n:03d}", f"s{s}") for s in (1, 2)], Made(n, **more), here=here, values=values, identity=str(n))
+        Item(
+            [ScoreRow(f"{n:03d}", f"s{s}") for s in (1, 2)], Made(n, **more), here=here, values=values, identity=str(n)
+        )
         for n in range(count)
     ]
 
@@ -61,7 +63,7 @@ def two_threads():
 
 @pytest.mark.parametrize("here", [True, False])
 def test_order_and_bytes_are_the_same_whatever_the_processes(here, two_threads):
-    plan = Plan(engine="museval")
+    plan = ScoringPlan(engine="museval")
     want = flat(score(items(7), plan, jobs=0))
     assert [row["name"] for row in want] == [f"{n:03d}" for n in range(7) for _ in "12"]
     assert want[6]["reason"] == want[7]["reason"] == "truncated (three.wav)"
@@ -117,10 +119,10 @@ PEAK = """
 import sys
 from pathlib import Path
 from sepclip.evaluation.folders import folder_items
-from sepclip.scoring.items import Plan
+from sepclip.scoring.items import ScoringPlan
 from sepclip.scoring.score_many import score
 folder = Path(sys.argv[2])
-score(folder_items(folder / "est", folder / "ref"), Plan(engine=sys.argv[1]), jobs=0, memory=2**50)
+score(folder_items(folder / "est", folder / "ref"), ScoringPlan(engine=sys.argv[1]), jobs=0, memory=2**50)
 status = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
 print((int(status["VmHWM"].split()[0]) - int(status["RssFile"].split()[0])) * 1024)
 """

@@ -31,7 +31,7 @@ _SEX = re.compile(r"^(\d+)\s*\|\s*([FM])\s*\|", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Row:
+class LibriMixRow:
     """One mixture: paths below LibriSpeech, gains, and a noise of WHAM! with its gain."""
 
     name: str
@@ -45,7 +45,7 @@ class Row:
 class Tables:
     """The rows of all splits, and the digest of the files."""
 
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    rows: dict[str, list[LibriMixRow]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     digest: str = ""
 
 
@@ -101,12 +101,14 @@ def read_tables(
     return tables
 
 
-def _parse(text: str, file: Path, speakers: int, preflight: Preflight, seen: set[str], *, noise: bool) -> list[Row]:
+def _parse(
+    text: str, file: Path, speakers: int, preflight: Preflight, seen: set[str], *, noise: bool
+) -> list[LibriMixRow]:
     order = range(1, speakers + 1)
     columns = ["mixture_ID", *(f"source_{i}_path" for i in order), *(f"source_{i}_gain" for i in order)]
     columns += ["noise_path", "noise_gain"] if noise else []
     lines = csv.reader(text.splitlines(), strict=True)
-    rows: list[Row] = []
+    rows: list[LibriMixRow] = []
     try:
         header = next(lines, [])
         missing = [column for column in columns if column not in header]
@@ -128,7 +130,7 @@ def _parse(text: str, file: Path, speakers: int, preflight: Preflight, seen: set
     return rows
 
 
-def _row(fields: Sequence[str], speakers: int) -> Row | str:
+def _row(fields: Sequence[str], speakers: int) -> LibriMixRow | str:
     """Return the row of these fields (name, paths, gains, noise, its gain), or what is wrong with it."""
     name, paths = fields[0], tuple(fields[1 : speakers + 1])
     noise = fields[2 * speakers + 1] if len(fields) > 2 * speakers + 1 else ""
@@ -145,4 +147,4 @@ def _row(fields: Sequence[str], speakers: int) -> Row | str:
         return "not a path such as test-clean/4077/13754/4077-13754-0001.flac"
     if noise and not _PATH.fullmatch(noise):
         return "not a path of noise such as tt/445c0204_1.7413_442c020t_-1.7413.wav"
-    return Row(name, paths, gains, noise, noise_gain)
+    return LibriMixRow(name, paths, gains, noise, noise_gain)

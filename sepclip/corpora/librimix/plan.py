@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio import polyphase
+from sepclip.audio.arrays import RealArray
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.corpora import write_set
 from sepclip.corpora.existing_mixtures import folders_of
-from sepclip.corpora.librimix.lists import GROUPS, Row, Tables, naming_of, read_tables, sexes_of, subsets_of
+from sepclip.corpora.librimix.lists import GROUPS, LibriMixRow, Tables, naming_of, read_tables, sexes_of, subsets_of
 from sepclip.corpora.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
 from sepclip.corpora.write_set import Prepared
 from sepclip.corpora.wsj0.lists import samples_of
@@ -29,8 +30,6 @@ from sepclip.parallel import in_threads
 
 RATE_HZ = 16000  # of LibriSpeech and of WHAM!'s noise
 _SPED = ("sp08.wav", "sp12.wav")  # noises that LibriMix's script makes of others
-
-Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class LibriSettings:
 
 
 @dataclass(frozen=True)
-class Places:
+class CorpusFolders:
     """Where the sounds lie, and how many samples each has, by its path in the tables."""
 
     speech: Path
@@ -73,13 +72,13 @@ class Places:
 class Sounds:
     """The sounds of one mixture with their gains, each read once and resampled once to each rate."""
 
-    def __init__(self, row: Row, places: Places):
+    def __init__(self, row: LibriMixRow, places: CorpusFolders):
         self.row, self.places = row, places
         self.lengths = [places.lengths[path] for path in row.paths]
-        self._read: dict[int, Floats] = {}
-        self._at_rate: dict[tuple[int, int], Floats] = {}
+        self._read: dict[int, RealArray] = {}
+        self._at_rate: dict[tuple[int, int], RealArray] = {}
 
-    def at_rate(self, index: int, rate_hz: int) -> Floats:
+    def at_rate(self, index: int, rate_hz: int) -> RealArray:
         """Return speaker ``index``, or the noise for -1, at a rate (T,)."""
         if index not in self._read:
             self._read[index] = self._noise() if index < 0 else self._speech(index)
@@ -89,11 +88,11 @@ class Sounds:
             self._at_rate[key] = wave if rate_hz == RATE_HZ else polyphase.resample(wave, RATE_HZ, rate_hz)
         return self._at_rate[key]
 
-    def _speech(self, index: int) -> Floats:
+    def _speech(self, index: int) -> RealArray:
         wave = _read(self.places.speech / self.row.paths[index], self.lengths[index])
         return wave * self.row.gains[index]
 
-    def _noise(self) -> Floats:
+    def _noise(self) -> RealArray:
         # of the longest speaker's length whatever the mode, as the authors do, since resampling looks ahead
         name, most = self.row.noise, max(self.lengths)
         noise = _read(self.places.noise / name, self.places.lengths[name], most)
@@ -117,7 +116,7 @@ def mixture_samples(lengths: Sequence[int], settings: LibriSettings) -> int:
     return -(-longest * settings.rate_hz // RATE_HZ)
 
 
-def floor_to_int16(waves: Floats) -> NDArray[np.int16]:
+def floor_to_int16(waves: RealArray) -> NDArray[np.int16]:
     """Bring floats to 16 bits as libsndfile does where it clips, as soundfile has it: rounded to 32 bits, then cut."""
     steps = waves * np.float64(2**31)
     np.rint(steps, out=steps)  # in place, for memory that was never touched costs more than the arithmetic
@@ -128,7 +127,7 @@ def floor_to_int16(waves: Floats) -> NDArray[np.int16]:
     return cut
 
 
-def _sum(waves: Sequence[Floats]) -> Floats:
+def _sum(waves: Sequence[RealArray]) -> RealArray:
     total = waves[0].copy()
     for wave in waves[1:]:
         total += wave  # one after the other, in the type of the first: as the authors do
@@ -143,7 +142,7 @@ def _read(path: Path, length: int, most: int = -1) -> NDArray[np.float32]:
     return wave
 
 
-def _fit(wave: Floats, samples: int) -> Floats:
+def _fit(wave: RealArray, samples: int) -> RealArray:
     return wave[:samples] if len(wave) >= samples else np.pad(wave, (0, samples - len(wave)))
 
 
@@ -180,7 +179,7 @@ def plan_librimix(
     already = [Prepared(one, already=True) for one in done]
     if not missing:
         return Plan(preflight, lambda: All(already), already=True)
-    places = Places(speech, noises, _lengths(tables, speech, noises, some, preflight, jobs))
+    places = CorpusFolders(speech, noises, _lengths(tables, speech, noises, some, preflight, jobs))
     planned = [_planned(out, tables, places, sets[out], recorded[out]) for out in missing]
     preflight.needed_bytes = sum(write_set.bytes_to_write(one.out, one.recipes, 1 + some.targets) for one in planned)
     rows = {row.name: row for split in SPLITS for row in tables.rows[split]}
@@ -203,7 +202,7 @@ def plan_librimix(
 
 
 def _planned(
-    out: Path, tables: Tables, places: Places, settings: LibriSettings, recorded: dict[str, Any]
+    out: Path, tables: Tables, places: CorpusFolders, settings: LibriSettings, recorded: dict[str, Any]
 ) -> write_set.Planned:
     levels = LevelLaw("recipe", to_db=0.0, apart_db=0.0).document()
     report = {"additive": not settings.noisy, "task": settings.task, "levels": levels, "by_scripts": True}
@@ -246,7 +245,7 @@ def _lengths(
     return lengths
 
 
-def _recipes(tables: Tables, places: Places, settings: LibriSettings) -> dict[str, list[Recipe]]:
+def _recipes(tables: Tables, places: CorpusFolders, settings: LibriSettings) -> dict[str, list[Recipe]]:
     """Return the recipes of the mixtures whose files are all there."""
     sexes = sexes_of(places.speech)
 

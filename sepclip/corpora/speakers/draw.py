@@ -7,7 +7,7 @@ from itertools import groupby
 
 from sepclip.corpora.shares import shares_of
 from sepclip.corpora.speakers.presets import NO_VOICE
-from sepclip.corpora.speakers.survey import Survey, Utterance
+from sepclip.corpora.speakers.survey import Utterance, VoiceSurvey
 from sepclip.errors import UserError
 from sepclip.mixing.chance import generator
 from sepclip.mixing.levels import LEVEL_DBFS, PEAK, relative_levels
@@ -29,7 +29,7 @@ class Group:
 
 
 def split_groups(
-    survey: Survey,
+    survey: VoiceSurvey,
     *,
     sources: int,
     counts: Mapping[str, int],
@@ -72,7 +72,7 @@ def split_groups(
     return groups
 
 
-def _advice(survey: Survey, unseen: Sequence[str]) -> str:
+def _advice(survey: VoiceSurvey, unseen: Sequence[str]) -> str:
     if len(survey.voices) == 1:
         return (
             "Each sub-folder of ROOT is taken as one voice: if the voices lie deeper, give the folder right above "

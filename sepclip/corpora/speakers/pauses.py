@@ -5,15 +5,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio.arrays import Float64
+
 HOP_SECONDS = 0.01
 _PAUSE_HOPS = 20  # a cut has the quietest 0.2 s around it
 _FLOOR_DB = -120.0
 _ACTIVE_DB = 40.0  # below the loudest hop; what is softer is no speech (as the bins left out of deep clustering)
 
-Levels = NDArray[np.float64]
 
-
-def hop_levels(wave: NDArray[np.floating], rate_hz: int) -> Levels:
+def hop_levels(wave: NDArray[np.floating], rate_hz: int) -> Float64:
     """Return the RMS of each 10 ms of ``wave`` (T,) in dB below full scale: (H,), the last one maybe shorter."""
     hop = hop_samples(rate_hz)
     starts = np.arange(0, len(wave), hop)
@@ -27,7 +27,7 @@ def hop_samples(rate_hz: int) -> int:
     return max(1, round(HOP_SECONDS * rate_hz))
 
 
-def cut_at_pauses(levels: Levels, least: float, most: float) -> list[int]:
+def cut_at_pauses(levels: Float64, least: float, most: float) -> list[int]:
     """Return where to cut a recording of ``levels`` (H,) into pieces of ``least`` to ``most`` hops: 0, ..., H.
 
     Each cut is the quietest place from half of ``most`` to ``most`` behind the one before, with ``least`` or more
@@ -45,7 +45,7 @@ def cut_at_pauses(levels: Levels, least: float, most: float) -> list[int]:
     return [*cuts, total]
 
 
-def is_active(levels: Levels) -> NDArray[np.bool_]:
+def is_active(levels: Float64) -> NDArray[np.bool_]:
     """Tell for each hop (H,) whether somebody speaks: it is within 40 dB of the loudest."""
     active: NDArray[np.bool_] = levels > max(levels.max(initial=_FLOOR_DB) - _ACTIVE_DB, _FLOOR_DB)
     return active

@@ -15,13 +15,13 @@ from sepclip.corpora.speakers.draw import draw, split_groups
 from sepclip.corpora.speakers.noise_and_rooms import add_scene, check_place
 from sepclip.corpora.speakers.presets import check_preset
 from sepclip.corpora.speakers.statistics import describe
-from sepclip.corpora.speakers.survey import Survey, files_of, survey_voices
+from sepclip.corpora.speakers.survey import VoiceSurvey, files_of, survey_voices
 from sepclip.corpora.write_set import Prepared
 from sepclip.errors import UserError, counted
 from sepclip.mixing.levels import PEAK, LevelLaw
 from sepclip.mixing.mixture_set import SET_FILE
 from sepclip.mixing.recipe import SPLITS, Recipe
-from sepclip.mixing.render import TARGETS, Places, render_scene
+from sepclip.mixing.render import TARGETS, SetFolders, render_scene
 from sepclip.terminal import say, say_some
 
 VOICES_A_SOURCE = 6  # from so many on, `auto` splits by voices
@@ -142,7 +142,7 @@ def plan_voices(
         scene |= {"noise_root": settings.noise}
     if settings.rirs is not None:
         scene |= {"rirs_root": settings.rirs, "targets": settings.targets}
-    places = Places.of(root, scene)
+    places = SetFolders.of(root, scene)
     preflight.facts.extend(f"{split}: {counted(len(recipes[split]), 'mixture')}" for split in SPLITS)
     if settings.audio:
         preflight.needed_bytes = write_set.bytes_to_write(out, recipes, 1 + settings.sources)
@@ -169,7 +169,7 @@ def plan_voices(
     return Plan(preflight, make)
 
 
-def _draw(root: Path, survey: Survey, settings: VoiceSettings) -> dict[str, list[Recipe]]:
+def _draw(root: Path, survey: VoiceSurvey, settings: VoiceSettings) -> dict[str, list[Recipe]]:
     """Draw the recipes of every split, and tell what was found, left out and chosen."""
     enough = len(survey.voices) >= VOICES_A_SOURCE * settings.sources
     by_voice = settings.split == "voices" or (settings.split == "auto" and not settings.unseen and enough)
@@ -205,7 +205,7 @@ def _draw(root: Path, survey: Survey, settings: VoiceSettings) -> dict[str, list
     return recipes
 
 
-def _tell(root: Path, survey: Survey, where: str = "") -> None:
+def _tell(root: Path, survey: VoiceSurvey, where: str = "") -> None:
     """Tell what was found in a corpus, what was left out, and how to convert what is not read."""
     files = sum(len(files_of(utterances)) for utterances in survey.voices.values())
     say(

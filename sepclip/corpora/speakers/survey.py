@@ -37,7 +37,7 @@ class Utterance:
 
 
 @dataclass
-class Survey:
+class VoiceSurvey:
     """The usable utterances of each voice, and what was left out and why."""
 
     voices: dict[str, list[Utterance]] = field(default_factory=dict)
@@ -66,7 +66,7 @@ def survey_voices(
     preset: str | None = None,
     law: str = "rms",
     jobs: int | None = None,
-) -> Survey:
+) -> VoiceSurvey:
     """Read every sound file below ``root``, in parallel, and sort out what can be used.
 
     How the voice of a file is found: :class:`VoiceFinder`. Files longer than ``max_seconds`` are cut at pauses into
@@ -78,7 +78,7 @@ def survey_voices(
         raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not a folder of voices")
     finder = VoiceFinder(root, speaker_from=speaker_from, preset=preset)
     paths, left_out = find_sounds(root)
-    survey = Survey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
+    survey = VoiceSurvey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
     if not paths:
         why = f"; left out: {survey.why()}" if left_out else ""
         raise UserError(f"{root} holds no sound files (looked below it for .wav, .flac, .ogg, .mp3 and the like){why}")
