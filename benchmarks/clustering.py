@@ -16,9 +16,10 @@ from statistics import mean, median
 
 import torch
 
+from sepclip.config.load import load_config
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.render import FULL_SCALE
-from sepclip.model.clustering import KMeans, _active, kmeans
+from sepclip.model.clustering import _active, kmeans
 from sepclip.training.run import Run
 
 try:
@@ -61,7 +62,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    starts, sources = KMeans().restarts, MixtureSet.open(options.data).source_count
+    starts, sources = load_config().kmeans.restarts, MixtureSet.open(options.data).source_count
     rows = []
     for points in bins_of_files(options.run, options.data, options.split):
         array = points.numpy()

@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import torch
 
+from sepclip.model.inference import InferenceOptions
 from sepclip.separation import separate_files
 from sepclip.training.hardware import resolve_precision
 from sepclip.training.run import Run
@@ -45,8 +46,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, default=Path("data/speech"))
     options = parser.parse_args()
     cpu = torch.device("cpu")
-    separator = Run.open(options.run).separator(cpu)
-    separator.set_inference(bf16=resolve_precision("auto", cpu) == "bf16")
+    separator = Run.open(options.run).separator(cpu, InferenceOptions(precision=resolve_precision("auto", cpu)))
     how = separate_files.Options(jobs=options.jobs)
     batch = separate_files.MOST_TOGETHER
     spent: dict[str, list[float]] = {"together": [], "one by one": []}

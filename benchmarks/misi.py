@@ -17,6 +17,7 @@ from sepclip.audio.permutation import best_permutation
 from sepclip.audio.si_sdr import pairwise_si_sdr
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.render import FULL_SCALE
+from sepclip.model.inference import BlockSeparator, InferenceOptions
 from sepclip.training.run import Run
 
 
@@ -39,10 +40,10 @@ def main() -> None:
     parser.add_argument("--iterations", default="0,1,2,5,10")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    separator, mixtures = Run.open(options.run).separator(torch.device("cpu")), MixtureSet.open(options.data)
+    model, mixtures = Run.open(options.run).separator(torch.device("cpu")).model, MixtureSet.open(options.data)
     rows = []
     for count in map(int, options.iterations.split(",")):
-        separator.set_inference(misi=count)
+        separator = BlockSeparator(model, InferenceOptions(misi=count))
         scores = []
         for recipe in mixtures.recipes(options.split):
             waves = torch.from_numpy(mixtures.waves(options.split, recipe).copy()).float() / FULL_SCALE  # (1 + S, T)

@@ -16,6 +16,7 @@ import torch
 
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.si_sdr import pairwise_si_sdr
+from sepclip.model.inference import InferenceOptions
 from sepclip.separation import stitching, stream
 from sepclip.separation.recording import WaveRecording
 from sepclip.training.run import Run
@@ -54,8 +55,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--speech", type=Path, default=Path("data/speech"))
     options = parser.parse_args()
-    separator = Run.open(options.run).separator(torch.device("cpu"))
-    separator.set_inference(bf16=options.precision == "bf16")
+    separator = Run.open(options.run).separator(torch.device("cpu"), InferenceOptions(precision=options.precision))
     ref = voices(options.speech, options.seconds)
     mixture = ref.sum(0, keepdim=True)
     whole = separator.separate(mixture)[:, 0]

@@ -56,24 +56,24 @@ def own(arm: str):
     import torch
 
     from sepclip.audio.layout import Layout
-    from sepclip.audio.stft import STFT
-    from sepclip.model.separator import Separator
+    from sepclip.config.load import load_config
+    from sepclip.model.inference import BlockSeparator, InferenceOptions
     from sepclip.separation.stream import separate_wave
     from sepclip.training.hardware import resolve_precision
+    from sepclip.training.state import build_separator
 
     loss, cpu = ("dc" if "dc" in arm else "mi"), torch.device("cpu")
-    made = Separator(
-        layout=Layout(RATE, 2), stft=STFT(), loss=loss, network="blstm", seed=0, input_level_dbfs=-25.0, **SIZES
-    ).eval()
+    config = load_config("base", flags={"loss.name": loss, **{f"model.{key}": value for key, value in SIZES.items()}})
+    made = build_separator(config, Layout(RATE, 2)).eval()
     exact = "fp32" in arm or arm in ("floor-mi", "floor-dc")
     bf16 = not exact and resolve_precision("auto", cpu) == "bf16"
-    made.set_inference(bf16=bf16)
+    separator = BlockSeparator(made, InferenceOptions(precision="bf16" if bf16 else "fp32"))
     if loss == "mi":  # of different sources, as of a trained network, so that no join of blocks is hard to tell
         with torch.no_grad():
             made.network.heads["mask"].bias.view(129, 2)[:40] += torch.tensor([3.0, -3.0])
             made.network.heads["mask"].bias.view(129, 2)[40:] += torch.tensor([-3.0, 3.0])
     if not arm.startswith("floor"):
-        return lambda wave: separate_wave(made, torch.from_numpy(wave).unsqueeze(0), RATE, cpu)
+        return lambda wave: separate_wave(separator, torch.from_numpy(wave).unsqueeze(0), RATE, cpu)
 
     @torch.inference_mode()
     def forward(wave):
@@ -184,6 +184,7 @@ def quality(run: Path, speech: Path, seconds: float) -> str:
 
     from sepclip.audio.permutation import best_permutation
     from sepclip.audio.si_sdr import pairwise_si_sdr
+    from sepclip.model.inference import BlockSeparator
     from sepclip.separation.trained import Separator
 
     cpu = Separator.load(run, device="cpu", precision="fp32")
@@ -191,7 +192,10 @@ def quality(run: Path, speech: Path, seconds: float) -> str:
     ref = torch.from_numpy(voices(speech, seconds))  # (S, T)
     mixed = ref.sum(0)
     scores = {}
-    for name, est in (("command", auto.separate(mixed, RATE)), ("whole", cpu.network.separate(mixed[None])[:, 0])):
+    for name, est in (
+        ("command", auto.separate(mixed, RATE)),
+        ("whole", BlockSeparator(cpu.network).separate(mixed[None])[:, 0]),
+    ):
         score, _ = best_permutation(pairwise_si_sdr(est=est[None], ref=ref[None]), maximise=True)
         scores[name] = float(score)
     return f"{run}, {seconds:g} s: {scores['command']:.3f} dB, in one piece in float32 {scores['whole']:.3f} dB"

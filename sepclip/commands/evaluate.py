@@ -199,11 +199,12 @@ def _of_run(
 ) -> tuple[Path, dict[str, Any]]:
     from sepclip.evaluation.sets import evaluate_set
     from sepclip.mixing.mixture_set import MixtureSet
+    from sepclip.model.inference import InferenceOptions
     from sepclip.training.hardware import resolve_device
     from sepclip.training.run import Run
 
     where = resolve_device(device or "auto")
-    separator = Run.open(run).separator(where, kmeans, masks)
+    separator = Run.open(run).separator(where, InferenceOptions(masks=masks), kmeans)
     first = f"-first{limit}" if limit else ""
     other = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
     by = f"-{','.join(other)}" if other else ""

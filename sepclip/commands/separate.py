@@ -56,14 +56,15 @@ def separate(
     that are already there are left, and what was interrupted goes on with the same command. A file that cannot be used
     is named and the others go on; the exit code is 1 then.
     """
+    from sepclip.model.inference import InferenceOptions
     from sepclip.separation.separate_files import Options, separate_files
     from sepclip.training.hardware import resolve_device, resolve_precision
     from sepclip.training.run import Run
 
     where = resolve_device(device)
     opened = Run.open(run)
-    separator = opened.separator(where, kmeans, masks)
-    separator.set_inference(misi=misi, channels=channels, bf16=resolve_precision(precision, where) == "bf16")
+    options = InferenceOptions(misi, channels, masks, resolve_precision(precision, where))
+    separator = opened.separator(where, options, kmeans)
     result = separate_files(
         separator,
         files,

@@ -54,7 +54,7 @@ def load_config(
         if value is not None:
             _set(tree, key, value, f"--{key.split('.')[-1]}")
     try:
-        return Config.model_validate(tree)
+        return Config.of(tree)
     except ValidationError as error:
         raise UserError("; ".join(_told(problem) for problem in error.errors())) from error
 
@@ -62,7 +62,7 @@ def load_config(
 def load_run_config(path: Path) -> Config:
     """Read the resolved configuration of a run."""
     try:
-        return Config.model_validate(read_yaml(path))
+        return Config.of(read_yaml(path))
     except ValidationError as error:
         problems = "; ".join(_told(problem) for problem in error.errors())
         raise UserError(f"{path} is not the configuration of a run of this sepclip: {problems}") from error
@@ -86,7 +86,7 @@ def with_kmeans(config: Config, text: str, *, clusters: bool = False) -> Config:
             raise UserError(f"--kmeans {text}: write it as key=value, such as masks=soft,fit=loudest")
         _set(tree, f"kmeans.{key.strip()}", value.strip(), f"--kmeans {text}")
     try:
-        return Config.model_validate(tree)
+        return Config.of(tree)
     except ValidationError as error:
         raise UserError("; ".join(_told(problem) for problem in error.errors())) from error
 

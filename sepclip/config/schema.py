@@ -1,22 +1,30 @@
 """The typed configuration: every section and key of configs/base.yaml, and what each may be."""
 
 import re
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass as settings_dataclass
 
 from sepclip import clip
-from sepclip.audio.masks import MaskTarget
 from sepclip.audio.stft import STFT, Scale
-from sepclip.model import clustering
-from sepclip.model.clustering import Fit, Masks
-from sepclip.model.embedding import EmbeddingActivation
-from sepclip.model.losses import LOSSES, Clustering, LossSettings, Weights
-from sepclip.model.networks import NETWORKS, Init, InputNorm, MaskActivation, Recurrence
+from sepclip.model.clustering import KMeansSettings
+from sepclip.model.losses import LOSSES, LossSettings
+from sepclip.model.network_base import STRICT
+from sepclip.model.networks import NETWORKS, BlstmSettings
 from sepclip.model.separator import losses_of
 
-LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"]
 _MOST_THREADS = 1024
 _MOST_WORKERS = 64
@@ -77,19 +85,11 @@ class Stft(_Section):
         return STFT.of_seconds(self.window_seconds, self.hop_seconds, rate_hz, self.scale)
 
 
-class Model(_Section):
-    """Section ``model``."""
+@settings_dataclass(frozen=True, config=STRICT, kw_only=True)
+class Model(BlstmSettings):
+    """Section ``model``: which network, what goes into any of them, and the settings of the BLSTM."""
 
     network: str
-    layers: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    dropout: float = Field(ge=0, lt=1)
-    embedding_size: int = Field(ge=1)
-    recurrence: Recurrence
-    mask_activation: MaskActivation
-    embedding_activation: EmbeddingActivation
-    input_norm: InputNorm
-    init: Init
     input_level_dbfs: float | None
 
     @field_validator("network")
@@ -98,59 +98,16 @@ class Model(_Section):
         return _one_of(name, NETWORKS)
 
 
-class ConvTasNet(_Section):
-    """Section ``conv_tasnet``."""
-
-    filters: int = Field(ge=1)
-    filter_length: int = Field(ge=2)
-    bottleneck: int = Field(ge=1)
-    hidden: int = Field(ge=1)
-    blocks: int = Field(ge=1)
-    repeats: int = Field(ge=1)
-    mask_activation: Literal["sigmoid", "relu"]
-
-
-class Loss(_Section):
-    """Section ``loss``."""
+@settings_dataclass(frozen=True, config=STRICT, kw_only=True)
+class LossSection(LossSettings):
+    """Section ``loss``: which loss, and the settings of all of them."""
 
     name: str
-    target: MaskTarget
-    weights: Weights
-    ridge: float | Literal["unit"]
-    clustering: Clustering
-    alpha: float = Field(ge=0, le=1)
 
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:
         return _one_of(name, LOSSES)
-
-    @field_validator("ridge", mode="before")
-    @classmethod
-    def _stable(cls, ridge: Any) -> Any:
-        try:
-            stable = ridge == "unit" or LEAST_RIDGE <= float(ridge) <= 1
-        except (TypeError, ValueError):
-            stable = False
-        if not stable:
-            raise ValueError(f"choose unit, or a number from {LEAST_RIDGE:g} to 1: float32 can do with no less")
-        return ridge if ridge == "unit" else float(ridge)
-
-    def settings(self) -> LossSettings:
-        """Return what the losses take."""
-        return LossSettings(**self.model_dump(exclude={"name"}))
-
-
-class KMeans(_Section):
-    """Section ``kmeans``."""
-
-    masks: Masks
-    fit: Fit
-    restarts: int = Field(ge=1)
-
-    def settings(self) -> clustering.KMeans:
-        """Return what the separator takes."""
-        return clustering.KMeans(**self.model_dump())
 
 
 class Data(_Section):
@@ -247,7 +204,10 @@ class Dynamics(_Section):
 
 
 class Config(_Section):
-    """A whole configuration."""
+    """A whole configuration: the keys below, and a section for every network of ``NETWORKS`` that has one of its own.
+
+    Make one by :meth:`of`, which knows the sections of all networks.
+    """
 
     seed: int = Field(ge=0)
     init_from: str | None
@@ -259,13 +219,18 @@ class Config(_Section):
     clip: str
     stft: Stft
     model: Model
-    conv_tasnet: ConvTasNet
-    loss: Loss
-    kmeans: KMeans
+    loss: LossSection
+    kmeans: KMeansSettings
     data: Data
     optimizer: Optimizer
     train: Train
     dynamics: Dynamics
+
+    @classmethod
+    def of(cls, tree: Any) -> "Config":
+        """Return the configuration in a ``tree`` of sections and keys; pydantic's ValidationError if it is not one."""
+        own = {network.section: network.settings for network in NETWORKS.values()}
+        return _with_sections(tuple((name, kind) for name, kind in own.items() if name != "model")).model_validate(tree)
 
     @field_validator("device")
     @classmethod
@@ -295,14 +260,33 @@ class Config(_Section):
             )
         return self
 
-    def network_settings(self) -> dict[str, Any]:
+    @model_serializer(mode="wrap")
+    def _in_the_order_of_base_yaml(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Return the keys as base.yaml has them: sections of networks behind ``model``, the names of choices first."""
+        tree: dict[str, Any] = dump(self)
+        ordered: dict[str, Any] = {}
+        for key in Config.model_fields:
+            ordered[key] = tree[key]
+            if key == "model":
+                ordered |= {name: section for name, section in tree.items() if name not in Config.model_fields}
+        for section, key in (("model", "network"), ("loss", "name")):
+            ordered[section] = {key: ordered[section][key], **ordered[section]}
+        return ordered
+
+    def network_settings(self) -> object:
         """Return the settings of the network that ``model.network`` names, from its own section."""
-        section: _Section = getattr(self, NETWORKS[self.model.network].section)
-        return section.model_dump(exclude={"network", "input_level_dbfs"})
+        return getattr(self, NETWORKS[self.model.network].section)
 
     def to_yaml(self) -> str:
         """Return the configuration as YAML, in the order of base.yaml."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+@lru_cache
+def _with_sections(sections: tuple[tuple[str, type[Any]], ...]) -> type[Config]:
+    """Return the class of configurations that also have these ``sections``, each with the class of its settings."""
+    fields: dict[str, Any] = {name: (kind, ...) for name, kind in sections}
+    return create_model("Config", __base__=Config, **fields)
 
 
 def _one_of(name: str, table: dict[str, Any]) -> str:

@@ -13,13 +13,13 @@ from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import Recipe
 from sepclip.mixing.render import FULL_SCALE
-from sepclip.model.separator import Separator
+from sepclip.model.inference import BlockSeparator
 from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
 from sepclip.separation.stream import separate_wave
 
 
 def evaluate_set(
-    separator: Separator,
+    separator: BlockSeparator,
     data: MixtureSet,
     split: str,
     folder: Path,
@@ -45,7 +45,7 @@ def evaluate_set(
 class _Separated:
     """The waves of one mixture, separated when they are asked for."""
 
-    separator: Separator
+    separator: BlockSeparator
     data: MixtureSet
     split: str
     recipe: Recipe
@@ -61,7 +61,7 @@ class _Separated:
 
 
 def set_items(
-    separator: Separator,
+    separator: BlockSeparator,
     data: MixtureSet,
     split: str,
     *,
@@ -101,9 +101,9 @@ def set_items(
     return items
 
 
-def _weights_digest(separator: Separator) -> str:
+def _weights_digest(separator: BlockSeparator) -> str:
     digest = hashlib.sha256(repr((separator.stft, separator.kmeans, separator.seed, separator.clusters)).encode())
-    for name, weights in separator.state_dict().items():
+    for name, weights in separator.model.state_dict().items():
         digest.update(name.encode())
         digest.update(weights.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -1,10 +1,12 @@
 """Masks from embeddings: k-means over the bins of an utterance, seeded and on the embeddings' own device."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
+
+from sepclip.model.network_base import STRICT, AtLeastOne
 
 Masks = Literal["binary", "soft"]
 Fit = Literal["vad", "loudest"]
@@ -19,8 +21,8 @@ POINTS_OF_STARTS = 4_000  # on which the starts move; as good as all (docs/RESUL
 MOST_POINTS = 100_000  # fitted on a sample of so many bins: as good, and an hour of sound takes no longer than a minute
 
 
-@dataclass(frozen=True)
-class KMeans:
+@settings_dataclass(frozen=True, config=STRICT)
+class KMeansSettings:
     """How embeddings become masks: section ``kmeans`` of the configuration.
 
     ``fit``: the bins that shape the clusters, those within 40 dB of the loudest (``vad``) or the ``loudest`` tenth.
@@ -28,14 +30,14 @@ class KMeans:
     ``restarts``: starts by k-means++, of which the best counts.
     """
 
-    masks: Masks = "binary"
-    fit: Fit = "vad"
-    restarts: int = 8
+    masks: Masks
+    fit: Fit
+    restarts: AtLeastOne
 
 
 @torch.no_grad()
 def cluster_masks(
-    embeddings: Tensor, magnitude: Tensor, sources: int, *, settings: KMeans = KMeans(), seed: int = 0
+    embeddings: Tensor, magnitude: Tensor, sources: int, *, settings: KMeansSettings, seed: int = 0
 ) -> Tensor:
     """Return masks (B, S, N, F), which add up to 1, from embeddings (B, N, F, E) of mixtures (B, N, F)."""
     masks = []
@@ -46,9 +48,7 @@ def cluster_masks(
 
 
 @torch.no_grad()
-def fit_centroids(
-    points: Tensor, loudness: Tensor, sources: int, *, settings: KMeans = KMeans(), seed: int = 0
-) -> Tensor:
+def fit_centroids(points: Tensor, loudness: Tensor, sources: int, *, settings: KMeansSettings, seed: int = 0) -> Tensor:
     """Return the centroids (S, E) of the embeddings ``points`` (P, E) of bins of magnitude ``loudness`` (P,)."""
     points = points.float()
     active = points[_active(loudness, settings.fit)]
@@ -91,7 +91,7 @@ def _distances(points: Tensor, centroids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def kmeans(points: Tensor, clusters: int, seed: int = 0, restarts: int = KMeans.restarts) -> Tensor:
+def kmeans(points: Tensor, clusters: int, seed: int, restarts: int) -> Tensor:
     """Return the centroids (clusters, E) of ``points`` (P, E) by Lloyd's algorithm.
 
     The ``restarts`` starts by k-means++ move at once on a sample of the points, which tells as well as all of them

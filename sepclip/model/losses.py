@@ -7,9 +7,11 @@ section. To add one: a function and its line in ``LOSSES``. Equations are those 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
+from pydantic import Field, field_validator
+from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
@@ -18,11 +20,13 @@ from sepclip.audio.masks import MaskTarget, ideal_binary_mask, mask_target
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.stft import magnitude
 from sepclip.model.embedding import RawEmbedding
+from sepclip.model.network_base import STRICT, Head, NetworkOutputs
 
 Weights = Literal["ratio", "vad", "none"]
 Clustering = Literal["wkm", "dc"]
 VAD_DB = -40.0  # bins so far below the loudest hold no speech (METHOD: the AutoClip author's version)
 SILENT_DB = -80.0  # references so far below the loudest of their mixture have no SNR; nor does any SNR go beyond 80 dB
+LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
 _RATIO_FLOOR = 1e-6
 
 
@@ -45,7 +49,7 @@ class Signals:
         return magnitude(self.mixture)
 
 
-@dataclass(frozen=True)
+@settings_dataclass(frozen=True, config=STRICT)
 class LossSettings:
     """The settings of the ``loss`` section; a loss takes those that concern it.
 
@@ -53,19 +57,25 @@ class LossSettings:
     ``ridge``: see :func:`whitened_k_means`.
     """
 
-    target: MaskTarget = "tpsa"
-    weights: Weights = "ratio"
-    ridge: float | Literal["unit"] = 1e-4
-    clustering: Clustering = "wkm"
-    alpha: float = 0.75
+    target: MaskTarget
+    weights: Weights
+    ridge: float | Literal["unit"]
+    clustering: Clustering
+    alpha: Annotated[float, Field(ge=0, le=1)]
+
+    @field_validator("ridge", mode="before")
+    @classmethod
+    def _check_ridge(cls, ridge: Any) -> Any:
+        try:
+            stable = ridge == "unit" or LEAST_RIDGE <= float(ridge) <= 1
+        except (TypeError, ValueError):
+            stable = False
+        if not stable:
+            raise ValueError(f"choose unit, or a number from {LEAST_RIDGE:g} to 1: float32 can do with no less")
+        return ridge if ridge == "unit" else float(ridge)
 
 
-Outputs = dict[
-    str, Any
-]  # tensors; for the embeddings a RawEmbedding, or vectors (B, N, F, E) that are taken as they are
-
-
-def mask_inference(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+def mask_inference(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
     """L_MI, eq. (4): L1 between the masked mixture and the truncated phase-sensitive target.
 
     Averaged over frames, bins and sources, and permuted once for the whole utterance.
@@ -126,7 +136,7 @@ def bin_weights(signals: Signals, kind: Weights) -> Tensor:
     return (loudest > loudest.amax(1, keepdim=True) * 10 ** (VAD_DB / 20)).to(loudest.dtype)
 
 
-def _products(outputs: Outputs, signals: Signals, kind: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _products(outputs: NetworkOutputs, signals: Signals, kind: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return V^T W V (B, E, E), Y^T W V (B, S, E), the diagonal of Y^T W Y (B, S) and the sum of the weights (B,).
 
     Y is one-hot of the loudest source by raw magnitude; bins where none is the loudest (silence) belong to none. So the
@@ -143,7 +153,7 @@ def _products(outputs: Outputs, signals: Signals, kind: Weights) -> tuple[Tensor
     return gram, cross, (labels @ weights.unsqueeze(2)).squeeze(2), weights.sum(1)
 
 
-def deep_clustering(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+def deep_clustering(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
     """L_DC, eq. (5): || W^1/2 (V V^T - Y Y^T) W^1/2 ||^2 / (sum w)^2 in its low-rank form.
 
     That is |V^T W V|^2 - 2 |Y^T W V|^2 + |Y^T W Y|^2. Between 0 and 1 for embeddings without negative values. A silent
@@ -154,7 +164,7 @@ def deep_clustering(outputs: Outputs, signals: Signals, settings: LossSettings) 
     return energy / total.square().clamp_min(torch.finfo(total.dtype).tiny)
 
 
-def whitened_k_means(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+def whitened_k_means(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
     """L_WKM, eq. (6): E - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V).
 
     The trace is the sum of the squared cosines between the spaces that W^1/2 V and W^1/2 Y span, so the loss lies
@@ -180,7 +190,7 @@ def _ridge(diagonal: Tensor, ridge: float | Literal["unit"]) -> Tensor:
     return (ridge * diagonal.mean(1)).clamp_min(1e-20)  # silence: every Gram matrix is zero
 
 
-def chimera(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+def chimera(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
     """Eq. (7): alpha L_MI + (1 - alpha) L_WKM, or L_DC for ``clustering: dc``; the two are not permuted together.
 
     Wang et al. 2018 (chimera++) weigh the other way round: their 0.975 of the clustering loss is alpha = 0.025 here.
@@ -190,7 +200,7 @@ def chimera(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tenso
     return settings.alpha * masks + (1 - settings.alpha) * clustering(outputs, signals, settings)
 
 
-def snr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+def snr(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
     """L_SNR, eq. (8): -10 log10(|s|^2 / |s - s_est|^2) in dB, mean over the sources, permuted by utterance.
 
     The ratio's inverse is raised by -80 dB, so that a perfect estimate has a finite loss and gradient. References that
@@ -204,7 +214,7 @@ def _error_share(est: Tensor, ref: Tensor) -> Tensor:
     return (est - ref).square().sum(-1) / energy.clamp_min(torch.finfo(energy.dtype).tiny) + _power(SILENT_DB)
 
 
-def si_sdr(outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+def si_sdr(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
     """Negative SI-SDR in dB (Le Roux et al. 2019), means removed, mean over the sources, permuted by utterance.
 
     With the estimate's parts along the reference (target) and across it (residual): 10 log10(residual / target), each
@@ -258,9 +268,9 @@ class Loss:
     ``scale_free``: it does not see the scale of the waves, which therefore has to be found when separating.
     """
 
-    function: Callable[[Outputs, Signals, LossSettings], Tensor]
-    heads: tuple[str, ...]
-    separates_by: Literal["mask", "embedding", "wave"]
+    function: Callable[[NetworkOutputs, Signals, LossSettings], Tensor]
+    heads: tuple[Head, ...]
+    separates_by: Head
     scale_free: bool = False
 
     @property
@@ -268,14 +278,14 @@ class Loss:
         """Whether it looks at the spectra of the sources."""
         return self.heads != ("wave",)
 
-    def __call__(self, outputs: Outputs, signals: Signals, settings: LossSettings) -> Tensor:
+    def __call__(self, outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
         """Return the loss (B,), in float32 (or float64) whatever precision the network computes in.
 
         Sums over some 50,000 bins, and their squares, are beyond 16 bits.
         """
         with torch.autocast(signals.mixture.device.type, enabled=False):
             exact = {name: _exact(x) if isinstance(x, Tensor) else x for name, x in outputs.items()}
-            return self.function(exact, signals, settings)
+            return self.function(cast(NetworkOutputs, exact), signals, settings)
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -1,19 +1,23 @@
-"""Networks from a mixture to masks, embeddings, or waves.
+"""Networks that map a mixture to masks, embeddings, or waves.
 
-To add one: a class and its line in ``NETWORKS``. ``forward`` maps the mixture's magnitude (B, N, F) to the heads that
-were asked for; a network that gives waves maps the mixture (B, T) to them.
+To add a network, write a subclass of ``MaskNetwork`` or ``WaveNetwork`` (network_base.py) with its ``forward``, a class
+with its settings, and a line in ``NETWORKS``; its settings become a section of ``configs/base.yaml``. Nothing else has
+to change: with ``forward`` alone a network trains, is saved and loaded, and separates files of any length.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass as settings_dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sepclip.audio.resample import load_torchaudio
 from sepclip.model.embedding import EmbeddingActivation, RawEmbedding
+from sepclip.model.network_base import STRICT, AtLeastOne, Head, MaskNetwork, NetworkOutputs, WaveNetwork
 from sepclip.model.recurrence import run_apart
 
 LOG_FLOOR = 1e-4  # magnitudes below do not count: -80 dB re 1, as in the AutoClip author's code
@@ -77,20 +81,6 @@ class SharedNorm(nn.BatchNorm1d):
         self.num_batches_tracked += 1
 
 
-@runtime_checkable
-class NormalisesInput(Protocol):
-    """A network whose input statistics are those of a whole batch, also where that goes through in parts."""
-
-    def input_statistics(self, magnitude: Tensor) -> Tensor | None:
-        """Return the statistics of one part, of any but always equal shape; None where none are needed.
-
-        Zeros are those of no part at all.
-        """
-
-    def use_input_statistics(self, parts: Tensor) -> None:
-        """Take the statistics of all parts, stacked, for the forward passes that follow."""
-
-
 def dropout(x: Tensor, share: float) -> Tensor:
     """Set a ``share`` of the elements to zero at random and scale the others so that the mean stays.
 
@@ -105,7 +95,22 @@ def dropout(x: Tensor, share: float) -> Tensor:
     return x * kept.to(x.dtype).mul_(2**16 / keep)
 
 
-class Blstm(nn.Module):
+@settings_dataclass(frozen=True, config=STRICT)
+class BlstmSettings:
+    """Settings of :class:`Blstm`, in the section ``model``."""
+
+    layers: AtLeastOne
+    hidden: AtLeastOne
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    embedding_size: AtLeastOne
+    recurrence: Recurrence
+    mask_activation: MaskActivation
+    embedding_activation: EmbeddingActivation
+    input_norm: InputNorm
+    init: Init
+
+
+class Blstm(MaskNetwork):
     """The network of the AutoClip paper: bidirectional recurrent layers on the log magnitude, a linear layer per head.
 
     ``mask``: masks (B, S, N, F), by a sigmoid in the paper, so that they need not sum to 1. ``embedding``: a vector of
@@ -116,36 +121,23 @@ class Blstm(nn.Module):
     ``torch`` leaves torch's own.
     """
 
-    def __init__(
-        self,
-        *,
-        bins: int,
-        sources: int,
-        heads: Sequence[str],
-        layers: int,
-        hidden: int,
-        dropout: float,
-        embedding_size: int,
-        recurrence: Recurrence = "lstm",
-        mask_activation: MaskActivation = "sigmoid",
-        embedding_activation: EmbeddingActivation = "sigmoid",
-        input_norm: InputNorm = "all",
-        init: Init = "nussl",
-    ):
-        super().__init__()
-        self.bins, self.sources, self.embedding_size = bins, sources, embedding_size
-        self.mask_activation, self.embedding_activation = mask_activation, embedding_activation
-        self.norm = None if input_norm == "none" else SharedNorm(1 if input_norm == "all" else bins)
-        kind, gates = _RECURRENCES[recurrence]
-        self.dropout = dropout
+    gives = ("mask", "embedding")
+
+    def __init__(self, bins: int, sources: int, heads: Sequence[Head], settings: BlstmSettings):
+        super().__init__(bins, sources, heads)
+        layers, hidden, self.embedding_size = settings.layers, settings.hidden, settings.embedding_size
+        self.mask_activation, self.embedding_activation = settings.mask_activation, settings.embedding_activation
+        self.norm = None if settings.input_norm == "none" else SharedNorm(1 if settings.input_norm == "all" else bins)
+        kind, gates = _RECURRENCES[settings.recurrence]
+        self.dropout = settings.dropout
         # a module a layer and the dropout between them ours: cuDNN's own comes from a state that no checkpoint can keep
-        # (pytorch issue 104697), so that a resumed run, or a watched one, would be another run.
+        # (pytorch issue 104697), so that a resumed run, or a recorded one, would be another run.
         self.recurrent = nn.ModuleList(
             kind(2 * hidden if layer else bins, hidden, batch_first=True, bidirectional=True) for layer in range(layers)
         )
-        sizes = {"mask": bins * sources, "embedding": bins * embedding_size}
+        sizes = {"mask": bins * sources, "embedding": bins * self.embedding_size}
         self.heads = nn.ModuleDict({head: nn.Linear(2 * hidden, sizes[head]) for head in heads})
-        if init == "nussl":
+        if settings.init == "nussl":
             self._initialise(gates)
 
     def _initialise(self, gates: int) -> None:
@@ -180,9 +172,14 @@ class Blstm(nn.Module):
         if self.norm is not None:
             self.norm.use(parts)
 
-    def forward(self, magnitude: Tensor) -> dict[str, Any]:
-        """Map the magnitude (B, N, F) of a mixture to what a loss takes: masks, and a :class:`RawEmbedding`."""
-        return self._heads(self.encode(magnitude), self.heads.keys())
+    def forward(self, magnitude: Tensor) -> NetworkOutputs:
+        """Map the magnitude (B, N, F) of a mixture to masks and a :class:`RawEmbedding`."""
+        hidden, outputs = self.encode(magnitude), NetworkOutputs()
+        if "mask" in self.wanted:
+            outputs["mask"] = self._masks(hidden)
+        if "embedding" in self.wanted:
+            outputs["embedding"] = self._embedding(hidden)
+        return outputs
 
     def encode(self, magnitude: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Map the magnitude (B, N, F) of a mixture to what the last recurrent layer gives (B, N, 2H).
@@ -203,29 +200,35 @@ class Blstm(nn.Module):
             hidden = layer(hidden)[0] if lengths is None else run_apart(layer, hidden, lengths)  # (B, N, 2H)
         return hidden
 
-    def decode(self, hidden: Tensor, only: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to masks and embeddings of unit norm.
+    def decode(self, encoded: Tensor, head: Head) -> Tensor:
+        """Map what :meth:`encode` gave (B, N, 2H), or any frames of it, to masks or embeddings of unit norm."""
+        return self._masks(encoded) if head == "mask" else self._embedding(encoded).unit()
 
-        ``only``: these heads and no others.
-        """
-        outputs = self._heads(hidden, self.heads.keys() if only is None else only)
-        return {name: x.unit() if isinstance(x, RawEmbedding) else x for name, x in outputs.items()}
+    def _masks(self, hidden: Tensor) -> Tensor:
+        masks = self.heads["mask"](hidden).unflatten(2, (self.bins, self.sources)).permute(0, 3, 1, 2)
+        # each source in a piece from here on: all that follows would else go through them two by two
+        masks = masks.to(_exact_type(masks), memory_format=torch.contiguous_format).contiguous()
+        return _ACTIVATIONS[self.mask_activation](masks)  # (B, S, N, F)
 
-    def _heads(self, hidden: Tensor, wanted: Collection[str]) -> dict[str, Any]:
-        batch, frames, bins = *hidden.shape[:2], self.bins
-        outputs: dict[str, Any] = {}
-        if "mask" in wanted:
-            masks = self.heads["mask"](hidden).reshape(batch, frames, bins, self.sources).permute(0, 3, 1, 2)
-            # each source in a piece from here on: all that follows would else go through them two by two
-            masks = masks.to(_exact_type(masks), memory_format=torch.contiguous_format).contiguous()
-            outputs["mask"] = _ACTIVATIONS[self.mask_activation](masks)  # (B, S, N, F)
-        if "embedding" in wanted:
-            vectors = self.heads["embedding"](hidden).reshape(batch, frames, bins, self.embedding_size)
-            outputs["embedding"] = RawEmbedding(vectors, self.embedding_activation)  # (B, N, F, E)
-        return outputs
+    def _embedding(self, hidden: Tensor) -> RawEmbedding:
+        vectors = self.heads["embedding"](hidden).unflatten(2, (self.bins, self.embedding_size))  # (B, N, F, E)
+        return RawEmbedding(vectors, self.embedding_activation)
 
 
-class ConvTasNet(nn.Module):
+@settings_dataclass(frozen=True, config=STRICT)
+class ConvTasNetSettings:
+    """Settings of :class:`ConvTasNet`, in the section ``conv_tasnet``."""
+
+    filters: AtLeastOne
+    filter_length: Annotated[int, Field(ge=2)]
+    bottleneck: AtLeastOne
+    hidden: AtLeastOne
+    blocks: AtLeastOne
+    repeats: AtLeastOne
+    mask_activation: Literal["sigmoid", "relu"]
+
+
+class ConvTasNet(WaveNetwork):
     """Conv-TasNet (Luo and Mesgarani 2019), torchaudio's: not causal, global layer normalisation, blocks of kernel 3.
 
     The letters in brackets are the paper's. A learned transform of ``filters`` (N) filters of ``filter_length`` (L)
@@ -233,33 +236,20 @@ class ConvTasNet(nn.Module):
     ``hidden`` (H) channels, joined and summed by ``bottleneck`` (B, Sc) channels; masks on the transform.
     """
 
-    def __init__(
-        self,
-        *,
-        bins: int,
-        sources: int,
-        heads: Sequence[str],
-        filters: int,
-        filter_length: int,
-        bottleneck: int,
-        hidden: int,
-        blocks: int,
-        repeats: int,
-        mask_activation: Literal["sigmoid", "relu"],
-    ):
-        super().__init__()
+    def __init__(self, bins: int, sources: int, heads: Sequence[Head], settings: ConvTasNetSettings):
+        super().__init__(bins, sources, heads)
         self.net = load_torchaudio().models.ConvTasNet(
             num_sources=sources,
-            enc_kernel_size=filter_length,
-            enc_num_feats=filters,
-            msk_num_feats=bottleneck,
-            msk_num_hidden_feats=hidden,
-            msk_num_layers=blocks,
-            msk_num_stacks=repeats,
-            msk_activate=mask_activation,
+            enc_kernel_size=settings.filter_length,
+            enc_num_feats=settings.filters,
+            msk_num_feats=settings.bottleneck,
+            msk_num_hidden_feats=settings.hidden,
+            msk_num_layers=settings.blocks,
+            msk_num_stacks=settings.repeats,
+            msk_activate=settings.mask_activation,
         )
 
-    def forward(self, mixture: Tensor) -> dict[str, Tensor]:
+    def forward(self, mixture: Tensor) -> NetworkOutputs:
         """Map mixtures (B, T) to the waves of their sources (B, S, T)."""
         waves: Tensor = self.net(mixture.unsqueeze(1))
         return {"wave": waves.to(_exact_type(waves))}
@@ -267,30 +257,35 @@ class ConvTasNet(nn.Module):
 
 @dataclass(frozen=True)
 class Network:
-    """A network, the heads that it can give, and the section of the configuration with its settings."""
+    """A network, the class of its settings, and the section of the configuration that holds them.
 
-    build: Callable[..., nn.Module]
-    gives: tuple[str, ...]
+    Every network has a section of its own, named like its module; only the first one shares the section ``model``.
+    """
+
+    module: type[MaskNetwork] | type[WaveNetwork]
+    settings: type[Any]
     section: str
 
     @property
     def takes_waves(self) -> bool:
         """Whether it maps waves to waves; else it maps spectra to masks or embeddings."""
-        return "wave" in self.gives
+        return issubclass(self.module, WaveNetwork)
 
     def can_give(self, head: str) -> bool:
-        """Tell whether ``head`` can be had of it; waves follow from masks by the inverse transform."""
-        return head in self.gives or (head == "wave" and "mask" in self.gives)
+        """Tell whether it can give ``head``; waves follow from masks by the inverse transform."""
+        return head in self.module.gives or (head == "wave" and "mask" in self.module.gives)
 
 
 NETWORKS = {
-    "blstm": Network(Blstm, ("mask", "embedding"), "model"),
-    "conv-tasnet": Network(ConvTasNet, ("wave",), "conv_tasnet"),
+    "blstm": Network(Blstm, BlstmSettings, "model"),
+    "conv-tasnet": Network(ConvTasNet, ConvTasNetSettings, "conv_tasnet"),
 }
 
 
-def build_network(name: str, seed: int, **settings: object) -> nn.Module:
+def build_network(
+    name: str, seed: int, *, bins: int, sources: int, heads: Sequence[Head], settings: object
+) -> MaskNetwork | WaveNetwork:
     """Build a network whose initial weights depend on ``seed`` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[name].build(**settings)
+        return NETWORKS[name].module(bins, sources, heads, settings)

@@ -19,7 +19,7 @@ import torch
 from sepclip.audio.decoding import decode
 from sepclip.audio.files import UNREAD, BadSound, read_header
 from sepclip.errors import UserError, counted
-from sepclip.model.separator import Separator
+from sepclip.model.inference import BlockSeparator
 from sepclip.parallel import cores
 from sepclip.separation.jobs import NAME, STDIN, Job, make_plan
 from sepclip.separation.origins import Origins
@@ -59,7 +59,7 @@ class Separation:
 
 
 def separate_files(
-    separator: Separator,
+    separator: BlockSeparator,
     inputs: Sequence[Path],
     out: Path,
     *,
@@ -131,7 +131,7 @@ def _is_due(job: Job, made_after: float, overwrite: bool, origins: Origins | Non
 class _Work:
     """Separates files: several at once, and the network sees short ones in common batches."""
 
-    separator: Separator
+    separator: BlockSeparator
     out: Path
     device: torch.device
     options: Options
@@ -181,7 +181,7 @@ class _Work:
             for one in opened:
                 outcome = self._guarded(partial(self._separate, one, progress))
                 done.append((one.job, outcome))
-                one.stream.known.clear()
+                one.stream.forget()
                 progress.file_done()
         return done
 

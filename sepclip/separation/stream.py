@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sepclip.audio.scaling import factors
-from sepclip.model.separator import Separator, View
+from sepclip.model.inference import BlockSeparator, View
 from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks, resample_stream
 from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
@@ -62,7 +62,7 @@ class SeparatedStream:
     joins of blocks at which it could not be told who is who (``undecided_seconds``) are known when they are at an end.
     """
 
-    separator: Separator
+    separator: BlockSeparator
     recording: Recording
     device: torch.device
     survey: RecordingFacts = field(init=False)
@@ -71,7 +71,7 @@ class SeparatedStream:
     factors: Tensor | None = None
     joins: int = 0
     undecided_seconds: list[float] = field(default_factory=list)
-    known: dict[int, Tensor] = field(default_factory=dict)  # what the network gave for some blocks already
+    _encoded: dict[int, Tensor] = field(default_factory=dict)  # what the network gave for some blocks already
 
     def __post_init__(self) -> None:
         separator = self.separator
@@ -142,7 +142,7 @@ class SeparatedStream:
     @property
     def items(self) -> int:
         """How many waves the network sees of a block."""
-        apart = self.separator.takes_waves or self.separator.channels == "each"
+        apart = self.separator.takes_waves or self.separator.options.channels == "each"
         return self.recording.channels + 1 if apart and self.recording.channels > 1 else 1
 
     @property
@@ -151,11 +151,21 @@ class SeparatedStream:
         seconds = self.blocks.length / self.separator.rate_hz
         return max(1, int(batch_seconds(self.separator, self.device) / seconds) // self.items)
 
+    def keep_encoded(self, index: int, encoded: Tensor) -> None:
+        """Keep what the network gave for a block, so that :meth:`chunks` need not run it again."""
+        self._encoded[index] = encoded
+
+    def forget(self) -> None:
+        """Free what the network gave for blocks that will not be separated any more."""
+        self._encoded.clear()
+
     def _encode(self, batch: list[tuple[int, Tensor]]) -> None:
         """Let the network see those blocks of a batch that it has not seen yet."""
-        new = {index: block for index, block in batch if index not in self.known}
+        new = {index: block for index, block in batch if index not in self._encoded}
         if new:
-            self.known.update(zip(new, self.separator.encode(list(new.values()), [self.view] * len(new)), strict=True))
+            self._encoded.update(
+                zip(new, self.separator.encode(list(new.values()), [self.view] * len(new)), strict=True)
+            )
 
     def _separated(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each block (C, L) with its waves (S, C, L); what the network gave for some may be known already."""
@@ -163,7 +173,7 @@ class SeparatedStream:
             self._encode(batch)
             while batch:  # so that none is held while the next batch is made
                 index, block = batch.pop(0)
-                yield block, self.separator.finish(block, self.view, self.known.pop(index))
+                yield block, self.separator.finish(block, self.view, self._encoded.pop(index))
 
     def _fit(self) -> View:
         """Find one set of centroids for the whole recording; what the network gives on the way is kept."""
@@ -177,15 +187,15 @@ class SeparatedStream:
         for batch in batches(numbered, self.at_once, len(chosen)):
             self._encode(batch)
             for index, block in batch:
-                magnitude = separator.spectrum(separator.looked_at(block, view)[0]).abs()  # (N, F)
+                magnitude = separator.model.spectrum(separator.network_input(block, view)[0]).abs()  # (N, F)
                 frames = torch.randperm(len(magnitude), generator=chance)[:most].sort().values.to(block.device)
                 with torch.no_grad():
-                    vectors.append(separator.decode(self.known[index][:1, frames])["embedding"].flatten(0, 2))  # (P, E)
+                    vectors.append(separator.decode(self._encoded[index][:1, frames]).flatten(0, 2))  # (P, E)
                 loudness.append(magnitude[frames].flatten())
         return replace(view, centroids=separator.fit(torch.cat(vectors), torch.cat(loudness)))
 
 
-def batch_seconds(separator: Separator, device: torch.device) -> float:
+def batch_seconds(separator: BlockSeparator, device: torch.device) -> float:
     """Return how much sound goes through the network at once."""
     if separator.takes_waves:
         return WAVE_BATCH_SECONDS[device.type]
@@ -209,7 +219,7 @@ def see_together(streams: Sequence[SeparatedStream]) -> None:
         batch, blocks = blocks[:most], blocks[most:]
         encoded = separator.encode([block for _, _, block in batch], [stream.view for stream, _, _ in batch])
         for (stream, index, _), given in zip(batch, encoded, strict=True):
-            stream.known[index] = given
+            stream.keep_encoded(index, given)
 
 
 def batches(items: Iterable[T], most: int, total: int) -> Iterator[list[T]]:
@@ -224,7 +234,7 @@ def scaled(waves: Tensor, by: Tensor | None) -> Tensor:
     return waves if by is None else waves * by.unsqueeze(-1)
 
 
-def separate_wave(separator: Separator, wave: Tensor, rate_hz: int, device: torch.device) -> Tensor:
+def separate_wave(separator: BlockSeparator, wave: Tensor, rate_hz: int, device: torch.device) -> Tensor:
     """Separate a wave (C, T) at any rate into waves (S, C, T) at the same rate."""
     stream = SeparatedStream(separator, WaveRecording(wave, rate_hz), device)
     waves = torch.cat([wave.new_zeros(separator.sources, len(wave), 0), *stream.chunks()], -1)

@@ -6,11 +6,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepclip.errors import UserError
-from sepclip.model.separator import Channels, MaskSource
-from sepclip.model.separator import Separator as Network
+from sepclip.model.inference import BlockSeparator, Channels, InferenceOptions, MaskSource
 from sepclip.separation.stream import separate_wave
 from sepclip.training.hardware import resolve_device, resolve_precision
 from sepclip.training.run import Run
@@ -19,13 +18,10 @@ Wave = TypeVar("Wave", Tensor, NDArray[np.float32])
 
 
 class Separator:
-    """Separates waves of any rate, length and channel count as ``sepclip separate`` does files.
+    """Separates waves of any rate, length and channel count as ``sepclip separate`` separates files."""
 
-    ``network`` is the module with its weights.
-    """
-
-    def __init__(self, network: Network, device: torch.device):
-        self.network, self.device = network, device
+    def __init__(self, separator: BlockSeparator, device: torch.device):
+        self._separator, self.device = separator, device
 
     @classmethod
     def load(
@@ -40,18 +36,21 @@ class Separator:
     ) -> "Separator":
         """Load the best weights of a run; the options are those of ``sepclip separate``.
 
-        Raises UserError where the folder is no run, is damaged, or has not what is asked for.
+        Raises UserError if the folder is not a run or is damaged, or if the run cannot do what the options ask for.
         """
         where = resolve_device(device)
-        network = Run.open(Path(run)).separator(where, masks=masks)
-        bf16 = resolve_precision(precision, where) == "bf16"
-        network.set_inference(misi=misi, channels=channels, bf16=bf16)
-        return cls(network, where)
+        options = InferenceOptions(misi, channels, masks, resolve_precision(precision, where))
+        return cls(Run.open(Path(run)).separator(where, options), where)
+
+    @property
+    def network(self) -> nn.Module:
+        """The module with the weights."""
+        return self._separator.model
 
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the sources, in their order."""
-        return self.network.layout.names
+        return self._separator.layout.names
 
     def separate(self, wave: Wave, rate_hz: int) -> Wave:
         """Separate a wave (T,) or (C, T) in [-1, 1] into waves (S, T) or (S, C, T) of the same rate, length and level.
@@ -64,6 +63,6 @@ class Separator:
             raise UserError(f"a wave is (T,) or (C, T) with samples, not {tuple(given.shape)}")
         if not given.isfinite().all():
             raise UserError("the wave holds NaN or infinite samples")
-        waves = separate_wave(self.network, given.reshape(-1, given.shape[-1]), rate_hz, self.device)  # (S, C, T)
+        waves = separate_wave(self._separator, given.reshape(-1, given.shape[-1]), rate_hz, self.device)  # (S, C, T)
         shaped = waves.reshape(-1, *given.shape)
         return shaped.to(wave.device) if isinstance(wave, Tensor) else shaped.numpy()

@@ -53,7 +53,7 @@ def work(orders: dict[str, Any]) -> None:
     from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.scoring.items import ScoringPlan
 
-    path, config = Path(orders["run"]), Config.model_validate(orders["config"])
+    path, config = Path(orders["run"]), Config.of(orders["config"])
     folders = {name: Path(orders[name]) if orders.get(name) else None for name in ("root", "noise", "rirs")}
     data = MixtureSet.open(Path(orders["data"]), **folders)
     run, summary = _train(path, config, data)

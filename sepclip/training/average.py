@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from sepclip.model.separator import Separator
+from sepclip.model.separator import SeparationModel
 
 
 class Average:
@@ -15,12 +15,12 @@ class Average:
     weights are soon forgotten (as TensorFlow's ExponentialMovingAverage with ``num_updates``).
     """
 
-    def __init__(self, separator: Separator, decay: float):
+    def __init__(self, separator: SeparationModel, decay: float):
         self.separator = deepcopy(separator).eval().requires_grad_(False)
         self._decay = decay
 
     @torch.no_grad()
-    def update(self, separator: Separator, step: int) -> None:
+    def update(self, separator: SeparationModel, step: int) -> None:
         """Take the parameters after ``step`` steps into the average."""
         decay = min(self._decay, (1 + step) / (10 + step))
         mine: list[Tensor] = list(self.separator.parameters())

@@ -22,7 +22,7 @@ from sepclip.config.schema import Config
 from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch
 from sepclip.model.embedding import RawEmbedding
-from sepclip.model.separator import Separator
+from sepclip.model.separator import SeparationModel
 from sepclip.terminal import say, say_some, warn
 from sepclip.training.distributed import Ranks
 from sepclip.training.run import NONFINITE
@@ -97,7 +97,7 @@ class NonFinite:
         return path
 
 
-def find(separator: Separator, batch: Batch, config: Config) -> Finding:
+def find(separator: SeparationModel, batch: Batch, config: Config) -> Finding:
     """Repeat the step of a batch and name what is not finite; running statistics stay as they were.
 
     Where every loss is finite and the gradient is not, the mixtures are taken one by one.
@@ -110,21 +110,20 @@ def find(separator: Separator, batch: Batch, config: Config) -> Finding:
             buffer.copy_(value)
 
 
-def _find(separator: Separator, batch: Batch, config: Config) -> Finding:
-    loss, made = compute_loss(separator, batch, config)
-    given = {name: x.raw if isinstance(x, RawEmbedding) else x for name, x in made["outputs"].items()}
-    outputs = [name for name, value in given.items() if not value.isfinite().all()]
-    guilty = [name for name, value in zip(batch.names, loss.tolist(), strict=False) if not math.isfinite(value)]
-    gradients = _broken_gradients(separator, loss)
+def _find(separator: SeparationModel, batch: Batch, config: Config) -> Finding:
+    result = compute_loss(separator, batch, config)
+    tensors = {name: x.raw if isinstance(x, RawEmbedding) else x for name, x in result.outputs.items()}
+    outputs = [name for name, x in tensors.items() if isinstance(x, torch.Tensor) and not x.isfinite().all()]
+    guilty = [name for name, value in zip(batch.names, result.loss.tolist(), strict=False) if not math.isfinite(value)]
+    gradients = _broken_gradients(separator, result.loss)
     if gradients and not guilty:
         for one in batch.split(len(batch.mixture)):
-            alone, _ = compute_loss(separator, one, config)
-            if _broken_gradients(separator, alone):
+            if _broken_gradients(separator, compute_loss(separator, one, config).loss):
                 guilty += one.names
     return Finding(guilty, outputs, gradients)
 
 
-def _broken_gradients(separator: Separator, loss: torch.Tensor) -> list[str]:
+def _broken_gradients(separator: SeparationModel, loss: torch.Tensor) -> list[str]:
     names, parameters = zip(*separator.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
     return [n for n, g in zip(names, gradients, strict=True) if g is not None and not g.isfinite().all()]
@@ -134,7 +133,7 @@ def repeat(path: Path) -> Finding:
     """Repeat the step that is kept in ``path``, on the CPU; UserError where it holds none."""
     try:
         content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        config = Config.model_validate(yaml.safe_load(content["config"]))
+        config = Config.of(yaml.safe_load(content["config"]))
         layout = Layout(**{**content["layout"], "names": tuple(content["layout"]["names"])})
         separator = build_separator(config, layout)
         separator.to(dtype_of(config)).load_state_dict(content["weights"])

@@ -13,7 +13,7 @@ from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
 from sepclip.mixing.batches import Batches, ValidationCrops, training_data
 from sepclip.mixing.dynamic_voices import Augmentation
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.model.separator import Separator
+from sepclip.model.separator import SeparationModel
 from sepclip.terminal import say
 from sepclip.training import checkpoint
 from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
@@ -84,7 +84,7 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
                 raise Stopped(f"saved at step {state.step} of {training.steps}: the same command resumes", stop)
 
 
-def _told(config: Config, steps: int, separator: Separator) -> str:
+def _told(config: Config, steps: int, separator: SeparationModel) -> str:
     """Return what is to be trained, so that a default that was not meant is seen at once."""
     parameters = sum(one.numel() for one in separator.parameters() if one.requires_grad)
     return (

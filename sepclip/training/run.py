@@ -20,7 +20,8 @@ from sepclip.config.load import differences, load_run_config, with_kmeans
 from sepclip.config.schema import Config
 from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.model.separator import MaskSource, Separator, require_trainable
+from sepclip.model.inference import BlockSeparator, InferenceOptions
+from sepclip.model.separator import SeparationModel, require_trainable
 from sepclip.training import checkpoint, tensorboard
 from sepclip.training.hardware import AUTOMATIC, resolve_device, resolved
 from sepclip.training.state import build_separator
@@ -129,7 +130,7 @@ class Run:
             raise UserError(f"{path} is no run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` makes one")
         return cls(path, load_run_config(path / CONFIG), _layout(_read_environment(path)))
 
-    def begin_from(self, separator: Separator) -> None:
+    def begin_from(self, separator: SeparationModel) -> None:
         """Load the weights of the run ``init_from`` into ``separator``; UserError where they do not fit."""
         origin = _origin(self.config, self.layout)
         if origin is None:
@@ -144,19 +145,21 @@ class Run:
         """Return where the checkpoint ``last`` or ``best`` is saved."""
         return self.path / "checkpoints" / which
 
-    def separator(self, device: torch.device, kmeans: str | None = None, masks: MaskSource | None = None) -> Separator:
-        """Return the separator with its best weights, ready for use; the last ones where none were best yet.
+    def separator(
+        self, device: torch.device, options: InferenceOptions = InferenceOptions(), kmeans: str | None = None
+    ) -> BlockSeparator:
+        """Return the separator with its best weights, ready for use; with the last ones if none were best yet.
 
-        ``kmeans`` changes settings of that section, such as ``"masks=soft"``; ``masks`` whether they come from k-means
-        or the network. UserError where that cannot be.
+        ``kmeans`` changes settings of that section, such as ``"masks=soft"``. Raises UserError if the run has no
+        checkpoint, or cannot separate as the options ask for.
         """
-        clusters = masks in ("binary", "soft")
+        clusters = options.masks in ("binary", "soft")
         config = self.config if kmeans is None else with_kmeans(self.config, kmeans, clusters=clusters)
-        separator = build_separator(config, self.layout)
-        if masks is not None:
-            separator.take_masks(masks)
-        checkpoint.load_weights(self._trained(), separator)
-        return separator.to(device).eval()
+        model = build_separator(config, self.layout)
+        separator = BlockSeparator(model, options)  # before the weights are read: wrong options are found at once
+        checkpoint.load_weights(self._trained(), model)
+        model.to(device).eval()
+        return separator
 
     def trained_at(self) -> float:
         """Return when the weights of :meth:`separator` were saved, in seconds since the epoch."""

@@ -12,22 +12,22 @@ from sepclip import clip
 from sepclip.audio.layout import Layout
 from sepclip.config.schema import Config
 from sepclip.mixing.chance import generator
-from sepclip.model.separator import Separator
+from sepclip.model.separator import SeparationModel
 from sepclip.training.average import Average
 from sepclip.training.schedules import Schedule, build_optimizer
 
 
-def build_separator(config: Config, layout: Layout) -> Separator:
+def build_separator(config: Config, layout: Layout) -> SeparationModel:
     """Build the untrained separator that ``config`` describes, for mixtures as ``layout`` says."""
-    return Separator(
+    return SeparationModel(
         layout=layout,
         stft=config.stft.transform(layout.rate_hz),
         loss=config.loss.name,
         network=config.model.network,
         seed=config.seed,
         input_level_dbfs=config.model.input_level_dbfs,
-        kmeans=config.kmeans.settings(),
-        **config.network_settings(),
+        kmeans=config.kmeans,
+        settings=config.network_settings(),
     )
 
 
@@ -55,7 +55,7 @@ class TrainingState:
     functions of it.
     """
 
-    separator: Separator
+    separator: SeparationModel
     optimizer: Optimizer
     schedule: Schedule
     clip: clip.Rule
@@ -67,7 +67,7 @@ class TrainingState:
     recent_since: float = 0.0  # seconds
 
     @classmethod
-    def start(cls, config: Config, separator: Separator, device: torch.device, steps: int) -> "TrainingState":
+    def start(cls, config: Config, separator: SeparationModel, device: torch.device, steps: int) -> "TrainingState":
         """Return the state of a run before its first step."""
         separator = separator.to(device, dtype_of(config))
         return cls(
@@ -91,7 +91,7 @@ class TrainingState:
         return self.schedule.rate(self.step)
 
     @property
-    def judged(self) -> Separator:
+    def judged(self) -> SeparationModel:
         """The separator that validation and users take: that of the averaged weights, where there is an average."""
         return self.separator if self.average is None else self.average.separator
 

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,8 @@ from sepclip.config.schema import Config
 from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch
 from sepclip.model.losses import LOSSES
-from sepclip.model.separator import Separator
+from sepclip.model.network_base import NetworkOutputs
+from sepclip.model.separator import SeparationModel
 from sepclip.terminal import warn
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.profiling import stage
@@ -23,21 +23,30 @@ _HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that are a
 _MOST_REFUSED = 100  # in a row, as of a clip rule
 
 
-def compute_loss(separator: Separator, batch: Batch, config: Config) -> tuple[Tensor, dict[str, Any]]:
-    """Return the loss (B,) of a batch and what the network gave; spectra are made here, on the batch's device."""
+@dataclass(frozen=True)
+class ForwardResult:
+    """The loss (B,) of a batch, the outputs of the network, and the mixtures' spectra (B, N, F) at its level."""
+
+    loss: Tensor
+    outputs: NetworkOutputs
+    spectrum: Tensor
+
+
+def compute_loss(separator: SeparationModel, batch: Batch, config: Config) -> ForwardResult:
+    """Run the network on a batch and compute its loss; spectra are made here, on the batch's device."""
     with stage("STFT"):
         signals = separator.signals(batch.mixture, batch.sources)
     half = _HALF.get(config.precision)
     with stage("forward"), torch.autocast(signals.mixture.device.type, half, enabled=half is not None):
         outputs = separator(signals.mixture_wave, signals.mixture, signals.magnitude)
     with stage("loss"):
-        loss = LOSSES[config.loss.name](outputs, signals, config.loss.settings())
-    return loss, {"outputs": outputs, "mixture": signals.mixture}
+        loss = LOSSES[config.loss.name](outputs, signals, config.loss)
+    return ForwardResult(loss, outputs, signals.mixture)
 
 
-def mean_loss(separator: Separator, batch: Batch, config: Config) -> Tensor:
+def mean_loss(separator: SeparationModel, batch: Batch, config: Config) -> Tensor:
     """Return the loss of a batch, whose gradient is the one of a training step."""
-    return compute_loss(separator, batch, config)[0].mean()
+    return compute_loss(separator, batch, config).loss.mean()
 
 
 @dataclass(frozen=True)
@@ -87,7 +96,7 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
         _share_statistics(state.separator, parts, ranks, config.train.accumulate)
     losses = torch.zeros(batch.total or len(batch.mixture), device=batch.mixture.device, dtype=batch.mixture.dtype)
     for part in parts:
-        loss, _ = compute_loss(state.separator, part, config)
+        loss = compute_loss(state.separator, part, config).loss
         mean = loss.mean() if part.share == 1 else loss.mean() * part.share
         with stage("backward"):
             state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
@@ -96,7 +105,7 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
     return losses
 
 
-def _share_statistics(separator: Separator, parts: list[Batch], ranks: Ranks, most: int) -> None:
+def _share_statistics(separator: SeparationModel, parts: list[Batch], ranks: Ranks, most: int) -> None:
     """Let every part of the step be normalised by the statistics of the whole; ``most``: parts of a process."""
     found = [separator.input_statistics(part.mixture) for part in parts]
     own = [statistics for statistics in found if statistics is not None]

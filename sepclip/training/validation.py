@@ -5,7 +5,7 @@ import torch
 from sepclip.audio.si_sdr import si_sdr_improvement
 from sepclip.config.schema import Config
 from sepclip.mixing.batches import ValidationCrops
-from sepclip.model.separator import Separator
+from sepclip.model.separator import SeparationModel
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.state import dtype_of
 from sepclip.training.step import compute_loss
@@ -13,7 +13,7 @@ from sepclip.training.step import compute_loss
 
 @torch.no_grad()
 def validate(
-    separator: Separator, crops: ValidationCrops, config: Config, device: torch.device, ranks: Ranks = ALONE
+    separator: SeparationModel, crops: ValidationCrops, config: Config, device: torch.device, ranks: Ranks = ALONE
 ) -> dict[str, float]:
     """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops of all processes.
 
@@ -26,11 +26,11 @@ def validate(
     found = torch.zeros(3, crops.total, dtype=torch.float64)  # sums of loss and improvement, count of the latter
     for item in crops:
         batch = item.to(device, dtype_of(config))
-        loss, made = compute_loss(separator, batch, config)
-        estimates = separator.estimates(made["outputs"], made["mixture"], batch.mixture.shape[-1])
+        result = compute_loss(separator, batch, config)
+        estimates = separator.estimates(result.outputs, result.spectrum, batch.mixture.shape[-1])
         fixed = separator.layout.fixed_order
         gains = si_sdr_improvement(est=estimates, ref=batch.sources, mixture=batch.mixture, fixed_order=fixed)  # (K,)
-        found[:, batch.first] = torch.tensor([loss.sum().item(), gains.sum().item(), len(gains)])
+        found[:, batch.first] = torch.tensor([result.loss.sum().item(), gains.sum().item(), len(gains)])
     separator.train(training)
     ranks.add_up([found])
     loss_sum, gain_sum, count = found.sum(1).tolist()

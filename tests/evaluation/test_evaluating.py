@@ -16,6 +16,7 @@ from sepclip.evaluation.sets import set_items
 from sepclip.evaluation.shown import show
 from sepclip.evaluation.summary import summarise
 from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.model.inference import InferenceOptions
 from sepclip.scoring.items import ScoreRow, ScoringPlan
 from sepclip.scoring.score_many import score
 from sepclip.scoring.table import DEFAULT, ORACLES, columns
@@ -367,10 +368,10 @@ def test_a_clustering_run_is_scored_by_other_masks_too(small_set: Path, tiny_run
     own = Run.open(run).separator(cpu)
     assert own.clusters_by() == {"masks": "binary", "fit": "vad", "restarts": 8}
     mixture = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
-    assert not torch.equal(own.separate(mixture), Run.open(run).separator(cpu, "masks=soft").separate(mixture))
+    assert not torch.equal(own.separate(mixture), Run.open(run).separator(cpu, kmeans="masks=soft").separate(mixture))
     assert Run.open(tiny_run).separator(cpu).clusters_by() is None
     with pytest.raises(UserError, match="--loss mi and clusters nothing"):
-        Run.open(tiny_run).separator(cpu, "masks=soft")
+        Run.open(tiny_run).separator(cpu, kmeans="masks=soft")
 
 
 def test_a_chimera_run_is_scored_by_its_masks_or_its_clusters(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
@@ -398,7 +399,9 @@ def test_the_journal_of_other_masks_is_not_gone_on_with(small_set: Path, tmp_pat
     assert train_tiny(small_set, run, "--loss", "chimera", "--steps", 1).returncode == 0
     data = MixtureSet.open(small_set)
     identities = {
-        set_items(Run.open(run).separator(cpu, None, masks), data, "tt", device=cpu, limit=1)[0].identity
+        set_items(Run.open(run).separator(cpu, InferenceOptions(masks=masks)), data, "tt", device=cpu, limit=1)[
+            0
+        ].identity
         for masks in ("network", "binary", "soft")
     }
     assert len(identities) == 3

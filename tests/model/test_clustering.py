@@ -2,10 +2,23 @@ import numpy as np
 import pytest
 import torch
 
-from sepclip.model.clustering import MOST_POINTS, KMeans, _active, cluster_masks, kmeans
+from sepclip.model.clustering import MOST_POINTS, _active
+from sepclip.model.clustering import cluster_masks as masks_by_clusters
+from sepclip.model.clustering import kmeans as run_kmeans
+from tests.model.build import kmeans_settings
 
-EVERY = [KMeans(masks, fit) for masks in ("binary", "soft") for fit in ("vad", "loudest")]
-NUSSL = KMeans("soft", "loudest")
+EVERY = [kmeans_settings(masks=masks, fit=fit) for masks in ("binary", "soft") for fit in ("vad", "loudest")]
+NUSSL = kmeans_settings(masks="soft", fit="loudest")
+
+
+def cluster_masks(embeddings, magnitude, sources, settings=kmeans_settings()):
+    return masks_by_clusters(embeddings, magnitude, sources, settings=settings)
+
+
+def kmeans(points, clusters, seed=0, restarts=kmeans_settings().restarts):
+    return run_kmeans(points, clusters, seed, restarts)
+
+
 every_setting = pytest.mark.parametrize("settings", EVERY, ids=str)
 
 

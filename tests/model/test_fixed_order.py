@@ -9,12 +9,13 @@ from sepclip.audio.layout import Layout
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.si_sdr import pairwise_si_sdr, si_sdr_improvement
 from sepclip.errors import UserError
-from sepclip.model.losses import LOSSES, LossSettings
+from sepclip.model.losses import LOSSES
 from sepclip.model.separator import require_trainable
+from tests.model.build import loss_settings
 from tests.model.test_losses import changed, outputs, perfect, permuted, signals
 
 ORDERED = ["mi", "snr", "si-sdr", "chimera"]
-PLAIN = LossSettings()
+PLAIN = loss_settings()
 
 
 @pytest.mark.parametrize("name", ORDERED)

@@ -7,15 +7,15 @@ import torch
 from sepclip.audio.masks import ideal_binary_mask, mask_target
 from sepclip.audio.si_sdr import pairwise_si_sdr
 from sepclip.audio.stft import STFT
-from sepclip.config.schema import LEAST_RIDGE
 from sepclip.model import losses
 from sepclip.model.embedding import RawEmbedding
-from sepclip.model.losses import LOSSES, LossSettings, Signals, bin_weights
+from sepclip.model.losses import LEAST_RIDGE, LOSSES, Signals, bin_weights
+from tests.model.build import loss_settings
 
 # every loss, and every one that a setting makes of it
-CASES = {name: (name, LossSettings()) for name in LOSSES} | {
-    "chimera of dc": ("chimera", LossSettings(clustering="dc", alpha=0.025)),
-    "wkm, unit ridge": ("wkm", LossSettings(ridge="unit")),
+CASES = {name: (name, loss_settings()) for name in LOSSES} | {
+    "chimera of dc": ("chimera", loss_settings(clustering="dc", alpha=0.025)),
+    "wkm, unit ridge": ("wkm", loss_settings(ridge="unit")),
 }
 CLUSTERINGS = ["dc", "wkm"]
 every_loss = pytest.mark.parametrize("case", CASES)
@@ -79,7 +79,7 @@ def changed(true, change):
 
 
 def loss(name, given, true, **settings):
-    return LOSSES[name](given, true, LossSettings(**settings))
+    return LOSSES[name](given, true, loss_settings(**settings))
 
 
 def loss_of(case, given, true):

@@ -5,40 +5,28 @@ from sepclip.audio.layout import Layout
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.si_sdr import pairwise_si_sdr
 from sepclip.audio.stft import STFT
-from sepclip.model.losses import LOSSES, LossSettings
+from sepclip.model.inference import BlockSeparator, factors
+from sepclip.model.losses import LOSSES
+from sepclip.model.network_base import WaveNetwork
 from sepclip.model.networks import NETWORKS
-from sepclip.model.separator import Separator, factors, losses_of
+from sepclip.model.separator import losses_of
+from tests.model.build import build_model, loss_settings
 
 PAIRS = [(network, loss) for network in NETWORKS for loss in losses_of(network)]
 every_pair = pytest.mark.parametrize(("network", "loss"), PAIRS)
-SETTINGS = {
-    "blstm": {"layers": 1, "hidden": 8, "dropout": 0.0, "embedding_size": 5},
-    "conv-tasnet": {
-        "filters": 16,
-        "filter_length": 8,
-        "bottleneck": 6,
-        "hidden": 8,
-        "blocks": 2,
-        "repeats": 1,
-        "mask_activation": "sigmoid",
-    },
-}
 
 
-def separator(loss="mi", level=-25.0, sources=2, network="blstm", channels=1, fixed_order=False):
-    made = Separator(
-        layout=Layout(8000, sources, channels, fixed_order=fixed_order),
-        stft=STFT(64, 16),
-        loss=loss,
-        network=network,
-        seed=0,
-        input_level_dbfs=level,
-        **SETTINGS[network],
-    ).eval()
+def model(loss="mi", level=-25.0, sources=2, network="blstm", channels=1, fixed_order=False):
+    layout = Layout(8000, sources, channels, fixed_order=fixed_order)
+    made = build_model(loss, network, layout=layout, stft=STFT(64, 16), input_level_dbfs=level)
     with torch.no_grad():  # fresh weights answer every bin alike: sharpen them
         for head in getattr(made.network, "heads", {}).values():
             head.weight.mul_(20)
     return made
+
+
+def separator(*given, **options):
+    return BlockSeparator(model(*given, **options))
 
 
 def wave(channels=1, samples=1003, seed=0):
@@ -58,7 +46,7 @@ def test_any_length_and_channel_count(network, loss, samples, channels):
 @pytest.mark.parametrize("channels", [1, 2])
 def test_masks_of_a_half_give_half_of_the_mixture(channels):
     made = separator()
-    for parameter in made.network.heads["mask"].parameters():
+    for parameter in made.model.network.heads["mask"].parameters():
         torch.nn.init.zeros_(parameter)  # sigmoid(0)
     torch.testing.assert_close(
         made.separate(wave(channels)), wave(channels).expand(2, -1, -1) / 2, rtol=0, atol=1e-6
@@ -82,23 +70,23 @@ def test_masks_do_not_depend_on_the_level(network, loss, gain):
         torch.testing.assert_close(loud / gain, quiet, rtol=0, atol=1e-5)
     masks = []
     for mixture in (wave(), gain * wave()):
-        levelled = mixture * made.level_gain(mixture)
+        levelled = mixture * made.model.level_gain(mixture)
         spectrum = made.stft.forward(levelled)
         with torch.no_grad():
-            outputs = made(levelled, spectrum)
-        masks.append(outputs["wave"] if made.takes_waves else made.masks(outputs, spectrum))
+            outputs = made.model(levelled, spectrum)
+        masks.append(outputs["wave"] if made.takes_waves else made.model.masks(outputs, spectrum))
     torch.testing.assert_close(*masks, rtol=0, atol=1e-4)  # the sharpened head multiplies what was rounded
 
 
 def test_without_an_input_level_masks_do_depend_on_it():
     made = separator(level=None)
     assert (made.separate(100 * wave()) / 100 - made.separate(wave())).abs().max() > 1e-3
-    assert made.level_gain(wave(3)).tolist() == [[1], [1], [1]]
+    assert made.model.level_gain(wave(3)).tolist() == [[1], [1], [1]]
 
 
 def test_input_level_is_reached_and_silence_left_alone():
     mixtures = torch.cat([wave(), 100 * wave(), torch.zeros(1, 1003)])
-    levelled = mixtures * separator(level=-25.0).level_gain(mixtures)
+    levelled = mixtures * model(level=-25.0).level_gain(mixtures)
     rms = levelled.square().mean(-1).sqrt()
     assert rms.tolist() == pytest.approx([10 ** (-25 / 20)] * 2 + [0], rel=1e-5)
 
@@ -132,7 +120,7 @@ def test_order_of_the_channels_is_kept(network, loss):
 def example(made, waves):
     """Return a loss (B,) of a separator on sources (B, S, T), and the gradients of its network."""
     true = made.signals(waves.sum(1), waves)
-    loss = LOSSES[made.loss](made.train()(true.mixture_wave, true.mixture), true, LossSettings())
+    loss = LOSSES[made.loss](made.train()(true.mixture_wave, true.mixture), true, loss_settings())
     made.zero_grad()
     loss.mean().backward()
     return loss, {name: parameter.grad for name, parameter in made.named_parameters()}
@@ -147,7 +135,7 @@ def test_each_loss_has_a_network_and_each_network_a_loss():
 @every_pair
 @pytest.mark.parametrize("sources", [2, 3])
 def test_every_parameter_gets_a_gradient(network, loss, sources):
-    made = separator(loss, network=network, sources=sources)
+    made = model(loss, network=network, sources=sources)
     values, gradients = example(made, wave(2 * sources).reshape(2, sources, -1))
     assert values.shape == (2,)
     assert values.isfinite().all()
@@ -160,7 +148,7 @@ def test_every_parameter_gets_a_gradient(network, loss, sources):
 @every_pair
 @pytest.mark.parametrize("silent", [[0], [1], [0, 1]])
 def test_silence_does_no_harm_in_training(network, loss, silent):
-    made = separator(loss, network=network)
+    made = model(loss, network=network)
     waves = wave(4).reshape(2, 2, -1)
     waves[1, silent] = 0
     values, gradients = example(made, waves)
@@ -170,7 +158,7 @@ def test_silence_does_no_harm_in_training(network, loss, silent):
 
 @every_pair
 def test_a_step_against_the_gradient_lowers_the_loss(network, loss):
-    made, waves = separator(loss, network=network), wave(4).reshape(2, 2, -1)
+    made, waves = model(loss, network=network), wave(4).reshape(2, 2, -1)
     before, gradients = example(made, waves)
     norm = sum(gradient.square().sum() for gradient in gradients.values()).sqrt()
     with torch.no_grad():
@@ -182,7 +170,7 @@ def test_a_step_against_the_gradient_lowers_the_loss(network, loss):
 
 def test_signals_are_brought_to_the_input_level_together():
     waves = wave(4).reshape(2, 2, -1)
-    made = separator()
+    made = model()
     true = made.signals(waves.sum(1), waves)
     gain = made.level_gain(waves.sum(1)).unsqueeze(-1)
     torch.testing.assert_close(true.source_waves, gain * waves)
@@ -193,20 +181,20 @@ def test_signals_are_brought_to_the_input_level_together():
 
 def test_a_loss_of_waves_takes_no_spectra_of_the_sources():
     waves = wave(4).reshape(2, 2, -1)
-    true = separator("snr").signals(waves.sum(1), waves)
+    true = model("snr").signals(waves.sum(1), waves)
     assert true.sources.numel() == 0
     assert true.mixture.numel() > 0
 
 
 @every_pair
 def test_estimates_in_training_are_those_of_separation(network, loss):
-    made = separator(loss, network=network)
+    made = model(loss, network=network)
     mixture = wave()
     levelled = mixture * made.level_gain(mixture)
     spectrum = made.stft.forward(levelled)
     with torch.no_grad():
         estimates = made.estimates(made(levelled, spectrum), spectrum, mixture.shape[-1])[0]
-    separated = made.separate(mixture)[:, 0]
+    separated = BlockSeparator(made).separate(mixture)[:, 0]
     if LOSSES[loss].scale_free:
         estimates, separated = (waves / waves.norm(dim=-1, keepdim=True) for waves in (estimates, separated))
         signs = (estimates * separated).sum(-1, keepdim=True).sign()
@@ -220,7 +208,7 @@ def test_a_network_of_waves_keeps_the_sources_of_all_channels_in_one_order():
     true = wave(2, seed=3)  # (S, T)
     true[:, 0] = 0.1
 
-    class Swapping(torch.nn.Module):
+    class Swapping(WaveNetwork):
         """Gives the true sources, but the other way round for mixtures that begin below zero."""
 
         def forward(self, mixture):
@@ -229,7 +217,7 @@ def test_a_network_of_waves_keeps_the_sources_of_all_channels_in_one_order():
             swapped = (mixture[:, 0] < 0).reshape(-1, 1, 1)
             return {"wave": torch.where(swapped, -waves.flip(1), waves)}
 
-    made.network = Swapping()
+    made.model.network = Swapping(33, 2, ["wave"])
     mixture = torch.stack([true.sum(0), -0.5 * true.sum(0), 0.25 * true.sum(0)])
     estimates = made.separate(mixture)  # (S, C, T)
     gains = torch.tensor([1, -0.5, 0.25]).reshape(1, 3, 1)

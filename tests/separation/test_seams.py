@@ -10,7 +10,7 @@ import torch
 
 from sepclip.audio.permutation import best_permutation
 from sepclip.audio.si_sdr import pairwise_si_sdr
-from sepclip.model.separator import Separator
+from sepclip.model.inference import BlockSeparator, InferenceOptions
 from sepclip.separation import stitching
 from sepclip.separation import stream as streams
 from sepclip.separation.blocks import BLOCKS
@@ -37,7 +37,7 @@ def mean_si_sdr(*, est: torch.Tensor, ref: torch.Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def learned(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Separator:
+def learned(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> BlockSeparator:
     """Return a small network that has learned to separate, and so remembers what it heard seconds before."""
     run = tmp_path_factory.mktemp("runs") / "learned"
     sizes = ("model.hidden=48", "data.segment_frames=250", "data.batch_size=8", "train.valid_every=100")
@@ -50,14 +50,14 @@ def learned(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Separa
 @pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=NEEDS_BF16)])
 @pytest.mark.parametrize("blocks_of", [BLOCKS, (15.0, 3.0)])  # of the shorter there is more to hear
 def test_blocks_are_as_good_as_one_piece_and_their_seams_are_not_heard(
-    blocks_of, bf16, learned: Separator, monkeypatch
+    blocks_of, bf16, learned: BlockSeparator, monkeypatch
 ) -> None:
     monkeypatch.setattr(streams, "BLOCKS", blocks_of)
     ref = torch.stack([voice("en-f", 95.3), voice("ca-m", 95.3)])  # (S, T)
     mixture = ref.sum(0, keepdim=True)
     cuts = []
     monkeypatch.setattr(stitching, "cut", lambda *given: cuts.append(cut(*given)) or cuts[-1])
-    monkeypatch.setattr(learned, "bf16", bf16)
+    learned = BlockSeparator(learned.model, InferenceOptions(precision="bf16" if bf16 else "fp32"))
     stream = SeparatedStream(learned, WaveRecording(mixture, RATE), CPU)
     whole, blocks = learned.separate(mixture)[:, 0], torch.cat(list(stream.chunks()), -1)[:, 0]
     assert mean_si_sdr(est=blocks, ref=ref) == pytest.approx(mean_si_sdr(est=whole, ref=ref), abs=0.1)
@@ -91,7 +91,7 @@ def conversation(seconds: float, seed: int = 0) -> torch.Tensor:
     return ref * speaks
 
 
-class Oracle(Separator):
+class Oracle(BlockSeparator):
     """Masks of the true voices with errors of their own in every block, whose order changes at random.
 
     It knows where a sample lies in the recording, also behind an anchor, from a second channel that counts the samples.
@@ -110,7 +110,7 @@ class Oracle(Separator):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_voices_of_a_long_conversation_stay_where_they_are(learned: Separator, seed: int, monkeypatch) -> None:
+def test_voices_of_a_long_conversation_stay_where_they_are(learned: BlockSeparator, seed: int, monkeypatch) -> None:
     ref = conversation(600, seed)
     monkeypatch.setattr(learned, "__class__", Oracle)
     learned.true, learned.chance = ref, torch.Generator().manual_seed(seed)

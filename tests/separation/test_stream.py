@@ -4,22 +4,16 @@ import pytest
 import soundfile
 import torch
 
-from sepclip.audio.layout import Layout
 from sepclip.audio.resample import resample
-from sepclip.audio.stft import STFT
-from sepclip.model.separator import Separator
+from sepclip.model.inference import BlockSeparator, InferenceOptions
+from sepclip.model.network_base import MaskNetwork, WaveNetwork
 from sepclip.separation.recording import WaveRecording
 from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, scaled, see_together, separate_wave
 from tests.conftest import SPEECH
-from tests.model.test_separator import SETTINGS
+from tests.model.build import build_block_separator as separator
 
 RATE = 8000
 CPU = torch.device("cpu")
-
-
-def separator(loss="mi", network="blstm", sources=2, **options):
-    options = {"layout": Layout(RATE, sources), "input_level_dbfs": -25.0, **options}
-    return Separator(stft=STFT(), loss=loss, network=network, seed=0, **options, **SETTINGS[network]).eval()
 
 
 def voice(name, seconds):
@@ -27,20 +21,20 @@ def voice(name, seconds):
     return wave.repeat(-(-int(seconds * RATE) // len(wave)))[: int(seconds * RATE)]
 
 
-class Bands(torch.nn.Module):
+class Bands(MaskNetwork):
     """Ideal masks for voices of which one lies below bin 40 and one above, in an order that changes at random."""
 
     def __init__(self, seed=0):
-        super().__init__()
+        super().__init__(129, 2, ["mask"])
         self.chance = torch.Generator().manual_seed(seed)
 
     def encode(self, magnitude, lengths):
         return magnitude
 
-    def decode(self, hidden, heads):
+    def decode(self, hidden, head):
         low = (torch.arange(129) < 40).float().expand(hidden.shape[1], -1)  # (N, F)
         order = torch.randperm(2, generator=self.chance)
-        return {"mask": torch.stack([low, 1 - low])[order].unsqueeze(0)}
+        return torch.stack([low, 1 - low])[order].unsqueeze(0)
 
 
 @pytest.fixture
@@ -52,7 +46,7 @@ def speech():
 @pytest.mark.parametrize("rate_hz", [8000, 11025])
 def test_ideal_masks_give_what_they_give_in_one_piece_however_blocks_are_permuted(seed, rate_hz, speech):
     made = separator()
-    made.network = Bands(seed)
+    made.model.network = Bands(seed)
     mixture = resample(torch.cat([speech, 0.5 * speech]).repeat(1, 3)[:, : 130 * RATE], RATE, rate_hz)
     stream = SeparatedStream(made, WaveRecording(mixture, rate_hz), CPU)
     waves = torch.cat(list(stream.chunks()), -1)
@@ -70,18 +64,17 @@ def test_levels_and_scales_are_those_of_the_whole_file(network, loss, speech):
     mixture = speech.clone()
     mixture[:, : 20 * RATE] *= 0.01  # blocks of very different levels
     if network == "blstm":
-        made.network.encode = lambda magnitude, _: (
-            magnitude
-        )  # frames by themselves: nothing depends on a block's context
-        made.network.decode = lambda level, _: {"mask": torch.stack([level, 1 / (1 + level)], 1).clamp_max(3)}
+        network = made.model.network  # frames by themselves: nothing depends on a block's context
+        network.encode = lambda magnitude, _: magnitude
+        network.decode = lambda level, _: torch.stack([level, 1 / (1 + level)], 1).clamp_max(3)
         tolerance = 1e-4
     else:
-        made.network = Thirds()
+        made.model.network = Thirds(129, 2, ["wave"])
         tolerance = 1e-4
     torch.testing.assert_close(separate_wave(made, mixture, RATE, CPU), made.separate(mixture), rtol=0, atol=tolerance)
 
 
-class Thirds(torch.nn.Module):
+class Thirds(WaveNetwork):
     """A network of waves that gives a third of the mixture and something that depends on its level."""
 
     def forward(self, mixture):
@@ -99,8 +92,7 @@ def test_a_block_is_what_it_is_in_one_piece(speech):
 @pytest.mark.parametrize(("channels", "rate_hz"), [(1, 8000), (2, 16000), (3, 11025)])
 @pytest.mark.parametrize("how", ["mid", "each"])
 def test_any_length_rate_and_channel_count_is_kept(samples, channels, rate_hz, how):
-    made = separator()
-    made.set_inference(channels=how)
+    made = separator(inference=InferenceOptions(channels=how))
     waves = separate_wave(made, 0.1 * torch.randn(channels, samples), rate_hz, CPU)
     assert waves.shape == (2, channels, samples)
     assert waves.isfinite().all()
@@ -118,11 +110,10 @@ def test_one_set_of_centroids_serves_the_whole_recording(monkeypatch):
 
 def test_each_channel_by_itself_is_the_channel_alone(speech):
     for loss in ("mi", "snr"):
-        made = separator(loss)
-        made.set_inference(channels="each")
+        made = separator(loss, inference=InferenceOptions(channels="each"))
         other = voice("fr-m", 47.3).unsqueeze(0) * 0.1
         both = separate_wave(made, torch.cat([speech, other]), RATE, CPU)
-        made.set_inference()
+        made = BlockSeparator(made.model)
         for channel, wave in enumerate((speech, other)):
             alone = separate_wave(made, wave, RATE, CPU)[:, 0]
             either = both[:, channel] if (both[0, channel] - alone[0]).abs().max() < 1e-3 else both[:, channel].flip(0)
@@ -132,14 +123,13 @@ def test_each_channel_by_itself_is_the_channel_alone(speech):
 @pytest.mark.parametrize("loss", ["mi", "dc", "snr"])
 @pytest.mark.parametrize("channels", ["mid", "each"])
 def test_short_recordings_are_what_they_are_alone(loss, channels, speech, monkeypatch):
-    made, calls = separator(loss), []
-    made.set_inference(channels=channels)
+    made, calls = separator(loss, inference=InferenceOptions(channels=channels)), []
     lengths = [40_000, 31_999, 3000, 100, 0, 36_001]
     waves = [speech[:, 7000 * index : 7000 * index + length] for index, length in enumerate(lengths)]
     waves[1] = torch.cat([waves[1], -0.5 * waves[1].flip(-1)])
     alone = [separate_wave(made, wave, RATE, CPU) for wave in waves]
-    encode = made.network.encode
-    monkeypatch.setattr(made.network, "encode", lambda *given: calls.append(len(given[0])) or encode(*given))
+    encode = made.model.network.encode
+    monkeypatch.setattr(made.model.network, "encode", lambda *given: calls.append(len(given[0])) or encode(*given))
     streams = [SeparatedStream(made, WaveRecording(wave, RATE), CPU) for wave in waves]
     assert all(stream.short for stream in streams)
     see_together(streams)

@@ -322,7 +322,7 @@ def test_validation_changes_nothing_but_measures(small_set: Path, tiny_run: Path
     assert first == validate(separator, crops, run.config, torch.device("cpu"))
     assert all(math.isfinite(value) for value in first.values())
     assert all(torch.equal(before[name], value) for name, value in separator.state_dict().items())
-    loss, _ = compute_loss(separator.eval(), next(iter(crops)), run.config)
+    loss = compute_loss(separator.model, next(iter(crops)), run.config).loss
     assert loss.shape == (2,)
 
 
@@ -333,7 +333,7 @@ def test_bf16_gives_nearly_the_loss_of_fp32(small_set: Path, tiny_run: Path) -> 
     run, crops = Run.open(tiny_run), ValidationCrops(MixtureSet.open(small_set), 5000, 4)
     separator = run.separator(torch.device("cpu"))
     losses = [
-        compute_loss(separator, next(iter(crops)), run.config.model_copy(update={"precision": precision}))[0]
+        compute_loss(separator.model, next(iter(crops)), run.config.model_copy(update={"precision": precision})).loss
         for precision in ("fp32", "bf16")
     ]
     assert losses[1].dtype == torch.float32
