@@ -105,9 +105,7 @@ def train(
         bool | None,
         typer.Option(
             "--deterministic/--no-deterministic",
-            help=_help(
-                "deterministic", "Use only operations that give bit-identical results, which a GPU does slower."
-            ),
+            help=_help("deterministic", "Use only operations with bit-identical results (slower on a GPU)."),
         ),
     ] = None,
     on_nonfinite: Annotated[
