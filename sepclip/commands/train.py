@@ -1,5 +1,6 @@
 """``sepclip train``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -190,7 +191,7 @@ def _config_value(flag: str, value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_summary(run: Path, summary: dict[str, Any], page: Path | None, as_json: bool) -> None:
+def _print_summary(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
     """Print the result of a training: a line, bars of the curves on a terminal, and where the report is."""
     from sepclip.report.glance import training_lines
 
@@ -220,7 +221,7 @@ def _write_report(run: Path, *, wanted: bool, already_trained: bool) -> Path | N
     return report_at_end(run) if wanted else None
 
 
-def _clipping(summary: dict[str, Any]) -> str:
+def _clipping(summary: Mapping[str, Any]) -> str:
     """Describe what the clip rule did over a whole training."""
     norm, threshold = summary["grad_norm"], summary["threshold"]
     text = f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps"
