@@ -1,14 +1,21 @@
-# `make demo` and `make test` do all their own set-up in .venv; nothing else needs to be installed than Python 3.11.
+# Every target sets up .venv by itself; only Python 3.11 or newer has to be installed.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint types install build clean
+.PHONY: demo check test slow lint types install build clean
 
 demo: .venv/installed
 	$(BIN)/sepclip demo
 
+# one process per core, with one thread each
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# before every commit: all tests that neither start processes nor train (tests/conftest.py sets the mark)
+check: .venv/tools lint types
+	$(PYTEST) -m 'not slow and not process'
+
 test: .venv/tools lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile  # a process a core, with one thread each
+	$(PYTEST)
 
 slow: .venv/tools
 	$(BIN)/python -m pytest -m slow
@@ -33,7 +40,7 @@ build: .venv/tools
 
 .venv/tools: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pesq>=0.0.4' || echo 'pesq was not built, which takes a C compiler: its tests are skipped' >&2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'pesq>=0.0.4' || echo 'pesq could not be built, which needs a C compiler: its tests are skipped' >&2
 	touch $@
 
 clean:

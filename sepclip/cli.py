@@ -1,4 +1,4 @@
-"""The command line: what all commands share, their order in the help, and the ways out."""
+"""The command line: what all commands share, their order in the help, and the exit codes."""
 
 import inspect
 import signal
@@ -27,7 +27,7 @@ from sepclip.terminal import notes, say
 
 
 class _InOrderOfUse(TyperGroup):
-    """Lists the commands as they are used one after the other."""
+    """Lists the commands in the order in which they are used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         order = ["demo", "prepare", "train", "separate", "eval", "compare", "sweep", "dynamics", "report", "info"]
@@ -42,17 +42,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="From a folder of voices to a trained, scored, listenable source separator, with AutoClip.\n\n"
-    "The usual way: prepare mixtures, train on them, separate files, eval the result. "
-    "`sepclip demo` does all of it on the voices of the repository.",
-    epilog="Exit codes: 0 fine, 1 the data or settings are wrong, 2 wrong usage, 130 interrupted, 143 terminated.",
+    "The usual order: prepare mixtures, train on them, separate files, eval the result. "
+    "`sepclip demo` does all of this with the voices in the repository.",
+    epilog="Exit codes: 0 success, 1 wrong data or settings, 2 wrong usage, 130 interrupted, 143 terminated.",
 )
 app.add_typer(prepare_app, name="prepare")
 
 
 def _add(command: Callable[..., None], name: str | None = None, epilog: str | None = None) -> None:
-    """Add a command. The list of commands shows all of the first paragraph of its help, not as much as a line holds."""
-    told = (inspect.getdoc(command) or "").split("\n\n")[0].replace("\n", " ")
-    app.command(name, epilog=epilog, short_help=told)(command)
+    """Add a command. The list of commands shows the first paragraph of its help in full, however long it is."""
+    summary = (inspect.getdoc(command) or "").split("\n\n")[0].replace("\n", " ")
+    app.command(name, epilog=epilog, short_help=summary)(command)
 
 
 _add(with_volume(train))
@@ -66,8 +66,8 @@ _add(with_volume(demo))
 _add(info)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"sepclip {sepclip.__version__}")
         raise typer.Exit
 
@@ -75,23 +75,24 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; every way out is an exit code."""
-    # a terminated command leaves by the same ways as an interrupted one; training has handlers of its own
+    """Run the command line and exit with one of the documented exit codes."""
+    # SIGTERM unwinds a command as Ctrl-C does, so that it cleans up; training installs its own handlers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     startup.spin_briefly()
-    if {"demo", "prepare"} & set((arguments or sys.argv[1:])[:1]):  # a training does so by its configuration
+    if {"demo", "prepare"} & set((arguments or sys.argv[1:])[:1]):  # for training, the configuration decides
         startup.keep_memory()
-    sys.exit(_guarded(lambda: app(arguments, standalone_mode=True)))
+    sys.exit(_exit_code(lambda: app(arguments, standalone_mode=True)))
 
 
-def _guarded(run: Callable[[], object]) -> int:
+def _exit_code(run: Callable[[], object]) -> int:
+    """Call ``run``, print the error of a user or of the system on stderr, and return the exit code."""
     try:
         run()
     except UserError as error:
@@ -99,19 +100,20 @@ def _guarded(run: Callable[[], object]) -> int:
     except Stopped as stop:
         say(str(stop))
         return stop.exit_code
-    except SystemExit as leaving:
-        if leaving.code == EXIT_INTERRUPTED:  # the command line library turns Ctrl-C into this
-            say("interrupted: nothing is half-written, the same command can be given again")
+    except SystemExit as request:
+        if request.code == EXIT_INTERRUPTED:  # typer turns Ctrl-C into this
+            say("interrupted: no file is half-written; run the same command again to continue")
         raise
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of stdout has left: nothing to tell anyone
+        sys.stderr.close()  # nobody reads stdout any more, so do not print an error either
         return EXIT_USER_ERROR
-    except OSError as error:  # such as a folder that may not be entered
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+    except OSError as error:  # such as a folder without permission to enter
+        path = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{path}{error.strerror or error}")
     return 0
 
 
 def _fail(message: str) -> int:
+    """Print an error on stderr and return the exit code of a user error."""
     notes.print(f"error: {message}", markup=False, soft_wrap=True, style="red")
     return EXIT_USER_ERROR

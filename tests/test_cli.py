@@ -8,6 +8,8 @@ from typer.main import get_command
 
 import sepclip as package
 from sepclip.cli import app
+from sepclip.commands.train import FLAG_KEYS
+from sepclip.config.load import flatten, load_config
 from sepclip.corpora import corpora
 from sepclip.model.losses import LOSSES
 from sepclip.model.networks import NETWORKS
@@ -18,7 +20,7 @@ COMMANDS = ["demo", "prepare", "train", "separate", "eval", "sweep", "dynamics",
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["prepare", "speakers"]])
-def test_every_help_is_there_without_heavy_imports(command: list[str]) -> None:
+def test_every_help_works_without_heavy_imports(command: list[str]) -> None:
     result = sepclip(*command, "--help")
     assert result.returncode == 0
     assert "Usage" in result.stdout
@@ -30,20 +32,36 @@ def test_every_help_is_there_without_heavy_imports(command: list[str]) -> None:
 
 
 def test_the_help_names_every_loss() -> None:
-    (loss,) = [one for one in get_command(app).commands["train"].params if one.name == "loss"]
-    assert loss.help == f"What to minimise: {', '.join(LOSSES)}."
+    (loss,) = [option for option in get_command(app).commands["train"].params if option.name == "loss"]
+    assert loss.help.startswith(f"Loss to minimise: {', '.join(LOSSES)}.")
+
+
+def test_the_flags_of_train_name_existing_keys_in_their_help() -> None:
+    options = {option.name: option for option in get_command(app).commands["train"].params}
+    known = flatten(load_config().model_dump())
+    for flag, key in FLAG_KEYS.items():
+        assert key in known
+        assert f"--{flag.replace('_', '-')}" in options[flag].opts
+        assert options[flag].help.endswith(f" Key: {key}.")
+
+
+def test_a_wrong_flag_of_train_is_named_in_the_error(tmp_path: Path) -> None:
+    assert_told(
+        sepclip("train", tmp_path, "--run", tmp_path / "run", "--loss", "sdr"),
+        "--loss: 'sdr' is not allowed: choose one of mi",
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_has_a_help_text(command: str) -> None:
-    def commands(found):
-        yield found
-        for below in getattr(found, "commands", {}).values():
-            yield from commands(below)
+    def with_subcommands(parent):
+        yield parent
+        for child in getattr(parent, "commands", {}).values():
+            yield from with_subcommands(child)
 
-    for one in commands(get_command(app).commands[command]):
-        assert one.help
-        for parameter in one.params:
+    for item in with_subcommands(get_command(app).commands[command]):
+        assert item.help
+        for parameter in item.params:
             assert getattr(parameter, "help", None), f"{command}: {parameter.name}"
 
 
@@ -51,7 +69,7 @@ def test_version() -> None:
     assert sepclip("--version").stdout == f"sepclip {package.__version__}\n"
 
 
-def test_info_tells_what_works() -> None:
+def test_info_reports_what_works() -> None:
     facts = json.loads(sepclip("info", "--json").stdout)
     assert facts["resampling"] == facts["bsseval"] == "works"
     assert {"base", "paper/mi", "paper/dc", "small", "demo"} <= set(facts["configs"])
@@ -72,15 +90,15 @@ def test_stdout_is_one_document_with_json(small_set: Path, tmp_path: Path) -> No
     settings = [part for setting in TINY for part in ("--set", setting)]
     result = sepclip("train", small_set, "--run", tmp_path / "run", "--steps", 10, *settings, "--json")
     assert json.loads(result.stdout)["steps"] == 10
-    one = SPEECH / "en-f" / "0000.flac"
-    result = sepclip("separate", tmp_path / "run", one, tmp_path / "no.wav", "--out", tmp_path / "out", "--json")
+    file = SPEECH / "en-f" / "0000.flac"
+    result = sepclip("separate", tmp_path / "run", file, tmp_path / "no.wav", "--out", tmp_path / "out", "--json")
     assert result.returncode == 1
     document = json.loads(result.stdout)
-    assert list(document["written"]) == [str(one)]
+    assert list(document["written"]) == [str(file)]
     assert document["failed"] == {str(tmp_path / "no.wav"): "no such file"}
 
 
-def test_a_closed_pipe_is_no_traceback() -> None:
+def test_a_closed_pipe_prints_no_traceback() -> None:
     command = f"{sys.executable} -m sepclip info | head -c 1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert "Traceback" not in result.stderr

@@ -43,6 +43,14 @@ def test_later_settings_win(tmp_path: Path) -> None:
     assert (config.seed, config.model.layers, config.model.hidden, config.clip) == (3, 2, 8, "auto:10")
 
 
+def test_an_error_names_the_flag_that_set_the_key() -> None:
+    names = {"train.save_every": "--save-every", "loss.name": "--loss"}
+    with pytest.raises(UserError, match=r"^--save-every: 'now' is not allowed: write it as steps"):
+        load_config(flags={"train.save_every": "now"}, flag_names=names)
+    with pytest.raises(UserError, match=r"^train\.save_every: 'now' is not allowed"):
+        load_config(settings=["train.save_every=now"], flags={"train.save_every": None}, flag_names=names)
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -77,7 +85,7 @@ def test_later_settings_win(tmp_path: Path) -> None:
         ("precision=fp8", ["bf16"]),
     ],
 )
-def test_a_wrong_setting_is_told(setting: str, words: list[str]) -> None:
+def test_a_wrong_setting_raises_an_error_that_says_what_is_allowed(setting: str, words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         load_config(settings=[setting])
     for word in words:
@@ -85,29 +93,29 @@ def test_a_wrong_setting_is_told(setting: str, words: list[str]) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_wrong_recipe_is_told(tmp_path: Path) -> None:
+def test_a_wrong_recipe_raises_an_error_that_says_what_is_allowed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="paper/mi"):
         load_config("papermi")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [")
-    with pytest.raises(UserError, match="no YAML"):
+    with pytest.raises(UserError, match="is not YAML"):
         load_config(str(broken))
     broken.write_text("just words")
-    with pytest.raises(UserError, match="holds no configuration"):
+    with pytest.raises(UserError, match="has no configuration"):
         load_config(str(broken))
     broken.write_text("modle:\n  layers: 2\n")
     with pytest.raises(UserError, match=r"did you mean model\.layers"):
         load_config(str(broken))
 
 
-def test_a_grid_is_no_recipe() -> None:
+def test_a_grid_is_not_accepted_as_a_recipe() -> None:
     assert shipped(grids=True) == ["table1", "table1-small"]
     assert "table1" not in shipped()
     with pytest.raises(UserError, match="sepclip sweep table1 DATA"):
         load_config("table1")
 
 
-def test_changes_come_between_recipe_and_settings_and_are_told_by_their_place() -> None:
+def test_changes_come_between_recipe_and_settings_and_errors_name_their_source() -> None:
     changes = [("a file", {"model": {"layers": 1}, "clip": "none"}), ("cell 3", {"model.hidden": 5})]
     config = load_config("demo", ["clip=auto:1"], changes=changes)
     assert (config.model.layers, config.model.hidden, config.clip) == (1, 5, "auto:1")
@@ -115,7 +123,7 @@ def test_changes_come_between_recipe_and_settings_and_are_told_by_their_place() 
         load_config(changes=[("cell 3", {"model.hiden": 5})])
 
 
-def test_a_resolved_configuration_reads_back_the_same() -> None:
+def test_a_resolved_configuration_survives_a_round_trip() -> None:
     config = load_config("demo", ["clip=norm:0.5"])
     assert Config.of(yaml.safe_load(config.to_yaml())) == config
 
@@ -137,7 +145,7 @@ def test_the_window_keeps_its_seconds_at_any_rate(settings: list[str], rate_hz: 
     assert stft.transform(rate_hz) == STFT(window, hop)
 
 
-def test_a_hop_that_does_not_divide_its_window_is_told() -> None:
+def test_a_hop_that_does_not_divide_its_window_is_refused() -> None:
     with pytest.raises(UserError, match=r"stft\.hop_length: 100 is not allowed: must divide window_length \(256\)"):
         load_config(settings=["stft.window_length=256", "stft.hop_length=100"])
 
@@ -151,7 +159,7 @@ PAPER = {"dc": "dc", "wkm": "wkm", "mi": "mi", "chimera": "chimera", "snr": "snr
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_the_paper_recipes_are_the_papers(name: str) -> None:
+def test_the_paper_recipes_have_the_settings_of_the_paper(name: str) -> None:
     config = load_config(f"paper/{name}")
     model, loss = config.model, config.loss
     assert (model.layers, model.hidden) == ((2, 300) if name == "figure1" else (4, 600))
@@ -167,11 +175,11 @@ def test_the_paper_recipes_are_the_papers(name: str) -> None:
     assert config.precision == "fp32"
 
 
-def test_every_paper_recipe_is_looked_at() -> None:
+def test_every_paper_recipe_is_tested() -> None:
     assert {name for name in shipped() if name.startswith("paper/")} == {f"paper/{name}" for name in PAPER}
 
 
-def test_settings_of_losses_and_networks_are_those_of_their_code() -> None:
+def test_settings_of_losses_and_networks_match_their_code() -> None:
     assert load_config(settings=["loss.ridge=2e-4"]).loss.ridge == 2e-4
     assert load_config(settings=["loss.ridge=unit"]).loss.ridge == "unit"
     for name, network in NETWORKS.items():
@@ -179,14 +187,14 @@ def test_settings_of_losses_and_networks_are_those_of_their_code() -> None:
         assert isinstance(config.network_settings(), network.settings)
 
 
-def test_a_network_and_a_loss_that_do_not_fit_are_told() -> None:
+def test_a_loss_that_does_not_fit_the_network_is_refused() -> None:
     assert load_config("conv-tasnet").loss.name == "si-sdr"
     with pytest.raises(UserError, match="needs its mask and embedding: choose loss") as error:
         load_config("conv-tasnet", flags={"loss.name": "chimera"})
     assert str(error.value).startswith("the network conv-tasnet cannot be trained with the loss chimera")
 
 
-def test_kmeans_may_be_set_afterwards() -> None:
+def test_kmeans_settings_can_change_after_training() -> None:
     config = load_config(settings=["loss.name=dc"])
     changed = with_kmeans(config, "masks=soft, restarts=3")
     assert differences(config, changed) == {"kmeans.masks": ("binary", "soft"), "kmeans.restarts": (8, 3)}
@@ -195,7 +203,7 @@ def test_kmeans_may_be_set_afterwards() -> None:
 @pytest.mark.parametrize(
     ("loss", "text", "word"),
     [
-        ("mi", "masks=soft", "clusters nothing"),
+        ("mi", "masks=soft", "does not cluster"),
         ("dc", "soft", "key=value"),
         ("dc", "", "key=value"),
         ("dc", "mask=soft", "did you mean kmeans.masks"),
@@ -204,6 +212,6 @@ def test_kmeans_may_be_set_afterwards() -> None:
         ("dc", "restarts=few", "kmeans.restarts"),
     ],
 )
-def test_a_wrong_kmeans_is_told(loss: str, text: str, word: str) -> None:
+def test_a_wrong_kmeans_setting_is_refused(loss: str, text: str, word: str) -> None:
     with pytest.raises(UserError, match=re.escape(word)):
         with_kmeans(load_config(settings=[f"loss.name={loss}"]), text)

@@ -29,19 +29,19 @@ def resolve(words: list[str]):  # type: ignore[no-untyped-def]
 
 
 def options(command) -> dict[str, object]:  # type: ignore[no-untyped-def]
-    return {name: one for one in command.params for name in (*one.opts, *one.secondary_opts) if name.startswith("-")}
+    return {name: item for item in command.params for name in (*item.opts, *item.secondary_opts) if name[0] == "-"}
 
 
 def leaves(command, path=()):  # type: ignore[no-untyped-def]
-    below = getattr(command, "commands", None)
-    if not below:
+    children = getattr(command, "commands", None)
+    if not children:
         yield " ".join(path)
-    for name in below or ():
-        yield from leaves(below[name], (*path, name))
+    for name in children or ():
+        yield from leaves(children[name], (*path, name))
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_every_command_line_of_the_readme_is_possible(line: str) -> None:
+def test_every_command_line_of_the_readme_is_valid(line: str) -> None:
     command, words = resolve(shlex.split(line.split(" #")[0])[1:])
     known = {**options(command), "--help": None, "-h": None}
     arguments = 0
@@ -57,7 +57,7 @@ def test_every_command_line_of_the_readme_is_possible(line: str) -> None:
             assert "=" in words.pop(0)
     if "commands" in vars(command):
         return  # such as `sepclip prepare --list`
-    required = [one for one in command.params if one.param_type_name == "argument" and one.required]
+    required = [item for item in command.params if item.param_type_name == "argument" and item.required]
     assert arguments >= len(required) or "--help" in line, f"{line}: {len(required)} arguments are needed"
 
 
@@ -67,11 +67,11 @@ def test_every_command_has_an_example_in_the_readme(command: str) -> None:
 
 
 def test_every_option_named_in_the_readme_exists() -> None:
-    every: set[str] = {"--help", "--version", "--constraint", "--index-url", "--nproc-per-node"}
-    every |= set(options(resolve(["prepare"])[0]))
+    known: set[str] = {"--help", "--version", "--constraint", "--index-url", "--nproc-per-node"}
+    known |= set(options(resolve(["prepare"])[0]))
     for name in leaves(get_command(app)):
-        every |= set(options(resolve(name.split())[0]))
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= every
+        known |= set(options(resolve(name.split())[0]))
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) <= known
 
 
 def test_every_shipped_configuration_is_in_the_readme() -> None:
@@ -79,7 +79,7 @@ def test_every_shipped_configuration_is_in_the_readme() -> None:
         assert f"`{name}`" in README
 
 
-def test_what_paper_md_names_is_there() -> None:
+def test_every_function_and_key_named_in_paper_md_exists() -> None:
     text = (REPOSITORY / "docs" / "PAPER.md").read_text(encoding="utf-8")
     places = re.findall(r"`([\w/]+\.py): (\w+)`", text)
     assert len(places) > 20
@@ -91,7 +91,15 @@ def test_what_paper_md_names_is_there() -> None:
         assert key in keys or key.endswith(".py"), key
 
 
-def test_links_lead_somewhere() -> None:
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/DECISIONS.md", "docs/METHOD.md", "docs/PAPER.md"])
+def test_every_path_named_in_a_guide_exists(page: str) -> None:
+    paths = re.findall(r"`((?:[\w.]+/)+[\w.]*\.(?:py|yaml|md))\b", (REPOSITORY / page).read_text(encoding="utf-8"))
+    assert len(paths) > 5
+    for path in paths:
+        assert (REPOSITORY / path).exists() or (REPOSITORY / "sepclip" / path).exists(), f"{page}: {path}"
+
+
+def test_every_link_has_a_target() -> None:
     pages = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     for page in [*pages, REPOSITORY / "data" / "README.md", REPOSITORY / "data" / "speech" / "README.md"]:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
@@ -99,7 +107,7 @@ def test_links_lead_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_voices_come_with_their_licences() -> None:
+def test_the_demo_voices_come_with_their_licences() -> None:
     speech = REPOSITORY / "data" / "speech"
     texts = {path.name: path.read_text(encoding="utf-8") for path in (speech / "licences").iterdir()}
     for name, words in {

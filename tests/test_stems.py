@@ -12,6 +12,8 @@ from sepclip.cli import app
 from sepclip.errors import UserError
 from tests.corpora.tracks import write
 
+pytestmark = pytest.mark.process  # trains in this process
+
 RATE = 44100
 TRACKS = {"train": ("a", "b", "c"), "valid": ("v",), "test": ("t",)}
 TINY = (

@@ -1,4 +1,4 @@
-"""``sepclip prepare``: a sub-command for each corpus, and the list of all."""
+"""``sepclip prepare``: a sub-command for each corpus, and the list of all corpora."""
 
 from typing import Annotated
 
@@ -14,13 +14,13 @@ prepare_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Make mixtures for training and testing from a corpus.\n\n"
-    "Writes recipes (tr.jsonl, cv.jsonl, tt.jsonl) and the audio in the layout of wsj0-2mix. An interrupted "
-    "preparation goes on with the same command; --check looks for all that is missing or wrong before any work.",
+    "Writes recipes (tr.jsonl, cv.jsonl, tt.jsonl) and the audio in the layout of wsj0-2mix. Run the same command "
+    "again to resume an interrupted preparation. --check only lists everything that is missing or wrong.",
 )
 
 
 def show_cards() -> None:
-    """Print the cards of all corpora, a paragraph each."""
+    """Print a paragraph about each corpus: what it is, expected folders, size, licence and source."""
     for name, corpus in sorted(corpora().items()):
         card = corpus.card
         out.print(Text(name, style="bold"))
@@ -34,23 +34,26 @@ def show_cards() -> None:
             ("licence", card.licence),
             ("from", card.source),
         ):
-            lines.add_row(f"  {label}", Text(text))  # not as markup, for the folders may hold brackets
+            lines.add_row(f"  {label}", Text(text))  # plain text, because the folders may contain brackets
         out.print(lines)
         out.print()
 
 
-def _list(wanted: bool) -> None:
-    if wanted:
+def _list_corpora(requested: bool) -> None:
+    if requested:
         show_cards()
         raise typer.Exit
 
 
 @prepare_app.callback()
 def _prepare(
-    listed: Annotated[
+    list_corpora: Annotated[
         bool,
         typer.Option(
-            "--list", callback=_list, is_eager=True, help="Show all corpora: what, size, licence, source, folders."
+            "--list",
+            callback=_list_corpora,
+            is_eager=True,
+            help="List all corpora with size, licence, source and folders.",
         ),
     ] = False,
 ) -> None:

@@ -1,5 +1,6 @@
 """``sepclip train``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,137 +9,200 @@ import typer
 from sepclip.commands.options import Json, NoiseRoot, RirsRoot, Root, table_keys
 from sepclip.terminal import out, print_json, show_lines
 
+# The flags that set one key of the configuration, by the name of their parameter. Help, configuration and error
+# messages all take the key from here.
+FLAG_KEYS = {
+    "loss": "loss.name",
+    "clip": "clip",
+    "device": "device",
+    "steps": "train.steps",
+    "epochs": "train.epochs",
+    "batch_size": "data.batch_size",
+    "dynamic": "data.dynamic",
+    "init_from": "init_from",
+    "save_every": "train.save_every",
+    "keep": "train.keep",
+    "max_minutes": "train.max_minutes",
+    "deterministic": "deterministic",
+    "on_nonfinite": "train.on_nonfinite",
+    "dynamics": "dynamics.every",
+    "seed": "seed",
+}
+
+
+def _help(flag: str, text: str) -> str:
+    """Return the help of a flag: ``text`` and the key that the flag sets."""
+    return f"{text} Key: {FLAG_KEYS[flag]}."
+
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Mixture set made by `sepclip prepare`.", show_default=False)],
-    run: Annotated[Path, typer.Option(help="Folder of the run: made, or resumed.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="Mixture set written by `sepclip prepare`.", show_default=False)],
+    run: Annotated[Path, typer.Option(help="Folder of the run. Created, or resumed if it exists.", show_default=False)],
     config: Annotated[
         str | None,
         typer.Option(
-            help="A YAML file, or one that comes with sepclip: paper/mi, small, demo, ... (sepclip info) [base]."
+            help="A YAML file, or the name of a configuration that comes with sepclip: paper/mi, small, demo, ... "
+            "(`sepclip info` lists them) [base]."
         ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help=f"What to minimise: {', '.join(table_keys('model/losses.py', 'LOSSES'))}.")
+        str | None,
+        typer.Option(help=_help("loss", f"Loss to minimise: {', '.join(table_keys('model/losses.py', 'LOSSES'))}.")),
     ] = None,
     clip: Annotated[
         str | None,
         typer.Option(
-            help="auto:P (the P-th percentile of all gradient norms so far; with ,window=N the last N; with ,per=layer "
-            "or ,per=tensor a history each), norm:V, value:V, agc:V, zclip:Z, pascanu:M, logsigma:K or none."
+            help=_help(
+                "clip",
+                "Clipping rule: auto:P (the P-th percentile of all gradient norms so far; with ,window=N of the last N "
+                "only; with ,per=layer or ,per=tensor a separate history for each), norm:V, value:V, agc:V, zclip:Z, "
+                "pascanu:M, logsigma:K or none.",
+            )
         ),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto (cuda where there is one), cpu, cuda or cuda:N.")] = None,
-    steps: Annotated[int | None, typer.Option(help="All steps of the run; overrides epochs.", min=1)] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training mixtures.", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Excerpts of a step.", min=1)] = None,
+    device: Annotated[
+        str | None, typer.Option(help=_help("device", "auto (cuda if available, otherwise cpu), cpu, cuda or cuda:N."))
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help=_help("steps", "Total number of steps of the run; overrides epochs."), min=1)
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help=_help("epochs", "Number of passes over the training mixtures."), min=1)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=_help("batch_size", "Number of excerpts per step."), min=1)
+    ] = None,
     dynamic: Annotated[
         bool | None,
-        typer.Option("--dynamic/--no-dynamic", help="Mix anew at every step from the recipes' sources."),
+        typer.Option(
+            "--dynamic/--no-dynamic",
+            help=_help("dynamic", "Create new mixtures at every step from the sources of the recipes."),
+        ),
     ] = None,
     init_from: Annotated[
         Path | None,
-        typer.Option(help="A run whose best weights a new run begins with (fine-tuning).", show_default=False),
+        typer.Option(
+            help=_help("init_from", "Run whose best weights initialise a new run (fine-tuning)."), show_default=False
+        ),
     ] = None,
     save_every: Annotated[
         str | None,
-        typer.Option(metavar="N|Nmin|Ns", help="Steps or time between checkpoints, besides those at validations."),
+        typer.Option(
+            metavar="N|Nmin|Ns",
+            help=_help("save_every", "Steps or time between checkpoints, in addition to those at validations."),
+        ),
     ] = None,
-    keep: Annotated[int | None, typer.Option(help="Checkpoints to keep, besides the best.", min=1)] = None,
+    keep: Annotated[
+        int | None, typer.Option(help=_help("keep", "Number of checkpoints to keep, in addition to the best."), min=1)
+    ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(help="End after so many minutes of training in all.", show_default=False)
+        float | None,
+        typer.Option(
+            help=_help("max_minutes", "Stop after this many minutes of training, counted over the whole run."),
+            show_default=False,
+        ),
     ] = None,
     deterministic: Annotated[
         bool | None,
-        typer.Option("--deterministic/--no-deterministic", help="The same bits each time on a GPU too; slower there."),
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            help=_help("deterministic", "Use only operations with bit-identical results (slower on a GPU)."),
+        ),
     ] = None,
     on_nonfinite: Annotated[
         str | None,
-        typer.Option(metavar="skip|stop", help="What to do with a step whose loss or gradient is not finite."),
+        typer.Option(
+            metavar="skip|stop",
+            help=_help("on_nonfinite", "What to do if the loss or the gradient of a step is not finite."),
+        ),
     ] = None,
     dynamics: Annotated[
         str | None,
         typer.Option(
-            metavar="every=N", help="Record every N-th step for `sepclip dynamics`; the training stays the same."
+            metavar="every=N",
+            help=_help("dynamics", "Record every N-th step for `sepclip dynamics`; the training result is the same."),
         ),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Tell where the time of a few steps goes, and write RUN/trace.json.gz.")
+        bool, typer.Option("--profile", help="Show how the time of a few steps is spent, and write RUN/trace.json.gz.")
     ] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of weights, crops and dynamic mixtures.", min=0)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help=_help("seed", "Seed of weights, crops and dynamic mixtures."), min=0)
+    ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any key of configs/base.yaml, such as model.layers=2."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set any key of configs/base.yaml, such as model.layers=2."),
     ] = None,
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard into RUN/tensorboard.")
+        bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard to RUN/tensorboard.")
     ] = False,
-    report: Annotated[bool, typer.Option(help="Write RUN/report.html at the end.")] = True,
+    report: Annotated[bool, typer.Option(help="Write RUN/report.html at the end of the training.")] = True,
     root: Root = None,
     noise_root: NoiseRoot = None,
     rirs_root: RirsRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Train a separator. The same command resumes it; Ctrl-C saves first, SIGUSR1 saves and goes on.
+    """Train a separator. The same command resumes it; Ctrl-C saves and stops, SIGUSR1 saves and continues.
 
-    Several GPUs: `torchrun --nproc-per-node N -m sepclip -- train ...`, with the same result.
+    Several GPUs: `torchrun --nproc-per-node N -m sepclip -- train ...` gives the same result.
 
     Writes RUN/metrics.jsonl (loss, validation SI-SDR improvement, gradient norm, threshold, share of clipped steps)
-    and RUN/checkpoints/{last,best}; with --dynamics RUN/dynamics.jsonl; at the end RUN/report.html (`sepclip report`).
+    and RUN/checkpoints/{last,best}; with --dynamics also RUN/dynamics.jsonl; at the end RUN/report.html, as by
+    `sepclip report`.
     """
+    arguments = dict(locals())  # first of all, so that these are the parameters and nothing else
+
     from sepclip.config.load import load_config
     from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.training.distributed import joined
-    from sepclip.training.dynamics import parse_dynamics
     from sepclip.training.loop import train as train_run
     from sepclip.training.run import Run
     from sepclip.training.tensorboard import FOLDER, require_tensorboard
 
-    flags = {
-        "loss.name": loss,
-        "clip": clip,
-        "device": device,
-        "train.steps": steps,
-        "train.epochs": epochs,
-        "data.batch_size": batch_size,
-        "data.dynamic": dynamic,
-        "init_from": None if init_from is None else str(init_from),
-        "train.save_every": save_every,
-        "train.keep": keep,
-        "train.max_minutes": max_minutes,
-        "deterministic": deterministic,
-        "train.on_nonfinite": on_nonfinite,
-        "dynamics.every": None if dynamics is None else parse_dynamics(dynamics),
-        "seed": seed,
-    }
     if steps is not None and epochs is not None:
         raise typer.BadParameter("give --steps or --epochs, not both")
-    # the steps of a recipe would override the epochs asked for
-    own = ["train.steps=null"] if epochs is not None else []
+    # --epochs also has to clear the steps of a recipe, which would override it
+    overrides = ["train.steps=null"] if epochs is not None else []
+    flags = {key: _config_value(flag, arguments[flag]) for flag, key in FLAG_KEYS.items()}
+    flag_names = {key: f"--{flag.replace('_', '-')}" for flag, key in FLAG_KEYS.items()}
     with joined() as ranks:
-        resolved = load_config(config, [*(settings or ()), *own], flags)
+        resolved = load_config(config, [*(settings or ()), *overrides], flags, flag_names=flag_names)
         if tensorboard:
             require_tensorboard()
         mixtures = MixtureSet.open(data, root, noise=noise_root, rirs=rirs_root)
         opened = ranks.led(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
         if tensorboard and ranks.first:
-            (run / FOLDER).mkdir(exist_ok=True)  # what tells this training, and those that resume it, to write them
+            (run / FOLDER).mkdir(exist_ok=True)  # this training writes the scalars if the folder exists
         summary = train_run(opened, mixtures, ranks, profile=profile)
     if ranks.first:
-        _tell(run, summary, _report(run, wanted=report, already=summary["already"]), as_json)
+        page = _write_report(run, wanted=report, already_trained=summary["already"])
+        _print_summary(run, summary, page, as_json)
 
 
-def _tell(run: Path, summary: dict[str, Any], page: Path | None, as_json: bool) -> None:
+def _config_value(flag: str, value: Any) -> Any:
+    """Return the value of a flag as its key of the configuration takes it; None if the flag is not on the line.
+
+    Raises UserError if ``--dynamics`` is not written as every=N.
+    """
+    from sepclip.training.dynamics import parse_dynamics
+
+    if value is not None and flag == "dynamics":
+        return parse_dynamics(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print_summary(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
+    """Print the result of a training: a line, bars of the curves on a terminal, and where the report is."""
     from sepclip.report.glance import training_lines
 
     if as_json:
         print_json({"run": str(run), "report": page and str(page), **summary})
         return
     best = summary["best_valid_si_sdr_improvement"]
-    told = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
+    score = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
     out.print(
         f"{run} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
-        f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({told} on the validation excerpts), "
+        f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({score} on the validation excerpts), "
         f"{_clipping(summary)}",
         markup=False,
         soft_wrap=True,
@@ -148,24 +212,24 @@ def _tell(run: Path, summary: dict[str, Any], page: Path | None, as_json: bool) 
         out.print(f"to look at and listen to: {page}", markup=False, soft_wrap=True)
 
 
-def _report(run: Path, *, wanted: bool, already: bool) -> Path | None:
-    """Write the page of a training that has just ended, or return the one that is there."""
+def _write_report(run: Path, *, wanted: bool, already_trained: bool) -> Path | None:
+    """Write the page of a training that has just ended, or return the existing page of one that had ended before."""
     from sepclip.report.write_report import NAME, report_at_end
 
-    if already and (run / NAME).is_file():
+    if already_trained and (run / NAME).is_file():
         return run / NAME
     return report_at_end(run) if wanted else None
 
 
-def _clipping(summary: dict[str, Any]) -> str:
-    """Say what the clip rule did over a whole training."""
+def _clipping(summary: Mapping[str, Any]) -> str:
+    """Describe what the clip rule did over a whole training."""
     norm, threshold = summary["grad_norm"], summary["threshold"]
-    told = f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps"
+    text = f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps"
     if summary["skipped_steps"]:
-        told += f" and skipped {summary['skipped_steps']}"
+        text += f" and skipped {summary['skipped_steps']}"
     if norm is not None:
-        told += f" (norm {norm:.2g} at the end" + (f", threshold {threshold:.2g})" if threshold is not None else ")")
+        text += f" (norm {norm:.2g} at the end" + (f", threshold {threshold:.2g})" if threshold is not None else ")")
     if summary["clipped_share_of"]:
         parts = list(summary["clipped_share_of"].items())
-        told += ": " + ", ".join(f"{part} {share:.0%}" for part, share in parts[:6]) + ", ..." * (len(parts) > 6)
-    return told
+        text += ": " + ", ".join(f"{part} {share:.0%}" for part, share in parts[:6]) + ", ..." * (len(parts) > 6)
+    return text

@@ -1,7 +1,7 @@
-"""Where a configuration comes from: base.yaml holds every key, a recipe file and ``--set`` change some of them."""
+"""Reading and resolving configurations: base.yaml has every key; a recipe file and ``--set`` change some of them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from sepclip.model.losses import LOSSES
 
 
 def configs_folder() -> Path:
-    """Return the folder of the configurations that come with sepclip: in the clone, or in the installed package."""
+    """Return the folder of the configurations that come with sepclip, in the clone or in the installed package."""
     package = Path(__file__).parents[1]
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -23,22 +23,24 @@ def configs_folder() -> Path:
 def load_config(
     recipe: str | None = None,
     settings: Iterable[str] = (),
-    flags: dict[str, Any] | None = None,
+    flags: Mapping[str, Any] | None = None,
     *,
     changes: Iterable[tuple[str, dict[str, Any]]] = (),
+    flag_names: Mapping[str, str] | None = None,
 ) -> Config:
     """Resolve a configuration: base.yaml, then ``recipe``, ``changes``, ``settings`` ("key=value") and ``flags``.
 
-    ``recipe`` is a file, or the name of one that comes with sepclip. ``changes`` are keys with their values, sections
-    or dotted, each with the words that say where they stand. ``flags`` maps dotted keys to values; None changes
-    nothing. Raises UserError for unknown keys and values that are not allowed.
+    ``recipe`` is a file, or the name of a recipe that comes with sepclip. ``changes`` are trees or dotted keys with
+    their values, each with the name of its source for error messages. ``flags`` maps dotted keys to values, of which
+    None changes nothing, and ``flag_names`` maps the same keys to names for error messages, such as ``"--loss"``.
+    Raises UserError for unknown keys and values that are not allowed.
     """
     tree = read_yaml(configs_folder() / "base.yaml")
     if recipe is not None:
-        own = read_yaml(shipped_path(recipe, "--config"))
-        if "grid" in own:
+        recipe_tree = read_yaml(shipped_path(recipe, "--config"))
+        if "grid" in recipe_tree:
             raise UserError(f"--config {recipe}: a grid of many configurations; `sepclip sweep {recipe} DATA` runs it")
-        _merge(tree, own, recipe)
+        _merge(tree, recipe_tree, recipe)
     for where, change in changes:
         _merge(tree, change, where)
     for setting in settings:
@@ -48,15 +50,13 @@ def load_config(
         try:
             parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UserError(f"--set {setting}: {value!r} is no YAML value") from error
+            raise UserError(f"--set {setting}: {value!r} is not a YAML value") from error
         _set(tree, key.strip(), parsed, f"--set {setting}")
-    for key, value in (flags or {}).items():
-        if value is not None:
-            _set(tree, key, value, f"--{key.split('.')[-1]}")
-    try:
-        return Config.of(tree)
-    except ValidationError as error:
-        raise UserError("; ".join(_told(problem) for problem in error.errors())) from error
+    flags = {key: value for key, value in (flags or {}).items() if value is not None}
+    names = {key: name for key, name in (flag_names or {}).items() if key in flags}
+    for key, value in flags.items():
+        _set(tree, key, value, names.get(key, key))
+    return _validated(tree, names)
 
 
 def load_run_config(path: Path) -> Config:
@@ -64,31 +64,29 @@ def load_run_config(path: Path) -> Config:
     try:
         return Config.of(read_yaml(path))
     except ValidationError as error:
-        problems = "; ".join(_told(problem) for problem in error.errors())
+        problems = "; ".join(_describe(problem) for problem in error.errors())
         raise UserError(f"{path} is not the configuration of a run of this sepclip: {problems}") from error
 
 
 def with_kmeans(config: Config, text: str, *, clusters: bool = False) -> Config:
-    """Return ``config`` with other settings of k-means, such as ``"masks=soft,fit=loudest"``.
+    """Return ``config`` with other k-means settings, such as ``"masks=soft,fit=loudest"``.
 
-    Raises UserError for unknown keys, values that are not allowed, and a separator that clusters nothing; one that has
-    embeddings and is asked for it does (``clusters``).
+    ``clusters`` says that ``--masks`` selects clustering for a run that also has masks of its network. Raises UserError
+    for unknown keys, for values that are not allowed, and if the run does not cluster.
     """
     loss = LOSSES[config.loss.name]
     if not clusters and loss.separates_by != "embedding":
         hint = "; with --masks binary or soft it does" if "embedding" in loss.heads else ""
-        told = f"--kmeans {text}: the run was trained with --loss {config.loss.name} and clusters nothing{hint}"
-        raise UserError(told)
+        raise UserError(
+            f"--kmeans {text}: the run was trained with --loss {config.loss.name} and does not cluster{hint}"
+        )
     tree = config.model_dump()
     for part in text.split(","):
         key, equals, value = part.partition("=")
         if not equals:
             raise UserError(f"--kmeans {text}: write it as key=value, such as masks=soft,fit=loudest")
         _set(tree, f"kmeans.{key.strip()}", value.strip(), f"--kmeans {text}")
-    try:
-        return Config.of(tree)
-    except ValidationError as error:
-        raise UserError("; ".join(_told(problem) for problem in error.errors())) from error
+    return _validated(tree)
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
@@ -109,20 +107,23 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds keys and values; UserError where it is none. An empty one gives none."""
+    """Read a YAML file of keys and values; an empty file has none.
+
+    Raises UserError if the file cannot be read, is not YAML, or has no keys.
+    """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict | None):
-        raise UserError(f"{path} holds no configuration: write `section:` and below it `  key: value`")
+        raise UserError(f"{path} has no configuration: write `section:` and below it `  key: value`")
     return tree or {}
 
 
 def shipped(*, grids: bool = False) -> list[str]:
-    """Return the names of the configurations that come with sepclip: the recipes, or the grids for a sweep, by path."""
+    """Return the names of the recipes, or of the grids for a sweep, that come with sepclip, sorted by path."""
     folder = configs_folder()
     return sorted(
         path.relative_to(folder).with_suffix("").as_posix()
@@ -132,43 +133,57 @@ def shipped(*, grids: bool = False) -> list[str]:
 
 
 def shipped_path(name: str, asked_by: str, *, grids: bool = False) -> Path:
-    """Return the file ``name``, or the one of that name that comes with sepclip; UserError where there is neither."""
+    """Return the file ``name``, or the configuration of that name that comes with sepclip.
+
+    ``asked_by`` is the option or key for the error message. Raises UserError if there is neither.
+    """
     if Path(name).is_file():
         return Path(name)
-    found = configs_folder() / f"{name}.yaml"
-    if found.is_file():
-        return found
+    path = configs_folder() / f"{name}.yaml"
+    if path.is_file():
+        return path
     names = ", ".join(shipped(grids=grids))
-    raise UserError(f"{asked_by} {name}: no such file, and none of those that come with sepclip ({names})")
+    raise UserError(f"{asked_by} {name}: no such file, and not one of those that come with sepclip ({names})")
 
 
-def _merge(tree: dict[str, Any], changes: dict[str, Any], where: str) -> None:
+def _validated(tree: dict[str, Any], flag_names: Mapping[str, str] | None = None) -> Config:
+    """Return the typed configuration of ``tree``. Raises UserError that names every wrong key."""
+    try:
+        return Config.of(tree)
+    except ValidationError as error:
+        raise UserError("; ".join(_describe(problem, flag_names or {}) for problem in error.errors())) from error
+
+
+def _merge(tree: dict[str, Any], changes: dict[str, Any], source: str) -> None:
+    """Set every leaf of ``changes`` in ``tree``; ``source`` is where they come from."""
     for key, value in flatten(changes).items():
-        _set(tree, key, value, where)
+        _set(tree, key, value, source)
 
 
-def _set(tree: dict[str, Any], key: str, value: Any, where: str) -> None:
+def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set a dotted key. Raises UserError with the nearest known key if ``tree`` does not have it."""
     *sections, last = key.split(".")
-    here: Any = tree
+    branch: Any = tree
     for section in sections:
-        here = here.get(section) if isinstance(here, dict) else None
-    if not isinstance(here, dict) or last not in here or isinstance(here[last], dict):
+        branch = branch.get(section) if isinstance(branch, dict) else None
+    if not isinstance(branch, dict) or last not in branch or isinstance(branch[last], dict):
         known = list(flatten(tree))
         by_leaf = [name for name in known if name.split(".")[-1] == last]
         near = by_leaf or difflib.get_close_matches(key, known, 1, 0.5)
         hint = f"did you mean {near[0]}?" if near else "configs/base.yaml has all of them"
-        raise UserError(f"{where}: there is no key {key!r}; {hint}")
-    here[last] = value
+        raise UserError(f"{source}: there is no key {key!r}; {hint}")
+    branch[last] = value
 
 
-def _told(problem: Any) -> str:
-    """Say one of pydantic's errors in a line: key, value, what is allowed."""
+def _describe(problem: Any, flag_names: Mapping[str, str] | None = None) -> str:
+    """Describe one of pydantic's errors in a line: flag or key, value, what is allowed."""
     key = ".".join(str(part) for part in problem["loc"])
+    name = (flag_names or {}).get(key, key)
     if problem["type"] == "missing":
         return f"{key} is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    if not key:  # of the configuration as a whole
+    if not key:  # an error of the configuration as a whole
         return str(message)
-    if message.startswith(repr(problem["input"])):  # it says by itself what is not allowed
-        return f"{key}: {message}"
-    return f"{key}: {problem['input']!r} is not allowed: {message[0].lower()}{message[1:]}"
+    if message.startswith(repr(problem["input"])):  # the message already has the value
+        return f"{name}: {message}"
+    return f"{name}: {problem['input']!r} is not allowed: {message[0].lower()}{message[1:]}"

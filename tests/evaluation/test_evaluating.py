@@ -370,7 +370,7 @@ def test_a_clustering_run_is_scored_by_other_masks_too(small_set: Path, tiny_run
     mixture = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(own.separate(mixture), Run.open(run).separator(cpu, kmeans="masks=soft").separate(mixture))
     assert Run.open(tiny_run).separator(cpu).clusters_by() is None
-    with pytest.raises(UserError, match="--loss mi and clusters nothing"):
+    with pytest.raises(UserError, match="--loss mi and does not cluster"):
         Run.open(tiny_run).separator(cpu, kmeans="masks=soft")
 
 

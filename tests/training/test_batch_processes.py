@@ -167,6 +167,7 @@ def test_one_that_is_killed_while_it_holds_the_lock_does_not_stop_all_for_ever()
         batches(killed, range(1, 99), 3)
 
 
+@pytest.mark.process  # started by Feed
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
 def test_none_is_left_where_the_feed_ends_early(seconds):
     def slow(step):
