@@ -79,6 +79,7 @@ def add_to_training():
         grammar = "halve:V (halve gradients above the norm V)"
 
         def __init__(self, threshold: float):
+            super().__init__()
             self.threshold = threshold
 
         def _threshold(self, norm):
