@@ -54,7 +54,7 @@ class Summary(ColumnStatistics):
 
 
 class Provenance(TypedDict, total=False):
-    """What was scored. Which keys there are depends on the command."""
+    """What was scored; the command decides which of these keys are present."""
 
     run: str  # folder of the run
     limit: int | None  # only the first so many files

@@ -160,11 +160,11 @@ def folder_items(
     references_by_name = find_sources(references, reference_pattern)
     estimates_by_name = find_sources(estimates, estimate_pattern)
     if not references_by_name:
-        wanted = reference_pattern or "s1/NAME.wav, s2/NAME.wav nor NAME_s1.wav, NAME_s2.wav"
-        raise UserError(f"{references} holds no references: neither {wanted}")
+        wanted = reference_pattern or "s1/NAME.wav, s2/NAME.wav or NAME_s1.wav, NAME_s2.wav"
+        raise UserError(f"{references} contains no references: expected {wanted}")
     if not set(references_by_name) & set(estimates_by_name):
         raise UserError(
-            f"{estimates} holds no estimate of any of the {counted(len(references_by_name), 'reference')} in "
+            f"{estimates} contains no estimate of any of the {counted(len(references_by_name), 'reference')} in "
             f"{references}, such as {min(references_by_name)!r}"
         )
     mixture_by_name = dict(_named_sounds(mixtures or references / "mix"))

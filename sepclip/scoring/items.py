@@ -41,7 +41,7 @@ class ScoreRow:
 
     @classmethod
     def from_flat(cls, flat: FlatRow) -> "ScoreRow":
-        """Return the row that :meth:`flat` made ``flat`` of."""
+        """Return the row of a mapping that :meth:`flat` returned."""
         fields = {key: flat[key] for key in cls.__dataclass_fields__ if key != "scores"}
         return cls(**fields, scores={key: value for key, value in flat.items() if key not in fields})
 

@@ -110,7 +110,7 @@ def _mixture_sdr(waves: Waves, plan: ScoringPlan) -> Float64:
 def _score_bsseval(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
     """Write the scores of BSSEval (v4 and v3); returns v4's windows for all sources, NaN for silent ones."""
     names = [name for name in plan.metrics if METRICS[name].family in _FILTERED]
-    # silent references are left out: museval raises for them, and without them the other sources score the same
+    # silent references are left out: museval raises for them, and the scores of the other sources do not depend on them
     sounding = [index for index in range(len(rows)) if waves.ref[index].any()]
     if not names or not sounding:
         return {}
@@ -216,7 +216,7 @@ def _set_reason(rows: list[ScoreRow], reason: str) -> None:
 
 
 def _set_status(row: ScoreRow, metrics: Sequence[str]) -> None:
-    """Write the status of a row that has all its scores, and a reason if scores are missing without one."""
+    """Write the status of a row once its scores are written, and a reason if scores are missing without one."""
     missing = [METRICS[name].title for name in metrics if row.scores[name] is None]
     if row.status == "perfect":
         return

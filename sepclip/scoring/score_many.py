@@ -42,7 +42,7 @@ def score_files(
     memory: int | None = None,
     skip: Collection[int] = (),
 ) -> Iterator[ScoredFile]:
-    """Score the items but those whose index is in ``skip``, and yield each one as it ends.
+    """Score all items except those whose index is in ``skip``, and yield each one as it ends.
 
     ``jobs`` processes score (all cores by default; 0: this process). ``memory`` bytes are shared by the files that are
     scored at a time (by default 80 % of what is free). A file that museval cannot score within ``memory`` is scored by
@@ -129,7 +129,7 @@ def _score_in_this_process(
     """Score the files one by one."""
     for index in indices:
         item_plan, _, reason = _plan_within_memory(items[index], plan, memory)
-        # networks use all threads, scores one, both as if scored in several processes
+        # a network uses all threads and scoring uses one, as with several processes, so that rounding is the same
         waves = reason or items[index].waves()
         with one_thread():
             scored = _score_item(items[index], waves, item_plan)

@@ -328,9 +328,9 @@ def test_input_that_cannot_be_scored_is_an_error_with_a_message(
     for arguments, words in (
         (("--estimates", tmp_path / "missing", "--references", tmp_path / "ref"), "no such folder"),
         (("--estimates", tmp_path / "ref", "--references", tmp_path / "missing"), "no such folder"),
-        (("--estimates", tmp_path / "ref", "--references", tmp_path / "empty"), "holds no references"),
-        (("--estimates", tmp_path / "empty", "--references", tmp_path / "ref"), "holds no estimate"),
-        (("--estimates", tmp_path / "other", "--references", tmp_path / "ref"), "holds no estimate"),
+        (("--estimates", tmp_path / "ref", "--references", tmp_path / "empty"), "contains no references"),
+        (("--estimates", tmp_path / "empty", "--references", tmp_path / "ref"), "contains no estimate"),
+        (("--estimates", tmp_path / "other", "--references", tmp_path / "ref"), "contains no estimate"),
         ((tiny_run, tmp_path / "missing"), "no such folder"),
         ((tiny_run, small_set, "--split", "dev"), "tr, cv, tt"),
         ((tmp_path / "empty", small_set), "is no run"),
