@@ -10,14 +10,14 @@ from pathlib import Path
 from rich.console import Console
 
 from sepclip.demo import demo
-from sepclip.evaluation.shown import BRIEF, score_table
+from sepclip.evaluation.terminal_tables import BRIEF_COLUMNS, score_table
 
 
 def main(folder: Path, picture: Path) -> None:
     done = demo(Path("data/speech"), folder)
     console = Console(record=True, width=100, file=io.StringIO(), highlight=False)
     console.print("$ make demo\n")
-    console.print(score_table(done.result, BRIEF))
+    console.print(score_table(done.result, BRIEF_COLUMNS))
     for line in done.words():
         if line.startswith("The demo is done already"):
             continue

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sepclip.audio.files import find_sounds, write_text
 from sepclip.audio.layout import part_names
@@ -15,6 +14,7 @@ from sepclip.config.load import load_config
 from sepclip.config.schema import Config
 from sepclip.corpora.speakers.plan import VoiceSettings, prepare_voices
 from sepclip.errors import UserError
+from sepclip.evaluation.document import ScoreDocument
 from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report.write_report import NAME as REPORT
@@ -44,7 +44,7 @@ class Demo:
     """What the demo ends with: its scores, the seconds that each stage took, and the files to open."""
 
     out: Path
-    result: dict[str, Any]
+    result: ScoreDocument
     seconds: dict[str, float]
     listen: list[Path]
     already: bool

@@ -20,12 +20,12 @@ def demo(
     to listen to. Goes on where it was interrupted.
     """
     from sepclip.demo import demo as run_demo
-    from sepclip.evaluation.shown import BRIEF, show
+    from sepclip.evaluation.terminal_tables import BRIEF_COLUMNS, print_scores
 
     done = run_demo(data, out_folder)
     if as_json:
         print_json({"seconds": done.seconds, "listen": [str(path) for path in done.listen], **done.result})
         return
-    show(done.result, BRIEF)
+    print_scores(done.result, BRIEF_COLUMNS)
     for line in done.words():
         out.print(line, markup=False, soft_wrap=True)

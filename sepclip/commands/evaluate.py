@@ -1,32 +1,76 @@
 """``sepclip eval``."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sepclip.commands.options import Json, KMeans, MaskSource, NoiseRoot, RirsRoot, Root
-from sepclip.scoring.table import DEFAULT, METRICS, ORACLES, RULE, chosen
+from sepclip.scoring.table import DEFAULT_METRICS, MEMORY_RULE, METRICS, ORACLES, select_names
 from sepclip.terminal import out, print_json, show_lines
 
 if TYPE_CHECKING:
+    from sepclip.evaluation.document import ScoreDocument
+    from sepclip.evaluation.evaluate_items import EvaluationOptions
     from sepclip.scoring.items import ScoringPlan
 
 DEFINITIONS = "\n\n".join(
     [
-        "Scores, per source of a file:",
+        "Scores, for each source of a file:",
         *(f"{name}: {metric.definition}." for name, metric in METRICS.items()),
         "Ideal masks: " + "; ".join(f"{name}: {definition}" for name, (_, definition) in ORACLES.items()) + ".",
-        "What known errors give: a perfect estimate is infinite in all, counted, and in no mean. Swapped sources are "
-        "paired first, and lose nothing. Half the level is infinite in SI-SDR and v3, 6 dB in SNR and SDR, 0 dB in "
-        "SD-SDR. Negated is infinite in SI-SDR and v3, -6 dB in SNR, SDR and SD-SDR. One sample late is low in SI-SDR, "
-        "SNR and SDR, and infinite in v3, whose filters undo it. Noise at -20 dB is 20 dB in SI-SDR, SNR and SDR, and "
-        "more in v3 and SAR, whose filters explain some of it; another source at -20 dB is 20 dB of SIR.",
-        f"Memory: {RULE}. What museval cannot score within --memory, the fast engine scores in blocks, and the row "
-        "says so; what that cannot, is refused in words. What becomes of silence, NaN, missing files and all else that "
-        "cannot be scored: docs/SCORES.md.",
+        "Scores of known errors: A perfect estimate is infinite in all scores; it is counted, and excluded from means. "
+        "Swapped sources lose nothing, because sources are paired first. Half the level is infinite in SI-SDR and v3, "
+        "6 dB in SNR and SDR, 0 dB in SD-SDR. Negated is infinite in SI-SDR and v3, -6 dB in SNR, SDR and SD-SDR. One "
+        "sample late is low in SI-SDR, SNR and SDR, and infinite in v3, whose filters compensate for it. Noise at "
+        "-20 dB is 20 dB in SI-SDR, SNR and SDR, and more in v3 and SAR, whose filters explain some of it; another "
+        "source at -20 dB is 20 dB of SIR.",
+        f"Memory: {MEMORY_RULE}. A file that museval cannot score within --memory is scored by the fast engine in "
+        "blocks, and its rows say so; a file that is too long even for that is excluded, with the reason. "
+        "docs/SCORES.md says what happens to silence, NaN, missing files and everything else that cannot be scored.",
     ]
 )
+
+
+_Refusals = dict[tuple[str, ...], str]  # parameters: the message if one of them is given
+
+
+@dataclass(frozen=True)
+class _Mode:
+    """One way to use the command.
+
+    ``needs``: the parameters that select it. ``without``: groups of parameters; if all of a group are given, the mode
+    is not selected. ``refuses``: parameters that belong to other modes.
+    """
+
+    needs: tuple[str, ...]
+    without: tuple[tuple[str, ...], ...]
+    refuses: _Refusals
+
+
+_SET_ONLY: _Refusals = {
+    ("split", "device", "masks", "kmeans", "root", "noise_root", "rirs_root"): (
+        "--split, --masks, --kmeans, --device, --root, --noise-root and --rirs-root go with RUN and DATA"
+    )
+}
+_FILES_ONLY: _Refusals = {
+    ("mixtures", "estimate_pattern", "reference_pattern", "fixed_order"): (
+        "--mixtures, --estimate-pattern, --reference-pattern and --fixed-order go with --estimates and --references, "
+        "or with --pairs"
+    )
+}
+_FOLDERS_ONLY: _Refusals = {
+    ("estimates", "references", "mixtures", "estimate_pattern", "reference_pattern"): (
+        "--pairs names all files itself: leave out folders and patterns"
+    )
+}
+_MODES = {
+    "set": _Mode(("run", "data"), (("estimates",), ("references",), ("pairs",)), _FILES_ONLY),
+    "folders": _Mode(("estimates", "references"), (("run",), ("data",), ("pairs",)), _SET_ONLY),
+    "pairs": _Mode(("pairs",), (("run",), ("data",), ("estimates", "references")), {**_SET_ONLY, **_FOLDERS_ONLY}),
+}
 
 
 def evaluate(
@@ -41,14 +85,14 @@ def evaluate(
     mixtures: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the mixtures NAME.wav; else REFERENCES/mix, else the references' sum.",
+            help="Folder of the mixtures NAME.wav [REFERENCES/mix, else the sum of the references].",
             show_default=False,
         ),
     ] = None,
     pairs: Annotated[
         Path | None,
         typer.Option(
-            help="CSV with the columns name,source,estimate,reference and maybe mixture, instead of folders.",
+            help="CSV with the columns name,source,estimate,reference and optionally mixture, instead of folders.",
             show_default=False,
         ),
     ] = None,
@@ -56,25 +100,26 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="PATTERN",
-            help="Where name and source stand in the path of an estimate, without extension: '{name}/{source}', "
+            help="Position of name and source in the path of an estimate, without extension: '{name}/{source}', "
             "'*/{name}-{source}' [{source}/{name}, else {name}_{source}, with sources s1, s2, ...].",
             show_default=False,
         ),
     ] = None,
     reference_pattern: Annotated[
-        str | None, typer.Option(metavar="PATTERN", help="The same of a reference.", show_default=False)
+        str | None, typer.Option(metavar="PATTERN", help="The same for references.", show_default=False)
     ] = None,
     fixed_order: Annotated[
         bool,
-        typer.Option("--fixed-order", help="Pair sources by their names and not by the best SI-SDR, as for stems."),
+        typer.Option("--fixed-order", help="Pair sources by name instead of by the best SI-SDR, as for stems."),
     ] = False,
     split: Annotated[str | None, typer.Option(help="Split of DATA: tr, cv or tt [tt].", show_default=False)] = None,
-    limit: Annotated[int | None, typer.Option(help="Score the first so many files only.", min=1)] = None,
+    limit: Annotated[int | None, typer.Option(help="Score only the first so many files.", min=1)] = None,
     out_folder: Annotated[
         Path | None,
         typer.Option(
             "--out",
-            help="Folder of scores.json, scores.csv and scores.md [RUN/eval/DATA-SPLIT, ESTIMATES, or beside the CSV].",
+            help="Folder for scores.json, scores.csv and scores.md [RUN/eval/DATA-SPLIT, ESTIMATES, or the folder of "
+            "the CSV].",
             show_default=False,
         ),
     ] = None,
@@ -87,15 +132,17 @@ def evaluate(
     ] = None,
     oracles: Annotated[
         str | None,
-        typer.Option(help=f"Ideal masks for scale: {', '.join(ORACLES)}, or none [all].", show_default=False),
+        typer.Option(help=f"Ideal masks to compare with: {', '.join(ORACLES)}, or none [all].", show_default=False),
     ] = None,
     improvements: Annotated[
-        bool, typer.Option("--improvements/--no-improvements", help="Score the mixture too, for what each score gains.")
+        bool,
+        typer.Option("--improvements/--no-improvements", help="Score the mixture too, to report improvements over it."),
     ] = True,
     engine: Annotated[
         Literal["museval", "fast"],
         typer.Option(
-            help="What computes BSSEval: museval, or our own, equal to 1e-6 dB in a third to a tenth of the time."
+            help="Implementation of BSSEval: museval, or our own, which agrees to 1e-6 dB and takes a third to a tenth "
+            "of the time."
         ),
     ] = "museval",
     museval_json: Annotated[
@@ -107,7 +154,7 @@ def evaluate(
         typer.Option(metavar="GIB", help="Memory for all processes together [80 % of what is free].", min=0.25),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="For RUN: auto, cpu, cuda or cuda:N [auto].", show_default=False)
+        str | None, typer.Option(help="Device for RUN: auto, cpu, cuda or cuda:N [auto].", show_default=False)
     ] = None,
     masks: MaskSource = None,
     kmeans: KMeans = None,
@@ -116,99 +163,153 @@ def evaluate(
     rirs_root: RirsRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Score a run, or separated files of any system, against the truth.
+    """Score a run, or separated files of any system, against the true sources.
 
     A run is scored on a split of a mixture set; separated files against a folder of references, or as a CSV pairs them.
-    Layout of the folders: s1/NAME.wav, s2/NAME.wav or NAME_s1.wav, NAME_s2.wav, or what patterns say.
+    Folders contain s1/NAME.wav, s2/NAME.wav or NAME_s1.wav, NAME_s2.wav, or what the patterns say.
 
-    Sources are paired by the best mean SI-SDR over all of a file first, once for all scores. The same command goes on
-    after a kill. What cannot be scored is counted with its reason; an infinite score is in no mean. An "i" stands for
-    the improvement, the score minus that of the mixture.
+    Before scoring, the sources of each file are paired once by the best mean SI-SDR over all of the file. Run the same
+    command again to resume after a kill. Files that cannot be scored are counted with the reason; infinite scores are
+    excluded from means. A trailing "i" means improvement: the score minus that of the mixture.
     """
+    parameters = locals().copy()  # by name, for the table of modes
     from sepclip.scoring.items import ScoringPlan
 
-    wanted = chosen(metrics, tuple(METRICS), DEFAULT, "metrics")
     plan = ScoringPlan(
-        wanted, chosen(oracles, tuple(ORACLES), tuple(ORACLES), "oracles"), engine, improvements=improvements
+        select_names(metrics, tuple(METRICS), DEFAULT_METRICS, "metrics"),
+        select_names(oracles, tuple(ORACLES), tuple(ORACLES), "oracles"),
+        engine,
+        improvements=improvements,
     )
-    moved = {"root": root, "noise": noise_root, "rirs": rirs_root}
-    how: dict[str, Any] = {"jobs": jobs, "memory_gib": memory, "museval_json": museval_json}
-    if run is not None and data is not None and not (estimates or references or pairs):
-        if mixtures or estimate_pattern or reference_pattern or fixed_order:
-            raise typer.BadParameter(
-                "--mixtures, --estimate-pattern, --reference-pattern and --fixed-order go with --estimates and "
-                "--references, or with --pairs"
-            )
-        folder, result = _of_run(run, data, split or "tt", limit, out_folder, device, masks, kmeans, moved, plan, how)
-    elif run is None and data is None and (pairs is not None) != (estimates is not None and references is not None):
-        from sepclip.evaluation.evaluating import evaluate as score
-        from sepclip.evaluation.folders import folder_items, pair_items
-
-        if split or device or masks or kmeans or any(moved.values()):
-            raise typer.BadParameter(
-                "--split, --masks, --kmeans, --device, --root, --noise-root and --rirs-root go with RUN and DATA"
-            )
-        if pairs is not None:
-            if estimates or references or mixtures or estimate_pattern or reference_pattern:
-                raise typer.BadParameter("--pairs names all files itself: leave out folders and patterns")
-            items = pair_items(pairs, limit, fixed_order=fixed_order)
-            folder = out_folder or pairs.parent
-            about = {"pairs": str(pairs), "limit": limit}
-        else:
-            assert estimates is not None
-            assert references is not None
-            items = folder_items(
-                estimates, references, mixtures, limit, fixed_order=fixed_order,
-                estimate_pattern=estimate_pattern, reference_pattern=reference_pattern,
-            )  # fmt: skip
-            folder = out_folder or estimates
-            about = {
-                "estimates": str(estimates),
-                "references": str(references),
-                "mixtures": None if mixtures is None else str(mixtures),
-                "estimate_pattern": estimate_pattern,
-                "reference_pattern": reference_pattern,
-                "limit": limit,
-            }
-        result = score(items, folder, about, plan, **how)
+    mode = _select_mode(parameters)
+    options: EvaluationOptions = {"jobs": jobs, "memory_gib": memory, "museval_json": museval_json}
+    request = _Request(plan, limit, out_folder, options)
+    if mode == "set":
+        assert run is not None
+        assert data is not None
+        roots = {"root": root, "noise": noise_root, "rirs": rirs_root}
+        folder, document = _evaluate_run(request, run, data, split or "tt", device or "auto", masks, kmeans, roots)
+    elif mode == "folders":
+        assert estimates is not None
+        assert references is not None
+        patterns = {"estimate_pattern": estimate_pattern, "reference_pattern": reference_pattern}
+        folder, document = _evaluate_folders(request, estimates, references, mixtures, patterns, fixed_order)
     else:
-        raise typer.BadParameter("give either RUN and DATA, or --estimates and --references, or --pairs")
+        assert pairs is not None
+        folder, document = _evaluate_pairs(request, pairs, fixed_order)
     if as_json:
-        print_json(result)
-        return
-    from sepclip.evaluation.shown import show
-    from sepclip.report.glance import score_lines
-
-    show(result)
-    show_lines(score_lines(result))
-    out.print(f"written: {folder / 'scores.json'}, scores.csv and scores.md", markup=False, soft_wrap=True)
+        print_json(dict(document))
+    else:
+        _print(folder, document)
 
 
-def _of_run(
+def _select_mode(parameters: Mapping[str, object]) -> str:
+    """Return the mode that the parameters select; raises BadParameter for none, or for options of another mode."""
+    given = {name for name, value in parameters.items() if value}
+    for name, mode in _MODES.items():
+        if given.issuperset(mode.needs) and not any(given.issuperset(group) for group in mode.without):
+            for options, message in mode.refuses.items():
+                if given.intersection(options):
+                    raise typer.BadParameter(message)
+            return name
+    raise typer.BadParameter("give either RUN and DATA, or --estimates and --references, or --pairs")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The parameters that all modes share."""
+
+    plan: "ScoringPlan"
+    limit: int | None
+    out_folder: Path | None
+    options: "EvaluationOptions"
+
+
+def _evaluate_run(
+    request: _Request,
     run: Path,
     data: Path,
     split: str,
-    limit: int | None,
-    out_folder: Path | None,
-    device: str | None,
+    device_name: str,
     masks: MaskSource,
     kmeans: str | None,
-    moved: dict[str, Path | None],
-    plan: "ScoringPlan",
-    how: dict[str, Any],
-) -> tuple[Path, dict[str, Any]]:
+    roots: Mapping[str, Path | None],
+) -> tuple[Path, "ScoreDocument"]:
+    """Score a run on a split of a mixture set; returns the folder of the scores, and the scores."""
     from sepclip.evaluation.sets import evaluate_set
     from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.model.inference import InferenceOptions
     from sepclip.training.hardware import resolve_device
     from sepclip.training.run import Run
 
-    where = resolve_device(device or "auto")
-    separator = Run.open(run).separator(where, InferenceOptions(masks=masks), kmeans)
-    first = f"-first{limit}" if limit else ""
-    other = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
-    by = f"-{','.join(other)}" if other else ""
-    folder = out_folder or run / "eval" / f"{data.resolve().name}-{split}{by}{first}"
-    about = {"run": str(run), "limit": limit, "masks": separator.masks_from, "kmeans": separator.clusters_by()}
-    mixtures = MixtureSet.open(data, **moved)
-    return folder, evaluate_set(separator, mixtures, split, folder, about, device=where, plan=plan, limit=limit, **how)
+    device = resolve_device(device_name)
+    separator = Run.open(run).separator(device, InferenceOptions(masks=masks), kmeans)
+    # settings other than the run's are in the name, so that they do not overwrite its own scores
+    settings = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
+    suffix = (f"-{','.join(settings)}" if settings else "") + (f"-first{request.limit}" if request.limit else "")
+    folder = request.out_folder or run / "eval" / f"{data.resolve().name}-{split}{suffix}"
+    document = evaluate_set(
+        separator,
+        MixtureSet.open(data, **roots),
+        split,
+        folder,
+        {
+            "run": str(run),
+            "limit": request.limit,
+            "masks": separator.masks_from,
+            "kmeans": separator.clusters_by(),
+        },
+        device=device,
+        plan=request.plan,
+        limit=request.limit,
+        **request.options,
+    )
+    return folder, document
+
+
+def _evaluate_folders(
+    request: _Request,
+    estimates: Path,
+    references: Path,
+    mixtures: Path | None,
+    patterns: Mapping[str, str | None],
+    fixed_order: bool,
+) -> tuple[Path, "ScoreDocument"]:
+    """Score a folder of estimates; returns the folder of the scores, and the scores."""
+    from sepclip.evaluation.folders import evaluate_folders
+
+    folder = request.out_folder or estimates
+    document = evaluate_folders(
+        estimates,
+        references,
+        folder,
+        request.plan,
+        mixtures=mixtures,
+        limit=request.limit,
+        estimate_pattern=patterns["estimate_pattern"],
+        reference_pattern=patterns["reference_pattern"],
+        fixed_order=fixed_order,
+        **request.options,
+    )
+    return folder, document
+
+
+def _evaluate_pairs(request: _Request, table: Path, fixed_order: bool) -> tuple[Path, "ScoreDocument"]:
+    """Score the files that a CSV lists; returns the folder of the scores, and the scores."""
+    from sepclip.evaluation.folders import evaluate_pairs
+
+    folder = request.out_folder or table.parent
+    document = evaluate_pairs(
+        table, folder, request.plan, limit=request.limit, fixed_order=fixed_order, **request.options
+    )
+    return folder, document
+
+
+def _print(folder: Path, document: "ScoreDocument") -> None:
+    """Print the scores as tables, and where they were written."""
+    from sepclip.evaluation.terminal_tables import print_scores
+    from sepclip.report.glance import score_lines
+
+    print_scores(document)
+    show_lines(score_lines(document))
+    out.print(f"written: {folder / 'scores.json'}, scores.csv and scores.md", markup=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""From a run and a mixture set, or from two folders, to scores, their summary, and comparisons of them."""
+"""Evaluation: from a run and a mixture set, or from folders of files, to scores, their summary, and comparisons."""

@@ -1,70 +1,79 @@
-"""Two or more scored systems on the same files: paired differences, their intervals and tests."""
+"""Comparison of two or more scored systems on the same files: paired differences, their intervals and tests."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from sepclip.errors import UserError, counted
-from sepclip.evaluation.document import read_scores
+from sepclip.evaluation.document import Comparison, MetricComparison, PairComparison, ScoreDocument, read_scores
 from sepclip.evaluation.summary import percentile_interval
+from sepclip.scoring.items import FlatRow
 from sepclip.scoring.table import METRICS
 
-SAME_DB = 1e-6  # scores of one estimate by the two engines differ by less
-SAME_SNR_DB = 0.01  # files are 16 bits and more: the same mixture and references agree in their SNR to far less
+SAME_DB = 1e-6  # the scores of one estimate by the two engines differ by less
+SAME_SNR_DB = 0.01  # with files of 16 bits or more, the SNRs of the same mixture and references differ by far less
+_HEADS = ["score", "systems", "files", "means", "difference", "95 %", "median", "better in", "p (Holm)"]
+
+FileKey = tuple[str, tuple[str, ...]]  # name and sources
+RowsByFile = dict[FileKey, list[FlatRow]]
 
 
-def compare(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> dict[str, Any]:
-    """Compare, pair by pair, what ``sepclip eval`` wrote to each of ``paths``: folders, or the scores.json in them.
+def compare(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> Comparison:
+    """Compare pairs of the systems that ``sepclip eval`` scored into ``paths``: folders, or the scores.json in them.
 
-    A run stands for its scores of the one set on which all given runs are scored.
-    A file counts with the mean over its sources, where all systems have a score for all of these. ``interval``: 95 % of
-    the mean difference by the bootstrap over files. ``p``: Wilcoxon's signed-rank test; ``p_holm``: corrected for the
-    pairs of systems within a score. ``wins``: the share of files in which the second is better, ties counting half.
+    A run is replaced by its scores of the one set on which all given runs are scored. A file counts once, with the mean
+    over its sources, if all systems have a score for all of them. ``interval``: 95 % of the mean difference by the
+    bootstrap over files. ``p``: Wilcoxon's signed-rank test; ``p_holm``: corrected for the pairs of systems within a
+    score. ``wins``: the share of files in which the second is better, ties counting half.
 
-    Raises UserError where scores differ in their definitions, in their files' references, or have no file in common.
+    Raises UserError if scores differ in their definitions or in their files' references, or have no file in common.
     """
     if len(paths) < 2:
         raise UserError("give two scores or more to compare")
-    paths = _scores_of(paths)
-    found = {label: read_scores(path) for label, path in zip(_labels(paths), paths, strict=True)}
-    chosen = _same_terms(found, metrics)
-    _require_same_mixtures(found)
-    systems = {label: _by_file(scores) for label, scores in found.items()}
+    paths = _resolve_runs(paths)
+    documents = {label: read_scores(path) for label, path in zip(_short_labels(paths), paths, strict=True)}
+    names = _common_metrics(documents, metrics)
+    _require_same_mixtures(documents)
+    # the files that all systems have with the same sources
+    systems = {label: _rows_by_file(document) for label, document in documents.items()}
     common = sorted(set.intersection(*(set(files) for files in systems.values())))
     left_out = sorted({name for files in systems.values() for name, _ in files} - {name for name, _ in common})
     if not common:
-        raise UserError(f"{', '.join(found)} have no file with the same sources in common")
+        raise UserError(f"{', '.join(documents)} have no file with the same sources in common")
+    first = next(iter(documents.values()))
     return {
-        "systems": {label: str(path) for label, path in zip(found, paths, strict=True)},
-        "metrics": {name: next(iter(found.values()))["metrics"][name] for name in chosen},
-        "titles": {name: next(iter(found.values()))["titles"][name] for name in chosen},
+        "systems": {label: str(path) for label, path in zip(documents, paths, strict=True)},
+        "metrics": {name: first["metrics"][name] for name in names},
+        "titles": {name: first["titles"][name] for name in names},
         "files": len(common),
         "left_out": left_out,
-        "scores": {name: _of_metric(name, systems, common) for name in chosen},
+        "scores": {name: _compare_metric(name, systems, common) for name in names},
     }
 
 
-def _scores_of(paths: Sequence[Path]) -> list[Path]:
-    """Return the paths, with its scores in the place of each run. UserError for none, or more than one in common."""
+def _resolve_runs(paths: Sequence[Path]) -> list[Path]:
+    """Return the paths with each run replaced by its scores on the set that all runs have in common.
+
+    Raises UserError if there is no such set, or more than one.
+    """
     runs = [path for path in paths if not (path / "scores.json").exists() and (path / "config.yaml").is_file()]
     names = [{scores.parent.name for scores in run.glob("eval/*/scores.json")} for run in runs]
     common = sorted(set.intersection(*names)) if names else []
     if runs and len(common) != 1:
-        told = ", ".join(map(str, runs))
+        listed = ", ".join(map(str, runs))
         if not common:
-            raise UserError(f"{told}: not scored on a set in common; `sepclip eval RUN DATA` scores each")
-        raise UserError(f"{told}: scored on {', '.join(common)}; say which, such as {runs[0] / 'eval' / common[0]}")
+            raise UserError(f"{listed}: not scored on a set in common; `sepclip eval RUN DATA` scores each")
+        raise UserError(f"{listed}: scored on {', '.join(common)}; say which, such as {runs[0] / 'eval' / common[0]}")
     return [path / "eval" / common[0] if path in runs else path for path in paths]
 
 
-def _labels(paths: Sequence[Path]) -> list[str]:
-    """Return a short name for each path: its run, or its last folders, as many as tell it from the others."""
+def _short_labels(paths: Sequence[Path]) -> list[str]:
+    """Return a short name for each path: its run, or as many of its last folders as make it unique."""
     folders = [(path if path.is_dir() else path.parent).resolve().parts for path in paths]
     for path, parts in zip(paths, folders, strict=True):
         if folders.count(parts) > 1:
@@ -75,25 +84,27 @@ def _labels(paths: Sequence[Path]) -> list[str]:
     labels = []
     for parts in folders:
         count = 1
-        while [other[-count:] for other in folders].count(parts[-count:]) > 1:
+        while [folder[-count:] for folder in folders].count(parts[-count:]) > 1:
             count += 1
         labels.append("/".join(parts[-count:]))
     return labels
 
 
-def _same_terms(found: Mapping[str, dict[str, Any]], metrics: Sequence[str] | None) -> list[str]:
-    """Return the scores to compare. Raises UserError where a score is not defined alike in all."""
-    (first, one), *others = found.items()
-    for label, other in others:
-        if one["sources"] != other["sources"]:
-            raise UserError(f"{first} has its sources {one['sources']}, {label} {other['sources']}: score both alike")
-        for name in set(one["metrics"]) & set(other["metrics"]):
-            if one["metrics"][name] != other["metrics"][name]:
+def _common_metrics(documents: Mapping[str, ScoreDocument], metrics: Sequence[str] | None) -> list[str]:
+    """Return the scores to compare. Raises UserError if a score is not defined alike in all documents."""
+    (first_label, first), *others = documents.items()
+    for label, document in others:
+        if first["sources"] != document["sources"]:
+            raise UserError(
+                f"{first_label} has its sources {first['sources']}, {label} {document['sources']}: score both alike"
+            )
+        for name in set(first["metrics"]) & set(document["metrics"]):
+            if first["metrics"][name] != document["metrics"][name]:
                 raise UserError(
-                    f"{name} of {first} is {one['metrics'][name]!r}, of {label} {other['metrics'][name]!r}: score "
-                    f"both by the same sepclip"
+                    f"{name} of {first_label} is {first['metrics'][name]!r}, of {label} "
+                    f"{document['metrics'][name]!r}: score both by the same sepclip"
                 )
-    common = [name for name in METRICS if all(name in scores["metrics"] for scores in found.values())]
+    common = [name for name in METRICS if all(name in document["metrics"] for document in documents.values())]
     missing = [name for name in metrics or () if name not in common]
     if missing or not common:
         wanted = ", ".join(missing) or "a score in common"
@@ -101,39 +112,44 @@ def _same_terms(found: Mapping[str, dict[str, Any]], metrics: Sequence[str] | No
     return list(metrics or common)
 
 
-def _require_same_mixtures(found: Mapping[str, dict[str, Any]]) -> None:
-    """Raise UserError where a file has another mixture or references in one than in the others."""
-    seen: dict[tuple[str, str], tuple[str, float]] = {}
-    for label, scores in found.items():
-        for row in scores["rows"]:
+def _require_same_mixtures(documents: Mapping[str, ScoreDocument]) -> None:
+    """Raise UserError if the systems were scored on different mixtures or references of the same name.
+
+    The SNR of the mixture against each reference shows it, because no system changes it.
+    """
+    first_snrs: dict[tuple[str, str], tuple[str, float]] = {}
+    for label, document in documents.items():
+        for row in document["rows"]:
             snr = row.get("input_snr")
             if snr is not None:
-                other, before = seen.setdefault((row["name"], row["source"]), (label, snr))
-                if abs(snr - before) > SAME_SNR_DB:
+                first_label, first_snr = first_snrs.setdefault((row["name"], row["source"]), (label, snr))
+                if abs(snr - first_snr) > SAME_SNR_DB:
                     raise UserError(
-                        f"{row['name']} is not the same in {other} and {label}: the SNR of the mixture for "
-                        f"{row['source']} is {before:.2f} and {snr:.2f} dB; score both against the same references"
+                        f"{row['name']} is not the same in {first_label} and {label}: the SNR of the mixture for "
+                        f"{row['source']} is {first_snr:.2f} and {snr:.2f} dB; score both against the same references"
                     )
 
 
-def _by_file(scores: dict[str, Any]) -> dict[tuple[str, tuple[str, ...]], list[dict[str, Any]]]:
+def _rows_by_file(document: ScoreDocument) -> RowsByFile:
     """Return the rows of every file, by its name and sources."""
-    files: dict[str, list[dict[str, Any]]] = {}
-    for row in scores["rows"]:
+    files: dict[str, list[FlatRow]] = {}
+    for row in document["rows"]:
         files.setdefault(row["name"], []).append(row)
     return {(name, tuple(row["source"] for row in rows)): rows for name, rows in files.items()}
 
 
-def _of_metric(
-    name: str, systems: Mapping[str, Mapping[Any, list[dict[str, Any]]]], common: Sequence[Any]
-) -> dict[str, Any]:
+def _compare_metric(name: str, systems: Mapping[str, RowsByFile], common: Sequence[FileKey]) -> MetricComparison:
+    """Return the comparison of one score, over the files in which all systems have it for all sources."""
     usable = [
         key for key in common if all(row[name] is not None for files in systems.values() for row in files[key])
     ]  # fmt: skip
     means = {
         label: np.array([fmean(row[name] for row in files[key]) for key in usable]) for label, files in systems.items()
     }
-    pairs = [_pair(a, b, means[b] - means[a]) for a, b in itertools.combinations(systems, 2)]
+    pairs = [
+        _compare_pair(first, second, means[second] - means[first])
+        for first, second in itertools.combinations(systems, 2)
+    ]
     for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
         pair["p_holm"] = corrected
     return {
@@ -144,12 +160,20 @@ def _of_metric(
     }
 
 
-def _pair(first: str, second: str, differences: NDArray[np.float64]) -> dict[str, Any]:
-    """Return what is known of ``second`` minus ``first``, file by file."""
+def _compare_pair(first: str, second: str, differences: NDArray[np.float64]) -> PairComparison:
+    """Return the statistics of ``differences`` (files,), ``second`` minus ``first``."""
     differences = np.where(np.abs(differences) < SAME_DB, 0.0, differences)
     if not differences.size:
-        empty = dict.fromkeys(("mean", "median", "interval", "wins", "p"))
-        return {"first": first, "second": second, **empty, "differences": []}
+        return {
+            "first": first,
+            "second": second,
+            "mean": None,
+            "median": None,
+            "interval": None,
+            "wins": None,
+            "p": None,
+            "differences": [],
+        }
     return {
         "first": first,
         "second": second,
@@ -164,43 +188,42 @@ def _pair(first: str, second: str, differences: NDArray[np.float64]) -> dict[str
 
 def holm(values: Sequence[float | None]) -> list[float | None]:
     """Return p values corrected for their number (Holm 1979); None stays None."""
-    known = sorted((value, place) for place, value in enumerate(values) if value is not None)
+    known = sorted((value, index) for index, value in enumerate(values) if value is not None)
     corrected: list[float | None] = [None] * len(values)
-    largest = 0.0
-    for rank, (value, place) in enumerate(known):
+    largest = 0.0  # a corrected value is never below that of a smaller p
+    for rank, (value, index) in enumerate(known):
         largest = max(largest, min(1.0, value * (len(known) - rank)))
-        corrected[place] = largest
+        corrected[index] = largest
     return corrected
 
 
-def cells(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the comparison as a table: its heads, and a line for each score and pair."""
-    heads = ["score", "systems", "files", "means", "difference", "95 %", "median", "better in", "p (Holm)"]
+def comparison_table(result: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return the comparison as a table: its heads, and a line for each score and pair of systems."""
     lines = []
-    for name, found in result["scores"].items():
-        for pair in found["pairs"]:
-            first, second = pair["first"], pair["second"]
-            line = [result["titles"][name], f"{second} - {first}", str(found["files"])]
-            if pair["mean"] is None:
-                lines.append([*line, *["-"] * 6])
-                continue
-            low, high = pair["interval"] or (None, None)
-            lines.append(
-                [
-                    *line,
-                    f"{found['means'][second]:.2f}, {found['means'][first]:.2f}",
-                    f"{pair['mean']:+.2f}",
-                    "-" if low is None else f"{low:+.2f} to {high:+.2f}",
-                    f"{pair['median']:+.2f}",
-                    f"{pair['wins']:.0%}",
-                    f"{pair['p_holm']:.2g}",
-                ]
-            )
-    return heads, lines
+    for name, scores in result["scores"].items():
+        for pair in scores["pairs"]:
+            line = [result["titles"][name], f"{pair['second']} - {pair['first']}", str(scores["files"])]
+            lines.append([*line, *_cells(pair, scores["means"])])
+    return list(_HEADS), lines
 
 
-def told_left_out(result: dict[str, Any]) -> str | None:
-    """Return what to say of files that not all systems have; None for none."""
+def _cells(pair: PairComparison, means: Mapping[str, float | None]) -> list[str]:
+    """Return the figures of one pair of systems; dashes if no file has a score in all systems."""
+    if pair["mean"] is None:
+        return ["-"] * 6
+    low, high = pair["interval"] or (None, None)
+    return [
+        f"{means[pair['second']]:.2f}, {means[pair['first']]:.2f}",
+        f"{pair['mean']:+.2f}",
+        "-" if low is None else f"{low:+.2f} to {high:+.2f}",
+        f"{pair['median']:+.2f}",
+        f"{pair['wins']:.0%}",
+        f"{pair['p_holm']:.2g}",
+    ]
+
+
+def left_out_message(result: Comparison) -> str | None:
+    """Return the message on files that not all systems have; None if all have all files."""
     if not result["left_out"]:
         return None
     return f"{counted(len(result['left_out']), 'file')} not in all, or with other sources, left out"

@@ -1,103 +1,141 @@
-"""The files that scores are kept in: ``scores.json`` (docs/SCORES.md), ``scores.csv``, ``scores.md``, museval's own."""
+"""The documents of evaluation, key by key, and how to read one: ``scores.json`` and ``comparison.json``.
 
-import csv
-import hashlib
-import importlib.metadata
-import io
+The keys of these classes are the keys in the files (docs/SCORES.md), in the order in which they are written. A column
+is the name of a score, such as ``si_sdr`` or ``sdr_improvement``; ``scoring/table.py`` defines them. Builders:
+``evaluate_items.py`` for a ScoreDocument, ``summary.py`` for its Summary, ``comparison.py`` for a Comparison.
+"""
+
 import json
-import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
-import numpy as np
-
-from sepclip.audio.files import write_text
 from sepclip.errors import UserError
-from sepclip.evaluation.markdown import to_markdown
-from sepclip.evaluation.summary import kind_of as kind_of
-from sepclip.evaluation.summary import summarise_parts
-from sepclip.scoring.items import ScoreRow, ScoringPlan
-from sepclip.scoring.score_file import Frames
-from sepclip.scoring.table import columns
+from sepclip.scoring.items import FlatRow
 
 SCHEMA_VERSION = 2
-_MUSEVAL_NAMES = {"SDR": "sdr", "SIR": "sir", "SAR": "sar", "ISR": "isr"}
+Interval = list[float]  # low and high
 
 
-def document(
-    rows: Sequence[ScoreRow], about: dict[str, Any], plan: ScoringPlan, *, fixed_order: bool = False
-) -> dict[str, Any]:
-    """Return the whole result as what ``scores.json`` holds."""
-    shown = columns(plan.metrics, plan.oracles, plan.improvements)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "metrics": {name: definition for name, (_, definition, _) in shown.items()},
-        "units": {name: unit for name, (_, _, unit) in shown.items()},
-        "titles": {name: title for name, (title, _, _) in shown.items()},
-        "engine": plan.engine,
-        "museval": importlib.metadata.version("museval"),
-        "sources": "in their own order" if fixed_order else "paired by the best mean SI-SDR over all of a file",
-        "transform": None if plan.stft is None else [plan.stft.window_length, plan.stft.hop_length],
-        **about,
-        "summary": summarise_parts(rows, list(shown), fixed_order=fixed_order),
-        "rows": [row.flat() for row in rows],
-    }
+class ColumnStatistics(TypedDict):
+    """The statistics of some rows, by column. A column without any score has None, in ``count`` 0."""
+
+    mean: dict[str, float | None]
+    median: dict[str, float | None]
+    quartiles: dict[str, Interval | None]  # the first and the third
+    interval: dict[str, Interval | None]  # 95 % of the mean, bootstrap over files; None for fewer than two files
+    count: dict[str, int]  # ``files``, ``rows``, ``perfect`` (rows with that status), and the scores of each column
+    excluded: dict[str, int]  # each reason for missing scores, without its figures: how many rows have it
+    notes: dict[str, int]  # each note, likewise
+    oracle_share: dict[str, float | None]  # oracle: mean SI-SDR improvement over that of the oracle; None if <= 0
 
 
-def write_scores(folder: Path, result: dict[str, Any]) -> None:
-    """Write ``scores.csv``, ``scores.md`` and ``scores.json``, which comes last."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(result["rows"][0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "notes": "; ".join(row["notes"])} for row in result["rows"])
-    write_text(folder / "scores.csv", table.getvalue())
-    write_text(folder / "scores.md", to_markdown(result))
-    write_text(folder / "scores.json", json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+class WorstFile(TypedDict):
+    """A file with a low score: the mean over its sources."""
+
+    name: str
+    mean: float
 
 
-def read_scores(path: Path) -> dict[str, Any]:
-    """Read a ``scores.json``, or that in the folder ``path``.
+class WorstFiles(TypedDict):
+    """The files with the lowest scores, the lowest first."""
 
-    Raises UserError for none, a damaged one, or one of another version.
+    by: str | None  # the column; None if there is no column at all
+    files: list[WorstFile]
+
+
+class Summary(ColumnStatistics):
+    """The statistics of all rows, and the same for parts of them, by the name of the part."""
+
+    groups: dict[str, ColumnStatistics]  # of the mixture set, such as seen and unseen
+    sexes: dict[str, ColumnStatistics]  # "same sex" and "different sexes"
+    input_snr: dict[str, ColumnStatistics]  # by ranges of the mixture's SNR
+    sources: NotRequired[dict[str, ColumnStatistics]]  # only if sources have a fixed order, such as stems
+    worst: WorstFiles
+
+
+class Provenance(TypedDict, total=False):
+    """What was scored; the command decides which of these keys are present."""
+
+    run: str  # folder of the run
+    limit: int | None  # only the first so many files
+    masks: str | None  # what made the masks: binary, soft or network
+    kmeans: dict[str, Any] | None  # settings of the clustering, None if the run clusters nothing
+    cell: dict[str, Any]  # of a sweep: the settings of the cell
+    training: dict[str, Any]  # of a sweep: the summary of the training
+    data: str  # folder of the mixture set
+    split: str  # tr, cv or tt
+    estimates: str  # folder of separated files
+    references: str  # folder of true sources
+    mixtures: str | None  # folder of mixtures, if given
+    estimate_pattern: str | None  # position of name and source in the paths of estimates, if given
+    reference_pattern: str | None  # the same for references
+    pairs: str  # CSV that lists all files
+
+
+class ScoreDocument(Provenance):
+    """What ``scores.json`` contains. The keys of Provenance are written between ``transform`` and ``summary``."""
+
+    schema_version: int
+    metrics: dict[str, str]  # column: definition
+    units: dict[str, str]  # column: unit
+    titles: dict[str, str]  # column: title
+    engine: str  # museval or fast
+    museval: str  # version of museval
+    sources: str  # how estimates were paired with references
+    transform: list[int] | None  # window and hop of the oracles in samples; None: about 32 ms and a quarter of it
+    summary: Summary
+    rows: list[FlatRow]  # one for each file and source, see scoring.items.ScoreRow
+
+
+class PairComparison(TypedDict):
+    """One score of two systems: the second minus the first, over files. None if no file has a score in all systems."""
+
+    first: str
+    second: str
+    mean: float | None  # of the differences
+    median: float | None
+    interval: Interval | None  # 95 % of the mean, bootstrap over files; None for fewer than two files
+    wins: float | None  # share of files in which the second is better; a tie counts half
+    p: float | None  # Wilcoxon's signed-rank test
+    differences: list[float]  # one for each of ``MetricComparison.names``
+    p_holm: NotRequired[float | None]  # ``p`` corrected for the number of pairs (Holm 1979)
+
+
+class MetricComparison(TypedDict):
+    """One score of all systems, over the files in which all of them have it."""
+
+    files: int
+    means: dict[str, float | None]  # system: mean over files
+    pairs: list[PairComparison]
+    names: list[str]  # of the files
+
+
+class Comparison(TypedDict):
+    """What ``comparison.json`` contains."""
+
+    systems: dict[str, str]  # short name: path of the scores
+    metrics: dict[str, str]  # column: definition
+    titles: dict[str, str]  # column: title
+    files: int  # in common
+    left_out: list[str]  # names of files that not all systems have with the same sources
+    scores: dict[str, MetricComparison]  # by column
+
+
+def read_scores(path: Path) -> ScoreDocument:
+    """Read a ``scores.json``, or the one in the folder ``path``.
+
+    Raises UserError if it is missing, damaged, or of another version.
     """
     file = path / "scores.json" if path.is_dir() else path
     try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = found["schema_version"]
-        if not {"rows", "metrics", "summary"} <= set(found):
+        document: ScoreDocument = json.loads(file.read_text(encoding="utf-8"))
+        version = document["schema_version"]
+        if not {"rows", "metrics", "summary"} <= set(document):
             raise KeyError("rows, metrics or summary")
     except FileNotFoundError as error:
         raise UserError(f"{file}: no such file; `sepclip eval` writes it") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as scores ({error!r}): make them again with `sepclip eval`") from error
+        raise UserError(f"{file} cannot be read as scores ({error!r}): run `sepclip eval` again") from error
     if version != SCHEMA_VERSION:
         raise UserError(f"{file} has version {version}, this sepclip reads {SCHEMA_VERSION}: run `sepclip eval` again")
-    return found
-
-
-def track_name(name: str) -> str:
-    """Return the file name of a track's scores: readable, and one for each name."""
-    plain = re.sub(r"[^\w .+=-]", "_", name)[:150]
-    return f"{plain}.json" if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}.json"
-
-
-def write_track(path: Path, rows: Sequence[ScoreRow], frames: Frames) -> None:
-    """Write the windows of one track as museval's ``TrackStore`` does: five decimals, infinite ones as NaN."""
-    targets = []
-    for index, row in enumerate(rows):
-        windows = [
-            {
-                "time": window,
-                "duration": 1,
-                "metrics": {title: _rounded(frames[name][index, window]) for title, name in _MUSEVAL_NAMES.items()},
-            }
-            for window in range(frames["sdr"].shape[1])
-        ]
-        targets.append({"name": row.source, "frames": windows})
-    result = {"targets": targets, "museval_version": importlib.metadata.version("museval")}
-    write_text(path, json.dumps(result, indent=2) + "\n")
-
-
-def _rounded(value: float) -> float:
-    return round(float(value), 5) if np.isfinite(value) else float("nan")
+    return document

@@ -1,34 +1,93 @@
-"""Estimates and references of any system: folders matched by their names, or pairs listed in a file."""
+"""Evaluation of separated files of any system: folders matched by their names, or pairs listed in a CSV."""
 
 import csv
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
 from sepclip.audio.files import find_sounds, name_below, read_sound
 from sepclip.errors import UserError, counted
-from sepclip.scoring.items import Item, ScoreRow, Waves, default_frame
+from sepclip.evaluation.document import ScoreDocument
+from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves, default_frame
 
-FOLDERS, NAMES = "{source}/{name}", "{name}_{source}"
-_SOURCE = r"s\d+"
-_MIXTURES = ("mix", "mixture")  # never a source, whatever the pattern
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from sepclip.evaluation.evaluate_items import EvaluationOptions
+
+FOLDERS, NAMES = "{source}/{name}", "{name}_{source}"  # the default patterns
+_SOURCE = r"s\d+"  # what {source} matches in a default pattern
+_MIXTURES = ("mix", "mixture")  # these are never sources
 _PAIR_COLUMNS = ("name", "source", "estimate", "reference")
 
 
+def evaluate_folders(
+    estimates: Path,
+    references: Path,
+    folder: Path,
+    plan: ScoringPlan,
+    *,
+    mixtures: Path | None = None,
+    limit: int | None = None,
+    estimate_pattern: str | None = None,
+    reference_pattern: str | None = None,
+    fixed_order: bool = False,
+    **options: "Unpack[EvaluationOptions]",
+) -> ScoreDocument:
+    """Score the files of two folders into ``folder``; see :func:`folder_items` and :func:`evaluate_items`."""
+    from sepclip.evaluation.evaluate_items import evaluate_items  # imports scipy, which folder_items does not need
+
+    items = folder_items(
+        estimates, references, mixtures, limit, fixed_order=fixed_order,
+        estimate_pattern=estimate_pattern, reference_pattern=reference_pattern,
+    )  # fmt: skip
+    return evaluate_items(
+        items,
+        folder,
+        {
+            "estimates": str(estimates),
+            "references": str(references),
+            "mixtures": None if mixtures is None else str(mixtures),
+            "estimate_pattern": estimate_pattern,
+            "reference_pattern": reference_pattern,
+            "limit": limit,
+        },
+        plan,
+        **options,
+    )
+
+
+def evaluate_pairs(
+    table: Path,
+    folder: Path,
+    plan: ScoringPlan,
+    *,
+    limit: int | None = None,
+    fixed_order: bool = False,
+    **options: "Unpack[EvaluationOptions]",
+) -> ScoreDocument:
+    """Score the files that a CSV lists into ``folder``; see :func:`pair_items` and :func:`evaluate_items`."""
+    from sepclip.evaluation.evaluate_items import evaluate_items
+
+    items = pair_items(table, limit, fixed_order=fixed_order)
+    return evaluate_items(items, folder, {"pairs": str(table), "limit": limit}, plan, **options)
+
+
 @dataclass(frozen=True)
-class _Files:
-    """The files of one item, read when they are asked for; None where they are missing."""
+class _ItemFiles:
+    """The loader of one item: the paths of its files by source, read when called; None for missing ones."""
 
     estimates: dict[str, Path] | None
     references: dict[str, Path] | None
     mixture: Path | None
 
     def __call__(self) -> Waves | str:
-        """Read what one file is scored from, or return why it cannot be scored."""
+        """Read the files, or return why they cannot be scored."""
         if self.estimates is None:
             return "no estimate"
         if self.references is None:
@@ -36,10 +95,11 @@ class _Files:
         if len(self.estimates) != len(self.references):
             return f"{counted(len(self.estimates), 'estimate')} for {counted(len(self.references), 'reference')}"
         if set(self.estimates) != set(self.references):
-            one, other = (", ".join(sorted(names)) for names in (self.estimates, self.references))
-            return f"different sources: estimates of {one}, references of {other}"
+            names = [", ".join(sorted(sources)) for sources in (self.estimates, self.references)]
+            return f"different sources: estimates of {names[0]}, references of {names[1]}"
         estimates = [self.estimates[source] for source in self.references]
         sounds = [read_sound(path) for path in (*self.references.values(), *estimates, *self._mixtures())]
+        # nothing is resampled or mixed down: that would change the scores
         rates = sorted({sound.rate_hz for sound in sounds})
         if len(rates) > 1:
             return f"different rates: {', '.join(f'{rate} Hz' for rate in rates)}"
@@ -48,9 +108,10 @@ class _Files:
         lengths = [sound.samples.shape[1] for sound in sounds]
         if min(lengths) == 0:
             return "0 samples"
-        if max(lengths) - min(lengths) > default_frame(rates[0])[1]:  # a hop more or less is only padding
+        if max(lengths) - min(lengths) > default_frame(rates[0])[1]:  # a difference of up to a hop is only padding
             return f"different lengths: {min(lengths)} to {max(lengths)} samples"
         notes = ("cut to the shorter length",) if len(set(lengths)) > 1 else ()
+        # stack them in the order in which they were read
         count = len(estimates)
         ref, est = (
             np.stack([sound.samples[:, : min(lengths)].T for sound in part])  # (S, T, C)
@@ -62,20 +123,18 @@ class _Files:
     def _mixtures(self) -> list[Path]:
         return [self.mixture] if self.mixture else []
 
-    def _paths(self) -> list[Path]:
-        return [*(self.references or {}).values(), *(self.estimates or {}).values(), *self._mixtures()]
-
     def identity(self) -> str:
-        """Return what changes with the files."""
-        stats = [(path, path.stat()) for path in self._paths() if path.is_file()]
+        """Return a text that changes with the files."""
+        paths = [*(self.references or {}).values(), *(self.estimates or {}).values(), *self._mixtures()]
+        stats = [(path, path.stat()) for path in paths if path.is_file()]
         return " ".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
     def size(self) -> tuple[int, int]:
-        """Return samples times sources times channels, and channels, by the headers; 0 and 1 where they say nothing."""
+        """Return samples times sources times channels, and channels, by the headers; 0 and 1 if one is unreadable."""
         try:
             infos = [soundfile.info(path) for path in (self.references or {}).values()]
         except (soundfile.SoundFileError, OSError):
-            return 0, 1  # reading them says what is wrong
+            return 0, 1  # reading the files will say what is wrong
         return sum(info.frames * info.channels for info in infos), max((info.channels for info in infos), default=1)
 
 
@@ -90,34 +149,41 @@ def folder_items(
     fixed_order: bool = False,
     only: Collection[str] | None = None,
 ) -> list[Item]:
-    """Return the files of two folders, matched by name, each read when it is loaded; ``only`` those of some names.
+    """Return the files of two folders as items, matched by name, each read when it is loaded.
 
-    Patterns say where a file's name and source stand in its path below the folder, without its extension:
-    ``{source}/{name}`` (where there is a folder s1) or ``{name}_{source}`` by default, with sources s1, s2, ...; with a
-    pattern given, a source is any word. The mixture is looked for as ``mix/NAME`` in ``references``, or as ``NAME`` in
-    ``mixtures``, and is the sum of the references where there is none.
+    Patterns give the positions of a file's name and source in its path below the folder, without extension:
+    ``{source}/{name}`` (if there is a folder s1) or ``{name}_{source}`` by default, with sources s1, s2, ...; in a
+    given pattern, a source is any word. The mixture is ``mix/NAME`` in ``references``, or ``NAME`` in ``mixtures``, or
+    the sum of the references if there is no such file. ``limit``: the first so many; ``only``: those with these names.
+    Raises UserError if there are no references, no estimates of them, or no files in ``mixtures``.
     """
-    true, found = find_sources(references, reference_pattern), find_sources(estimates, estimate_pattern)
-    if not true:
-        wanted = reference_pattern or "s1/NAME.wav, s2/NAME.wav nor NAME_s1.wav, NAME_s2.wav"
-        raise UserError(f"{references} holds no references: neither {wanted}")
-    if not set(true) & set(found):
+    references_by_name = find_sources(references, reference_pattern)
+    estimates_by_name = find_sources(estimates, estimate_pattern)
+    if not references_by_name:
+        wanted = reference_pattern or "s1/NAME.wav, s2/NAME.wav or NAME_s1.wav, NAME_s2.wav"
+        raise UserError(f"{references} contains no references: expected {wanted}")
+    if not set(references_by_name) & set(estimates_by_name):
         raise UserError(
-            f"{estimates} holds no estimate of any of the {counted(len(true), 'reference')} in {references}, "
-            f"such as {min(true)!r}"
+            f"{estimates} contains no estimate of any of the {counted(len(references_by_name), 'reference')} in "
+            f"{references}, such as {min(references_by_name)!r}"
         )
-    mixture_folder = mixtures or references / "mix"
-    mixed = {_name(path, mixture_folder): path for path in find_sounds(mixture_folder)[0]}
-    if mixtures is not None and not mixed:
+    mixture_by_name = dict(_named_sounds(mixtures or references / "mix"))
+    if mixtures is not None and not mixture_by_name:
         raise UserError(f"{mixtures}: no such folder, or one without mixtures")
-    names = [name for name in sorted({*true, *found})[:limit] if only is None or name in only]
-    return [_item(name, _Files(found.get(name), true.get(name), mixed.get(name)), fixed_order) for name in names]
+    names = sorted({*references_by_name, *estimates_by_name})[:limit]
+    files = {
+        name: _ItemFiles(estimates_by_name.get(name), references_by_name.get(name), mixture_by_name.get(name))
+        for name in names
+        if only is None or name in only
+    }
+    return [_item(name, item_files, fixed_order) for name, item_files in files.items()]
 
 
 def pair_items(table: Path, limit: int | None = None, *, fixed_order: bool = False) -> list[Item]:
-    """Return the files that a CSV lists: ``name,source,estimate,reference`` and perhaps ``mixture``, a row a source.
+    """Return the files that a CSV lists as items: a line per source, ``name,source,estimate,reference[,mixture]``.
 
-    Paths are relative to the folder of ``table``.
+    Paths are relative to the folder of ``table``. Raises UserError for a missing column, an empty field, a source that
+    is listed twice, or several mixtures of one file.
     """
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -126,15 +192,17 @@ def pair_items(table: Path, limit: int | None = None, *, fixed_order: bool = Fal
         raise UserError(f"{table} cannot be read: {error}") from error
     missing = [name for name in _PAIR_COLUMNS if not rows or name not in rows[0]]
     if missing:
-        raise UserError(f"{table}: no column {', '.join(missing)}; wanted: {','.join(_PAIR_COLUMNS)} and maybe mixture")
+        columns = ",".join(_PAIR_COLUMNS)
+        raise UserError(f"{table}: no column {', '.join(missing)}; needed: {columns}, and optionally mixture")
+    # the lines of each file, in their order
     files: dict[str, list[dict[str, str]]] = {}
     for line, row in enumerate(rows, start=2):
         if not all(row[column] for column in _PAIR_COLUMNS):
             raise UserError(f"{table}, line {line}: an empty field; give name, source, estimate and reference")
-        others = files.setdefault(row["name"], [])
-        if row["source"] in [other["source"] for other in others]:
+        sources = files.setdefault(row["name"], [])
+        if row["source"] in [source["source"] for source in sources]:
             raise UserError(f"{table}, line {line}: source {row['source']} of {row['name']} for the second time")
-        others.append(row)
+        sources.append(row)
     items = []
     for name, sources in list(files.items())[:limit]:
         estimates, references = (
@@ -144,35 +212,45 @@ def pair_items(table: Path, limit: int | None = None, *, fixed_order: bool = Fal
         if len(mixtures) > 1:
             raise UserError(f"{table}: {name} has {len(mixtures)} mixtures: {', '.join(sorted(mixtures))}")
         mixture = table.parent / mixtures.pop() if mixtures else None
-        items.append(_item(name, _Files(estimates, references, mixture), fixed_order))
+        items.append(_item(name, _ItemFiles(estimates, references, mixture), fixed_order))
     return items
 
 
-def _item(name: str, files: _Files, fixed_order: bool) -> Item:
+def _item(name: str, files: _ItemFiles, fixed_order: bool) -> Item:
     rows = [ScoreRow(name, source) for source in (files.references or files.estimates or {})]
-    values, channels = files.size()
-    identity = files.identity()
-    return Item(rows, files, values=values, channels=channels, identity=identity, fixed_order=fixed_order)
+    total_samples, channels = files.size()
+    return Item(
+        rows,
+        files,
+        total_samples=total_samples,
+        channels=channels,
+        identity=files.identity(),
+        fixed_order=fixed_order,
+    )
 
 
-def _name(path: Path, folder: Path) -> str:
-    return name_below(path.with_suffix(""), folder)
+def _named_sounds(folder: Path) -> list[tuple[str, Path]]:
+    """Return the sound files below ``folder``, each with its path in it without extension."""
+    return [(name_below(path.with_suffix(""), folder), path) for path in find_sounds(folder)[0]]
 
 
 def find_sources(folder: Path, pattern: str | None = None) -> dict[str, dict[str, Path]]:
-    """Return the sources of every name below ``folder``, in their order."""
+    """Return the files of every name below ``folder`` by source, with sources in their order.
+
+    Raises UserError if the folder does not exist, the pattern is wrong, or two files are the same source.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     layout = FOLDERS if (folder / "s1").is_dir() else NAMES
     expression = _expression(pattern, "[^/]+") if pattern else _expression(layout, _SOURCE)
-    named: dict[str, dict[str, Path]] = {}
-    for path in find_sounds(folder)[0]:
-        match = re.fullmatch(expression, _name(path, folder))
+    files: dict[str, dict[str, Path]] = {}
+    for name, path in _named_sounds(folder):
+        match = re.fullmatch(expression, name)
         if match and match["source"] not in _MIXTURES:
-            other = named.setdefault(match["name"], {}).setdefault(match["source"], path)
-            if other != path:
-                raise UserError(f"{other} and {path} are both source {match['source']} of one file: remove one of them")
-    return {name: {key: paths[key] for key in _ordered(paths)} for name, paths in named.items()}
+            first = files.setdefault(match["name"], {}).setdefault(match["source"], path)
+            if first != path:
+                raise UserError(f"{first} and {path} are both source {match['source']} of one file: remove one of them")
+    return {name: {source: paths[source] for source in _in_order(paths)} for name, paths in files.items()}
 
 
 def _expression(pattern: str, source: str) -> str:
@@ -180,14 +258,14 @@ def _expression(pattern: str, source: str) -> str:
     if pattern.count("{name}") != 1 or pattern.count("{source}") != 1:
         raise UserError(f"pattern {pattern!r}: give {{name}} and {{source}} once each, such as '{{name}}/{{source}}'")
     parts = re.split(r"(\{name\}|\{source\}|\*)", pattern)
-    words = {"{name}": "(?P<name>.+)", "{source}": f"(?P<source>{source})", "*": "[^/]*"}
-    return "".join(words.get(part, re.escape(part)) for part in parts)
+    expressions = {"{name}": "(?P<name>.+)", "{source}": f"(?P<source>{source})", "*": "[^/]*"}
+    return "".join(expressions.get(part, re.escape(part)) for part in parts)
 
 
-def _ordered(sources: Iterable[str]) -> list[str]:
-    """Return s1, s2, ..., s10 by number, all else by name."""
+def _in_order(sources: Iterable[str]) -> list[str]:
+    """Return s1, s2, ..., s10 by number, other names by name."""
 
-    def place(name: str) -> tuple[str, int, str]:
+    def key(name: str) -> tuple[str, int, str]:
         return re.sub(r"\d+", "", name), int("".join(re.findall(r"\d", name)) or 0), name
 
-    return sorted(sources, key=place)
+    return sorted(sources, key=key)

@@ -1,75 +1,84 @@
-"""The summary of scores as Markdown tables."""
+"""Scores as Markdown tables."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal
 
+from sepclip.evaluation.document import Interval, ScoreDocument
 from sepclip.scoring.table import ORACLES
 
-_PARTS = {"groups": "group", "sexes": "voices", "input_snr": "input SNR", "sources": "source"}
+_Part = Literal["groups", "sexes", "input_snr", "sources"]
+_PARTS: dict[_Part, str] = {"groups": "group", "sexes": "voices", "input_snr": "input SNR", "sources": "source"}
 
 
-def to_markdown(result: dict[str, Any]) -> str:
-    """Return ``scores.md``: all columns, the parts, the worst files, what was left out, and the definitions."""
-    summary, titles = result["summary"], result["titles"]
-    lines = ["# Scores", "", *_whole(result), ""]
+def to_markdown(document: ScoreDocument) -> str:
+    """Return ``scores.md``: all columns, the parts, the worst files, missing scores, and the definitions."""
+    summary, titles = document["summary"], document["titles"]
+    lines = ["# Scores", "", *_summary_table(document), ""]
     shares = {name: share for name, share in summary["oracle_share"].items() if share is not None}
     if shares:
         reached = ", ".join(f"{ORACLES[name][0]} {share:.0%}" for name, share in shares.items())
         lines += [f"Share of the oracle's SI-SDR improvement that was reached: {reached}.", ""]
     for part, head in _PARTS.items():
         if len(summary.get(part, ())) > 1:
-            lines += _part(result, part, head)
+            lines += _part_tables(document, part, head)
     worst = summary["worst"]
-    if worst["files"]:
+    if worst["by"] is not None and worst["files"]:
         lines += [f"## Lowest {titles[worst['by']]}", ""]
-        rows = ([_code(one["name"]), _two(one["mean"])] for one in worst["files"])
+        rows = ([f"`{file['name']}`", _two_decimals(file["mean"])] for file in worst["files"])
         lines += table(["file", "mean over sources"], rows)
-    told = {**summary["excluded"], **summary["notes"]}
-    if told:
+    reasons = {**summary["excluded"], **summary["notes"]}
+    if reasons:
         lines += ["## Without some or all scores, or scored otherwise", ""]
-        lines += table(["why", "sources"], ([why, str(count)] for why, count in told.items()))
+        lines += table(["why", "sources"], ([reason, str(count)] for reason, count in reasons.items()))
     lines += ["## Definitions", ""]
-    lines += table(["score", "what it is"], ([titles[name], words] for name, words in result["metrics"].items()))
+    lines += definition_table(titles, document["metrics"])
     return "\n".join(lines)
 
 
-def _whole(result: dict[str, Any]) -> list[str]:
-    summary = result["summary"]
+def _summary_table(document: ScoreDocument) -> list[str]:
+    """Return one line for each column that has scores, over all files."""
+    summary = document["summary"]
     rows = []
-    for name, title in result["titles"].items():
+    for name, title in document["titles"].items():
         if summary["count"][name]:
-            interval, quartiles = summary["interval"][name], summary["quartiles"][name]
             rows.append(
                 [
                     title,
-                    result["units"][name],
+                    document["units"][name],
                     str(summary["count"][name]),
-                    _two(summary["mean"][name]),
-                    "-" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
-                    _two(summary["median"][name]),
-                    f"{quartiles[0]:.2f} to {quartiles[1]:.2f}",
+                    _two_decimals(summary["mean"][name]),
+                    _range(summary["interval"][name]),
+                    _two_decimals(summary["median"][name]),
+                    _range(summary["quartiles"][name]),
                 ]
             )
     heads = ["score", "unit", "sources", "mean", "95 % over files", "median", "quartiles"]
-    files = f"{summary['count']['files']} files, {summary['count']['rows']} sources, {result['sources']}."
+    files = f"{summary['count']['files']} files, {summary['count']['rows']} sources, {document['sources']}."
     return [files, "", *table(heads, rows)]
 
 
-def _part(result: dict[str, Any], part: str, head: str) -> list[str]:
-    """Return one line a part, with the means; for sources the medians too, as SiSEC has them."""
+def _part_tables(document: ScoreDocument, part: _Part, head: str) -> list[str]:
+    """Return a table with one line per part and its means; for sources also one with medians, as in SiSEC."""
+    summary, titles = document["summary"], document["titles"]
     oracles = tuple(f"{oracle}_s" for oracle in ORACLES)
-    names = [name for name in result["titles"] if result["summary"]["count"][name] and not name.startswith(oracles)]
+    columns = [name for name in titles if summary["count"][name] and not name.startswith(oracles)]
+    statistics: list[tuple[Literal["mean", "median"], str]] = [("mean", "mean over files")]
+    if part == "sources":
+        statistics.append(("median", "median over files of the median over windows, as SiSEC"))
     lines = []
-    stats = ("mean", "median") if part == "sources" else ("mean",)
-    for stat in stats:
-        told = "median over files of the median over windows, as SiSEC" if stat == "median" else "mean over files"
-        lines += [f"## By {head}: {told}", ""]
+    for statistic, words in statistics:
+        lines += [f"## By {head}: {words}", ""]
         rows = (
-            [name, str(found["count"]["files"]), *(_two(found[stat][metric]) for metric in names)]
-            for name, found in result["summary"][part].items()
+            [name, str(values["count"]["files"]), *(_two_decimals(values[statistic][column]) for column in columns)]
+            for name, values in summary[part].items()
         )
-        lines += table([head, "files", *(result["titles"][name] for name in names)], rows)
+        lines += table([head, "files", *(titles[name] for name in columns)], rows)
     return lines
+
+
+def definition_table(titles: dict[str, str], definitions: dict[str, str]) -> list[str]:
+    """Return a table with the definition of each column."""
+    return table(["score", "what it is"], ([titles[name], words] for name, words in definitions.items()))
 
 
 def table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
@@ -78,9 +87,9 @@ def table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines] + [""]
 
 
-def _two(value: float | None) -> str:
+def _two_decimals(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _code(name: str) -> str:
-    return f"`{name}`"
+def _range(limits: Interval | None) -> str:
+    return "-" if limits is None else f"{limits[0]:.2f} to {limits[1]:.2f}"

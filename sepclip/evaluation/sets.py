@@ -1,15 +1,16 @@
-"""A run on the mixtures of a set: separated one by one while others are scored."""
+"""Evaluation of a run on a mixture set: mixtures are separated one by one while others are scored."""
 
 import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sepclip.errors import UserError
+from sepclip.evaluation.document import Provenance, ScoreDocument
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import Recipe
 from sepclip.mixing.render import FULL_SCALE
@@ -17,33 +18,39 @@ from sepclip.model.inference import BlockSeparator
 from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
 from sepclip.separation.stream import separate_wave
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from sepclip.evaluation.evaluate_items import EvaluationOptions
+
 
 def evaluate_set(
     separator: BlockSeparator,
     data: MixtureSet,
     split: str,
     folder: Path,
-    about: dict[str, Any],
+    about: Provenance,
     *,
     device: torch.device,
     plan: ScoringPlan = ScoringPlan(),
     limit: int | None = None,
-    **how: Any,
-) -> dict[str, Any]:
-    """Separate and score the mixtures of a split into ``folder``, the oracles in the separator's own transform.
+    **options: "Unpack[EvaluationOptions]",
+) -> ScoreDocument:
+    """Separate and score the mixtures of a split into ``folder``, with the oracles in the separator's transform.
 
-    ``how`` goes to :func:`evaluate`. Raises UserError where the data is not what the separator learned to separate.
+    ``about`` says what ``separator`` is, for the document; ``data`` and ``split`` are added to it. ``options`` are
+    those of :func:`evaluate_items`. Raises UserError if the data is not what the separator was trained to separate.
     """
-    from sepclip.evaluation.evaluating import evaluate  # a report, too, wants items alone; this takes scipy
+    from sepclip.evaluation.evaluate_items import evaluate_items  # imports scipy, which set_items does not need
 
     items = set_items(separator, data, split, device=device, limit=limit)
     plan = replace(plan, stft=separator.stft)
-    return evaluate(items, folder, {**about, "data": str(data.path), "split": split}, plan, **how)
+    return evaluate_items(items, folder, {**about, "data": str(data.path), "split": split}, plan, **options)
 
 
 @dataclass(frozen=True)
-class _Separated:
-    """The waves of one mixture, separated when they are asked for."""
+class _SeparateMixture:
+    """The loader of one item: reads a mixture with its sources, and separates it when called."""
 
     separator: BlockSeparator
     data: MixtureSet
@@ -52,12 +59,12 @@ class _Separated:
     device: torch.device
 
     def __call__(self) -> Waves:
-        read = self.data.waves(self.split, self.recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T) or (1 + S, C, T)
-        waves = read.reshape(len(read), -1, read.shape[-1])  # (1 + S, C, T)
+        waves = self.data.waves(self.split, self.recipe).astype(np.float32) / FULL_SCALE  # (1 + S, T) or (1 + S, C, T)
+        waves = waves.reshape(len(waves), -1, waves.shape[-1])  # (1 + S, C, T)
         mixture = torch.from_numpy(waves[0])
         estimates = separate_wave(self.separator, mixture, self.data.rate_hz, self.device).cpu().numpy()  # (S, C, T)
-        est, true = estimates.transpose(0, 2, 1), waves.transpose(0, 2, 1)  # (S, T, C), (1 + S, T, C)
-        return Waves(self.data.rate_hz, est=est, ref=true[1:], mixture=true[0])
+        est, waves = estimates.transpose(0, 2, 1), waves.transpose(0, 2, 1)  # (S, T, C), (1 + S, T, C)
+        return Waves(self.data.rate_hz, est=est, ref=waves[1:], mixture=waves[0])
 
 
 def set_items(
@@ -69,9 +76,10 @@ def set_items(
     limit: int | None = None,
     only: Collection[str] | None = None,
 ) -> list[Item]:
-    """Return the mixtures of a split, each separated when it is loaded; ``only`` those of some names.
+    """Return the mixtures of a split as items, each separated when it is loaded.
 
-    Raises UserError where the data is not what the separator learned to separate.
+    ``limit``: the first so many; ``only``: those with these names. Raises UserError if the data is not what the
+    separator was trained to separate, or if there is no mixture.
     """
     layout = data.layout
     if separator.layout != layout:
@@ -90,9 +98,9 @@ def set_items(
         ]
         item = Item(
             rows,
-            _Separated(separator, data, split, recipe, device),
-            here=True,
-            values=recipe.length * layout.sources * layout.channels,
+            _SeparateMixture(separator, data, split, recipe, device),
+            load_in_parent=True,
+            total_samples=recipe.length * layout.sources * layout.channels,
             channels=layout.channels,
             identity=f"{weights} {data.digest} {recipe.to_line()}",
             fixed_order=layout.fixed_order,
@@ -102,6 +110,7 @@ def set_items(
 
 
 def _weights_digest(separator: BlockSeparator) -> str:
+    """Return a digest of everything that decides what the separator makes of a mixture."""
     digest = hashlib.sha256(repr((separator.stft, separator.kmeans, separator.seed, separator.clusters)).encode())
     for name, weights in separator.model.state_dict().items():
         digest.update(name.encode())

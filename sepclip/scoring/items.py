@@ -1,4 +1,4 @@
-"""What goes into scoring, a file at a time, and the rows that come out of it."""
+"""The input of scoring, one file at a time, and the rows of scores that come out."""
 
 import math
 from collections.abc import Callable
@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from sepclip.audio.arrays import FloatWaves
 from sepclip.audio.files import BadSound
-from sepclip.scoring.table import DEFAULT, ORACLES
+from sepclip.scoring.table import DEFAULT_METRICS, ORACLES
 
-if TYPE_CHECKING:  # torch takes a second in every process, and much of what is scored needs none
+if TYPE_CHECKING:  # importing torch takes a second in every process, and most scores do not need it
     from sepclip.audio.stft import STFT
 
 STRETCH = 2**18  # samples of a longer file that the oracles transform at a time
+FlatRow = dict[str, Any]  # a ScoreRow in JSON: its fields but ``scores``, then every column of ``scores``
 
 
 @dataclass
 class ScoreRow:
-    """The scores of one source of one file by column; None where there is none, and then ``reason`` says why.
+    """The scores of one source of one file, by column; None if there is no score, and then ``reason`` says why.
 
-    ``status``: ``ok``; ``perfect``, where a score is infinite; ``partial``, where some scores are missing;
-    ``excluded``, where all are. ``notes`` say what was done to score it nevertheless.
+    ``status``: ``ok``; ``perfect`` if a distortion ratio is infinite; ``partial`` if some scores are missing;
+    ``excluded`` if all are. ``notes`` say what had to be done to score the source.
     """
 
     name: str
@@ -33,49 +34,50 @@ class ScoreRow:
     notes: list[str] = field(default_factory=list)
     scores: dict[str, float | None] = field(default_factory=dict)
 
-    def flat(self) -> dict[str, Any]:
-        """Return the row as one flat mapping, as ``scores.json`` holds it."""
-        told = {key: value for key, value in vars(self).items() if key != "scores"}
-        return {**told, **self.scores}
+    def flat(self) -> FlatRow:
+        """Return the row as one flat mapping, as it is in ``scores.json``."""
+        fields = {key: value for key, value in vars(self).items() if key != "scores"}
+        return {**fields, **self.scores}
 
     @classmethod
-    def from_flat(cls, flat: dict[str, Any]) -> "ScoreRow":
-        """Read what :meth:`flat` made."""
-        told = {key: flat[key] for key in cls.__dataclass_fields__ if key != "scores"}
-        return cls(**told, scores={key: value for key, value in flat.items() if key not in told})
+    def from_flat(cls, flat: FlatRow) -> "ScoreRow":
+        """Return the row of a mapping that :meth:`flat` returned."""
+        fields = {key: flat[key] for key in cls.__dataclass_fields__ if key != "scores"}
+        return cls(**fields, scores={key: value for key, value in flat.items() if key not in fields})
 
 
 @dataclass(frozen=True)
 class Waves:
-    """What one file is scored from: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C)."""
+    """The waves of one file to score: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C)."""
 
     rate_hz: int
     est: FloatWaves
     ref: FloatWaves
     mixture: FloatWaves
     notes: tuple[str, ...] = ()
-    fixed_order: bool = False  # estimates belong to the references of the same index
+    fixed_order: bool = False  # each estimate belongs to the reference of the same index
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file to score: a row for each source, still without scores, and where its waves come from.
+    """One file to score: a row for each source, still without scores, and how to get its waves.
 
-    ``load`` returns the waves, or the reason for none; it may raise BadSound. ``here``: in this process (a network),
-    not in that which scores. ``values``: samples times sources times channels, for the memory that it takes.
-    ``identity`` changes with what is scored. ``fixed_order``: estimates belong to the references of the same index.
+    ``load`` returns the waves, or the reason why there are none; it may raise BadSound. ``load_in_parent``: call it in
+    the main process (because it runs a network) and not in the process that scores. ``total_samples``: samples times
+    sources times channels, to estimate the memory that scoring takes. ``identity`` changes with what is scored.
+    ``fixed_order``: each estimate belongs to the reference of the same index.
     """
 
     rows: list[ScoreRow]
     load: Callable[[], Waves | str]
-    here: bool = False
-    values: int = 0
+    load_in_parent: bool = False
+    total_samples: int = 0
     channels: int = 1
     identity: str = ""
     fixed_order: bool = False
 
     def waves(self) -> Waves | str:
-        """Return the waves, or why there are none."""
+        """Return the waves, or the reason why there are none."""
         try:
             loaded = self.load()
         except BadSound as error:
@@ -85,17 +87,17 @@ class Item:
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """What is scored, and how; ``stft`` is the transform of the oracles where a run gives one."""
+    """Which scores to compute, and how; ``stft`` is the transform of the oracles, None for :func:`default_frame`."""
 
-    metrics: tuple[str, ...] = DEFAULT
+    metrics: tuple[str, ...] = DEFAULT_METRICS
     oracles: tuple[str, ...] = tuple(ORACLES)
     engine: str = "museval"
     stft: "STFT | None" = None
     improvements: bool = True  # score the mixture too
-    in_blocks: bool = False  # by the fast engine whatever comes, for museval would not fit into the memory
+    in_blocks: bool = False  # always use the fast engine, because museval would not fit into the memory
 
 
 def default_frame(rate_hz: int) -> tuple[int, int]:
-    """Return window and hop in samples where no run gives a transform: about 32 ms, and a quarter of it."""
+    """Return window and hop in samples if no run sets the transform: about 32 ms, and a quarter of it."""
     window = 2 ** round(math.log2(0.032 * rate_hz))
     return window, window // 4

@@ -1,7 +1,9 @@
-"""Scores without filters, by Le Roux et al. 2019, "SDR - half-baked or well done?": numpy, in blocks, for any length.
+"""Scores without filters: SI-SDR, SI-SIR, SI-SAR, SNR and SD-SDR.
 
-All of them are ratios of the energies of sums of the signals, so two passes suffice: inner products, then energies.
-What :mod:`sepclip.audio.si_sdr` has for training gives the same SI-SDR; here memory does not grow with the length.
+Source: Le Roux et al. 2019, "SDR - half-baked or well done?". Each score is a ratio of two energies, each of a weighted
+sum of the signals. So two passes over the samples suffice: inner products of all signals, from which the weights
+follow, then the energies of the sums. Both work in blocks, so memory does not grow with the length.
+:mod:`sepclip.audio.si_sdr` computes the same SI-SDR for training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,29 +13,31 @@ import numpy as np
 from sepclip.audio.arrays import Float64, FloatWaves
 
 _BLOCK = 2**16  # samples at a time
-_PERFECT = 1e-25  # of the target's energy: what is left below is rounding
+_PERFECT = 1e-25  # of the target's energy: an error below it is rounding
 
 
 class Ratios:
-    """The estimates ``est`` (E, T, C) and references ``ref`` (S, T, C) of one file; all channels count alike.
+    """The scores of estimates ``est`` (E, T, C) against references ``ref`` (S, T, C) of one file.
 
-    Where a signal has one value only, scores that remove its mean are NaN.
+    The channels of a signal are taken as one long signal. Scores that remove the mean are NaN for a constant signal.
     """
 
     def __init__(self, *, est: FloatWaves | Sequence[FloatWaves], ref: FloatWaves):
         self._signals = [*ref, *est]  # each (T, C)
         self._refs, self._count = len(ref), ref[0].size
+        # first pass: means, and which signals are constant
         self._means = np.zeros(len(self._signals))
         low, high = np.full(len(self._signals), np.inf), np.full(len(self._signals), -np.inf)
         for block in self._blocks():
             self._means += block.sum(1) / self._count
             low, high = np.minimum(low, block.min(1)), np.maximum(high, block.max(1))
         self._constant = low == high
+        # second pass: inner products of the signals without their means
         gram = np.zeros((len(self._signals),) * 2)
         for block in self._blocks():
             block -= self._means[:, None]
             gram += block @ block.T
-        gram[self._constant] = gram[:, self._constant] = 0  # nothing but rounding is left without the mean
+        gram[self._constant] = gram[:, self._constant] = 0  # without its mean, only rounding is left of a constant
         self._gram = gram  # of the centred signals
         self._plain = gram + self._count * np.outer(self._means, self._means)
 
@@ -45,7 +49,10 @@ class Ratios:
             yield np.stack([wave[start : start + step].astype(np.float64).ravel() for wave in self._signals])
 
     def _energies(self, weights: Sequence[Float64], *, centred: bool) -> Float64:
-        """Return the energies of weighted sums (rows of N weights) of the signals."""
+        """Return the energies of weighted sums (rows of N weights) of the signals.
+
+        The sums are formed from the samples, because the inner products would cancel in the energy of a small error.
+        """
         rows = np.stack(weights)
         total = np.zeros(len(rows))
         offset = rows @ self._means if centred else np.zeros(len(rows))
@@ -53,7 +60,8 @@ class Ratios:
             total += np.square(rows @ block - offset[:, None]).sum(1)
         return total
 
-    def _one(self, index: int) -> Float64:
+    def _unit(self, index: int) -> Float64:
+        """Return the weights that select one signal."""
         weights = np.zeros(len(self._signals))
         weights[index] = 1
         return weights
@@ -67,28 +75,31 @@ class Ratios:
     def score(self, pairs: Sequence[tuple[int, int]], names: Sequence[str]) -> dict[str, Float64]:
         """Return scores in dB for pairs of (estimate, reference).
 
-        ``names`` are of ``snr``, ``sd_sdr``, ``si_sdr``, ``si_sir`` and ``si_sar``. ``snr`` and ``sd_sdr``
-        take the signals as they are, the others without their means. A silent reference or estimate (for the latter: a
-        constant one) gives NaN, a perfect score inf.
+        ``names`` are any of ``snr``, ``sd_sdr``, ``si_sdr``, ``si_sir`` and ``si_sar``. ``snr`` and ``sd_sdr`` use the
+        signals as they are, the others without their means. A silent (without the mean: a constant) reference or
+        estimate gives NaN, a perfect score inf.
         """
-        found = {}
+        result = {}
         for name in names:
+            # one pass over the samples per score: the energies of all numerators and denominators
             centred = name.startswith("si_")
-            over, under = zip(*(self._parts(name, self._refs + e, r) for e, r in pairs), strict=True)
-            energies = self._energies([*over, *under], centred=centred)
+            numerators, denominators = zip(*(self._parts(name, self._refs + e, r) for e, r in pairs), strict=True)
+            energies = self._energies([*numerators, *denominators], centred=centred)
             above, below = energies[: len(pairs)], energies[len(pairs) :]
             with np.errstate(divide="ignore", invalid="ignore"):
                 scores = 10 * np.log10(above / np.where(below < above * _PERFECT, 0, below))
             silent = self._constant if centred else np.diagonal(self._plain) == 0
             scores[[bool(silent[r] or silent[self._refs + e]) for e, r in pairs]] = np.nan
-            found[name] = scores
-        return found
+            result[name] = scores
+        return result
 
     def _parts(self, name: str, est: int, ref: int) -> tuple[Float64, Float64]:
-        """Return the weights of the two sums whose energies ``name`` relates."""
-        estimate, truth = self._one(est), self._one(ref)
+        """Return the weights of the two sums whose energies ``name`` relates (equations of Le Roux et al. 2019)."""
+        estimate, truth = self._unit(est), self._unit(ref)
         if name == "snr":
             return truth, truth - estimate
+        # the target is the projection onto the reference; SD-SDR compares it with the difference to the reference, so
+        # that gain counts, SI-SDR with the rest of the estimate
         if name == "sd_sdr":
             energy = self._plain[ref, ref]
             return truth * (self._plain[est, ref] / energy if energy else 0), truth - estimate
@@ -98,8 +109,9 @@ class Ratios:
             return target, estimate - target
         refs = slice(self._refs)
         scale = np.sqrt(np.diagonal(self._gram)[refs]) + (np.diagonal(self._gram)[refs] == 0)
-        # on all references at once; levels play no part, and one that repeats another adds nothing
-        span = np.linalg.pinv(self._gram[refs, refs] / np.outer(scale, scale), hermitian=True, rcond=1e-10)
+        # SI-SIR and SI-SAR split the error by the projection onto all references. They are scaled to the same level,
+        # so that a quiet one counts, and the pseudo-inverse allows for one that repeats another
+        inverse = np.linalg.pinv(self._gram[refs, refs] / np.outer(scale, scale), hermitian=True, rcond=1e-10)
         projection = np.zeros(len(self._signals))
-        projection[refs] = span @ (self._gram[refs, est] / scale) / scale
+        projection[refs] = inverse @ (self._gram[refs, est] / scale) / scale
         return target, projection - target if name == "si_sir" else estimate - projection

@@ -1,4 +1,16 @@
-"""The scores of one separated file, with a policy for whatever cannot be scored (docs/SCORES.md)."""
+"""The scores of one separated file: every number in ``scores.json`` passes through :func:`score_file`.
+
+Where each score is computed:
+
+- pairs of estimates and references: ``pairing.best_order``, from ``Ratios.pairwise_si_sdr``;
+- SI-SDR, SI-SIR, SI-SAR, SNR and SD-SDR: ``ratios.Ratios.score``;
+- SDR, ISR, SIR and SAR (BSSEval v4) and the v3 scores: ``engines.decompose_file``, which runs museval
+  (``museval_adapter.py``) or the fast engine (``bsseval.py``);
+- ideal masks: ``oracles.oracle_estimates``, then the same scores;
+- PESQ and ESTOI: ``perceptual.score``.
+
+docs/SCORES.md lists what happens to everything that cannot be scored.
+"""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +18,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sepclip.audio.arrays import FloatWaves
+from sepclip.audio.arrays import Float64, FloatWaves
 from sepclip.scoring import perceptual
 from sepclip.scoring.engines import decompose_file
 from sepclip.scoring.items import ScoreRow, ScoringPlan, Waves
@@ -15,140 +27,152 @@ from sepclip.scoring.pairing import best_order
 from sepclip.scoring.ratios import Ratios
 from sepclip.scoring.table import METRICS, columns
 
-Frames = dict[str, np.ndarray]  # scores of v4's windows by name, (S, windows)
+Frames = dict[str, Float64]  # BSSEval v4 scores by name, (S, windows)
+_FILTERED = ("v4", "v3")  # the families of BSSEval
 
 
 def score_file(rows: list[ScoreRow], waves: Waves | str, plan: ScoringPlan) -> Frames:
-    """Enter all scores of one file into its rows, and the reason wherever there is none; returns v4's windows.
+    """Write all scores of one file into its ``rows``, with a reason for every missing one; returns v4's windows.
 
-    Sources are paired by the best mean SI-SDR over all of them, once, for all scores; not in a fixed order.
+    Sources are paired once, by the best mean SI-SDR over the whole file, and all scores use that order. With
+    ``waves.fixed_order`` they are not paired. ``waves`` is a text if the file could not be loaded: the reason.
     """
     for row in rows:
         row.scores = dict.fromkeys(columns(plan.metrics, plan.oracles, plan.improvements))
     frames: Frames = {}
     if isinstance(waves, str):
-        _explain(rows, waves)
+        _set_reason(rows, waves)
     elif not np.isfinite(waves.est).all():
-        _explain(rows, "NaN or infinite estimate")
+        _set_reason(rows, "NaN or infinite estimate")
     elif not (np.isfinite(waves.ref).all() and np.isfinite(waves.mixture).all()):
-        _explain(rows, "NaN or infinite reference or mixture")
+        _set_reason(rows, "NaN or infinite reference or mixture")
     else:
         frames = _score_waves(rows, waves, plan)
     for row in rows:
-        _settle(row, plan.metrics)
+        _set_status(row, plan.metrics)
     return frames
 
 
 def _score_waves(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
+    """Pair the sources, then compute each family of scores in turn."""
     for row in rows:
         row.notes.extend(waves.notes)
-    est = waves.est
+    # pair once for all scores: pairing by each score would let every number choose its own order
     if not waves.fixed_order:
-        pairwise = Ratios(est=est, ref=waves.ref).pairwise_si_sdr()
-        est = est[best_order(pairwise)]  # (S, T, C), in the order of the references
-    mixture, waves = waves.mixture, replace(waves, est=est)
+        pairwise = Ratios(est=waves.est, ref=waves.ref).pairwise_si_sdr()
+        waves = replace(waves, est=waves.est[best_order(pairwise)])  # (S, T, C), in the order of the references
+    # silence has no score in any family; its reason comes first, so that no later reason replaces it
     for index, row in enumerate(rows):
         if not waves.ref[index].any():
             row.reason = "silent reference"
-        elif not est[index].any():
+        elif not waves.est[index].any():
             row.reason = "silent estimate"
-    mixture_si_sdr = _enter_ratios(rows, waves, mixture, plan)
-    mixture_sdr = _mixture_sdr(waves, mixture, plan)
-    frames = _enter_bsseval(rows, waves, plan)
-    _enter_oracles(rows, waves, mixture, plan, mixture_si_sdr, mixture_sdr)
-    _enter_perceptual(rows, waves, mixture, plan)
+    mixture_si_sdr = _score_ratios(rows, waves, plan)
+    mixture_sdr = _mixture_sdr(waves, plan)
+    frames = _score_bsseval(rows, waves, plan)
+    _score_oracles(rows, waves, plan, mixture_si_sdr, mixture_sdr)
+    _score_perceptual(rows, waves, plan)
     return frames
 
 
-def _enter_ratios(rows: list[ScoreRow], waves: Waves, mixture: FloatWaves, plan: ScoringPlan) -> Sequence[float]:
-    """Enter the scores without filters; returns the SI-SDR of the mixture for each source."""
+def _score_ratios(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Sequence[float]:
+    """Write the scores without filters; returns the SI-SDR of the mixture as the estimate of each source."""
     count = len(rows)
-    ratios = Ratios(est=[*waves.est, mixture], ref=waves.ref)
+    # the mixture is one more estimate, number ``count``, so that one pass over the samples serves both
+    ratios = Ratios(est=[*waves.est, waves.mixture], ref=waves.ref)
     names = [name for name in plan.metrics if METRICS[name].family == "ratios"]
-    wanted = list(dict.fromkeys([*names, *(("si_sdr",) if plan.oracles else ())]))
-    ours = ratios.score([(index, index) for index in range(count)], names)
-    before = ratios.score([(count, index) for index in range(count)], wanted)
+    mixture_names = list(dict.fromkeys([*names, *(("si_sdr",) if plan.oracles else ())]))
+    scores = ratios.score([(index, index) for index in range(count)], names)
+    mixture_scores = ratios.score([(count, index) for index in range(count)], mixture_names)
     for index, row in enumerate(rows):
         for name in names:
-            _enter_with_improvement(row, name, ours[name][index], before[name][index])
+            _set_score_and_improvement(row, name, scores[name][index], mixture_scores[name][index])
         if "snr" in names:
-            _enter(row, "input_snr", before["snr"][index], METRICS["snr"].infinite)
-    return before["si_sdr"].tolist() if "si_sdr" in before else [math.nan] * count
+            _set_score(row, "input_snr", mixture_scores["snr"][index], METRICS["snr"].infinite)
+    return mixture_scores["si_sdr"].tolist() if "si_sdr" in mixture_scores else [math.nan] * count
 
 
-def _mixture_sdr(waves: Waves, mixture: FloatWaves, plan: ScoringPlan) -> np.ndarray:
-    """Return v4's SDR of the mixture for each source (S,), which takes no filters; NaN where there is none."""
+def _mixture_sdr(waves: Waves, plan: ScoringPlan) -> Float64:
+    """Return v4's SDR of the mixture for each source (S,), for the oracles' improvements; NaN if there is none.
+
+    v4's SDR needs no filters, so this costs next to nothing beside BSSEval.
+    """
+    result = np.full(len(waves.ref), np.nan)
     if "sdr" not in plan.metrics or not plan.oracles or waves.ref.shape[1] < waves.rate_hz:
-        return np.full(len(waves.ref), np.nan)
+        return result
     sounding = waves.ref.any((1, 2))
-    found = np.full(len(waves.ref), np.nan)
     if sounding.any():
         ref = waves.ref[sounding]
-        found[sounding] = window_sdr(est=np.broadcast_to(mixture, ref.shape), ref=ref, rate_hz=waves.rate_hz)
-    return found
+        result[sounding] = window_sdr(est=np.broadcast_to(waves.mixture, ref.shape), ref=ref, rate_hz=waves.rate_hz)
+    return result
 
 
-def _enter_bsseval(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
-    """Enter the scores of BSSEval. Silent references are left out, which changes nothing for the others."""
-    if not any(METRICS[name].family in ("v4", "v3") for name in plan.metrics):
-        return {}
+def _score_bsseval(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
+    """Write the scores of BSSEval (v4 and v3); returns v4's windows for all sources, NaN for silent ones."""
+    names = [name for name in plan.metrics if METRICS[name].family in _FILTERED]
+    # silent references are left out: museval raises for them, and the scores of the other sources do not depend on them
     sounding = [index for index in range(len(rows)) if waves.ref[index].any()]
-    if not sounding:
+    if not names or not sounding:
         return {}
     try:
-        found = decompose_file(waves, sounding, plan)
+        result = decompose_file(waves, sounding, plan)
     except Unscorable as error:
-        _explain(rows, f"BSSEval: {error}")
+        _set_reason(rows, f"BSSEval: {error}")
         return {}
-    for note in found.notes:
+    for note in result.notes:
         for index in sounding:
             rows[index].notes.append(note)
+    for name in names:
+        scores, mixture_scores = result.scores[name], result.mixture.get(name)
+        for place, index in enumerate(sounding):
+            if not waves.est[index].any():
+                continue
+            mixture_score = math.nan if mixture_scores is None else float(mixture_scores[place])
+            _set_score_and_improvement(rows[index], name, float(scores[place]), mixture_score)
+            if METRICS[name].family == "v4" and math.isnan(scores[place]):
+                _set_reason([rows[index]], "BSSEval: no window of 1 s in which all sources sound")
+    # bring the windows back to all S sources
     frames = {}
-    for name in plan.metrics:
-        if METRICS[name].family in ("v4", "v3"):
-            ours, before = found.scores[name], found.mixture.get(name)
-            for place, index in enumerate(sounding):
-                if waves.est[index].any():
-                    mixed = math.nan if before is None else float(before[place])
-                    _enter_with_improvement(rows[index], name, float(ours[place]), mixed)
-                    if METRICS[name].family == "v4" and math.isnan(ours[place]):
-                        _explain([rows[index]], "BSSEval: no window of 1 s in which all sources sound")
-    for name, values in found.frames.items():
-        frames[name] = np.full((len(rows), values.shape[1]), np.nan)
-        frames[name][sounding] = values
-        frames[name][[not one.any() for one in waves.est]] = np.nan  # something stood in their place
+    for name, windows in result.frames.items():
+        frames[name] = np.full((len(rows), windows.shape[1]), np.nan)
+        frames[name][sounding] = windows
+        # decompose_file puts the reference in the place of a silent estimate: that score means nothing
+        frames[name][[not wave.any() for wave in waves.est]] = np.nan
     return frames
 
 
-def _enter_oracles(
+def _score_oracles(
     rows: list[ScoreRow],
     waves: Waves,
-    mixture: FloatWaves,
     plan: ScoringPlan,
     mixture_si_sdr: Sequence[float],
-    mixture_sdr: np.ndarray,
+    mixture_sdr: Float64,
 ) -> None:
+    """Write how much the ideal masks improve SI-SDR and SDR over the mixture."""
     if not plan.oracles:
         return
     from sepclip.scoring.oracles import default_stft, oracle_estimates  # torch takes a second in every process
 
     stft = plan.stft or default_stft(waves.rate_hz)
     sounding = [index for index in range(len(rows)) if waves.ref[index].any()]
-    with_windows = bool(np.isfinite(mixture_sdr).any())
-    for name, estimate in oracle_estimates(plan.oracles, mixture=mixture, ref=waves.ref, stft=stft):
+    has_windows = bool(np.isfinite(mixture_sdr).any())
+    # one oracle at a time, because its estimates are as large as the references
+    for name, estimate in oracle_estimates(plan.oracles, mixture=waves.mixture, ref=waves.ref, stft=stft):
         if "si_sdr" in plan.metrics:
             pairs = [(index, index) for index in range(len(rows))]
-            ours = Ratios(est=estimate, ref=waves.ref).score(pairs, ("si_sdr",))["si_sdr"]
-            for row, score, before in zip(rows, ours, mixture_si_sdr, strict=True):
-                if np.isfinite(before):  # that of a silent reference is not
-                    _enter(row, f"{name}_si_sdr_improvement", float(score - before))
-        if "sdr" in plan.metrics and with_windows:
+            scores = Ratios(est=estimate, ref=waves.ref).score(pairs, ("si_sdr",))["si_sdr"]
+            for row, score, mixture_score in zip(rows, scores, mixture_si_sdr, strict=True):
+                if np.isfinite(mixture_score):  # it is not finite for a silent reference
+                    _set_score(row, f"{name}_si_sdr_improvement", float(score - mixture_score))
+        if "sdr" in plan.metrics and has_windows:
+            # window_sdr is the SDR of museval's v4 in a hundredth of the time
             scores = window_sdr(est=estimate[sounding], ref=waves.ref[sounding], rate_hz=waves.rate_hz)
             for index, score in zip(sounding, scores, strict=True):
-                _enter(rows[index], f"{name}_sdr_improvement", float(score - mixture_sdr[index]))
+                _set_score(rows[index], f"{name}_sdr_improvement", float(score - mixture_sdr[index]))
 
 
-def _enter_perceptual(rows: list[ScoreRow], waves: Waves, mixture: FloatWaves, plan: ScoringPlan) -> None:
+def _score_perceptual(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> None:
+    """Write PESQ and ESTOI, or the reason that their packages give for not scoring a source."""
     for name in plan.metrics:
         if METRICS[name].family != "perceptual":
             continue
@@ -156,39 +180,43 @@ def _enter_perceptual(rows: list[ScoreRow], waves: Waves, mixture: FloatWaves, p
             if row.reason in ("silent reference", "silent estimate"):
                 continue
             try:
-                ours = perceptual.score(name, est=waves.est[index], ref=waves.ref[index], rate_hz=waves.rate_hz)
-                before = math.nan
-                if plan.improvements:
-                    before = perceptual.score(name, est=mixture, ref=waves.ref[index], rate_hz=waves.rate_hz)
+                score = _perceptual(name, waves.est[index], waves, index)
+                mixture_score = _perceptual(name, waves.mixture, waves, index) if plan.improvements else math.nan
             except ValueError as error:
-                _explain([row], f"{METRICS[name].title}: {error}")
+                _set_reason([row], f"{METRICS[name].title}: {error}")
                 continue
-            _enter_with_improvement(row, name, ours, before)
+            _set_score_and_improvement(row, name, score, mixture_score)
 
 
-def _enter_with_improvement(row: ScoreRow, name: str, ours: float, before: float) -> None:
+def _perceptual(name: str, est: FloatWaves, waves: Waves, source: int) -> float:
+    """Return PESQ or ESTOI of ``est`` (T, C) against one of the references."""
+    return perceptual.score(name, est=est, ref=waves.ref[source], rate_hz=waves.rate_hz)
+
+
+def _set_score_and_improvement(row: ScoreRow, name: str, score: float, mixture_score: float) -> None:
+    """Write a score, and its improvement over the mixture if both are finite and the plan has that column."""
     metric = METRICS[name]
-    if metric.distortion and ours > metric.infinite:
+    if metric.distortion and score > metric.infinite:
         row.status = "perfect"
-    _enter(row, name, ours, metric.infinite)
-    if f"{name}_improvement" in row.scores and max(ours, before) <= metric.infinite:
-        _enter(row, f"{name}_improvement", ours - before)
+    _set_score(row, name, score, metric.infinite)
+    if f"{name}_improvement" in row.scores and max(score, mixture_score) <= metric.infinite:
+        _set_score(row, f"{name}_improvement", score - mixture_score)
 
 
-def _enter(row: ScoreRow, column: str, value: float, infinite: float = math.inf) -> None:
-    """Enter a score that is finite and below what counts as infinite."""
+def _set_score(row: ScoreRow, column: str, value: float, infinite: float = math.inf) -> None:
+    """Write a score, unless it is NaN or counts as infinite: JSON has neither."""
     if math.isfinite(value) and value <= infinite:
         row.scores[column] = float(value)
 
 
-def _explain(rows: list[ScoreRow], reason: str) -> None:
-    """Say of every row why it lacks scores, unless it has a reason of its own."""
+def _set_reason(rows: list[ScoreRow], reason: str) -> None:
+    """Write into each row why scores are missing; the first reason stays."""
     for row in rows:
         row.reason = row.reason or reason
 
 
-def _settle(row: ScoreRow, metrics: Sequence[str]) -> None:
-    """Sum the row up in its status, with a reason for every score that is missing."""
+def _set_status(row: ScoreRow, metrics: Sequence[str]) -> None:
+    """Write the status of a row once its scores are written, and a reason if scores are missing without one."""
     missing = [METRICS[name].title for name in metrics if row.scores[name] is None]
     if row.status == "perfect":
         return

@@ -1,26 +1,29 @@
-"""What can be scored: the one table of metrics and oracles, with their definitions. Imports nothing heavy."""
+"""The table of metrics and the table of oracles, with the definitions that every result quotes.
+
+The command line reads it for ``--help``, so it imports nothing heavy. The families of ``METRICS`` are computed in
+``ratios.py`` (``ratios``), ``engines.py`` (``v4`` and ``v3``) and ``perceptual.py`` (``perceptual``).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sepclip.errors import UserError
 
-PERFECT_DB = 200.0  # float64 tells nothing beyond
-FILTERED_DB = 150.0  # nor the filters of BSSEval beyond this: rounding decides
-RULE = (  # scoring/engines.py computes it
-    "a file is counted with 0.2 GiB, and by museval with 80 to 170 bytes for each sample of all sources and channels "
-    "(its length is rounded up to a power of two), by the fast engine with 28; files are scored at a time as far as "
-    "the memory goes"
+PERFECT_DB = 200.0  # beyond this, float64 rounding decides the score
+FILTERED_DB = 150.0  # the same limit for scores with the filters of BSSEval
+MEMORY_RULE = (  # for the help; engines.memory_needed computes it
+    "scoring a file takes 0.2 GiB, plus 80 to 170 bytes (museval, which rounds the length up to a power of two) or 28 "
+    "bytes (fast engine) per sample of every source and channel; as many files are scored at a time as fit"
 )
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One score of one source of one file.
+    """The definition of one score of one source of one file.
 
     ``family``: what computes it (``ratios``, ``v4``, ``v3``, ``perceptual``). ``improves``: whether the score minus
-    that of the unprocessed mixture is given too; a mixture has no artefacts, so for the SARs it would say nothing.
-    ``infinite``: scores above count as infinite. ``distortion``: infinite means a perfect estimate.
+    that of the unprocessed mixture is reported too; a mixture has no artefacts, so for the SARs it would mean nothing.
+    ``infinite``: scores above it count as infinite. ``distortion``: an infinite score means a perfect estimate.
     """
 
     title: str
@@ -33,6 +36,7 @@ class Metric:
 
 
 def _v4(title: str, what: str, *, improves: bool = True, distortion: bool = False) -> Metric:
+    """Return a metric of BSSEval v4; ``what`` is the ratio in words."""
     definition = (
         f"{what}: BSSEval v4 as museval, 512-tap filters of the whole file, windows of 1 s without overlap, median "
         f"over the windows in which all sources sound"
@@ -41,6 +45,7 @@ def _v4(title: str, what: str, *, improves: bool = True, distortion: bool = Fals
 
 
 def _v3(title: str, what: str, *, improves: bool = True, distortion: bool = False) -> Metric:
+    """Return a metric of BSSEval v3; ``what`` is the ratio in words."""
     definition = f"{what}: BSSEval v3 sources, whole file, 512-tap filters allowed (as mir_eval's bss_eval_sources)"
     return Metric(title, definition, "v3", improves=improves, infinite=FILTERED_DB, distortion=distortion)
 
@@ -88,8 +93,9 @@ METRICS: dict[str, Metric] = {
         unit="0 to 1",
     ),
 }
-DEFAULT = tuple(name for name, metric in METRICS.items() if metric.family != "perceptual")
-ORACLES = {  # masks of the true sources, what the mixture holds beside them counting as one source more
+DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.family != "perceptual")
+# Ideal masks, from the true sources; whatever else is in the mixture counts as one more source
+ORACLES = {  # name: (title, definition)
     "ibm": ("IBM", "ideal binary mask: each bin to its loudest source"),
     "irm": ("IRM", "ideal ratio mask |S| / sum |S|"),
     "wiener": ("Wiener", "Wiener-like mask |S|^2 / sum |S|^2"),
@@ -98,33 +104,33 @@ ORACLES = {  # masks of the true sources, what the mixture holds beside them cou
 }
 
 
-def chosen(words: str | None, table: Sequence[str], default: Sequence[str], what: str) -> tuple[str, ...]:
-    """Return the names that ``words`` ("a,b", "all", "none" or None for the default) choose, in the table's order.
+def select_names(text: str | None, table: Sequence[str], default: Sequence[str], option: str) -> tuple[str, ...]:
+    """Return the names that ``text`` selects ("a,b", "all", "none", or None for the default), in the table's order.
 
-    Raises UserError for a name that is not in the table.
+    Raises UserError, which names the ``option``, for a name that is not in the table.
     """
-    if words is None or words == "default":
+    if text is None or text == "default":
         return tuple(default)
-    if words in ("all", "none"):
-        return tuple(table) if words == "all" else ()
-    names = {word.strip() for word in words.split(",") if word.strip()}
+    if text in ("all", "none"):
+        return tuple(table) if text == "all" else ()
+    names = {name.strip() for name in text.split(",") if name.strip()}
     unknown = sorted(names - set(table))
     if unknown or not names:
-        raise UserError(f"--{what} {words!r}: choose from {', '.join(table)}, with commas between, or all")
+        raise UserError(f"--{option} {text!r}: choose from {', '.join(table)}, with commas between, or all")
     return tuple(name for name in table if name in names)
 
 
 def columns(
     metrics: Sequence[str], oracles: Sequence[str], improvements: bool = True
 ) -> dict[str, tuple[str, str, str]]:
-    """Return the title, definition and unit of every column of scores, in their order."""
-    found = {"input_snr": ("input SNR", "SNR of the unprocessed mixture", "dB")} if "snr" in metrics else {}
+    """Return the title, definition and unit of every column of scores, in the order in which they are written."""
+    result = {"input_snr": ("input SNR", "SNR of the unprocessed mixture", "dB")} if "snr" in metrics else {}
     for name in metrics:
         metric = METRICS[name]
-        found[name] = (metric.title, metric.definition, metric.unit)
+        result[name] = (metric.title, metric.definition, metric.unit)
         if metric.improves and improvements:
             title = f"{metric.title}i"
-            found[f"{name}_improvement"] = (title, f"{metric.title} minus that of the mixture", metric.unit)
+            result[f"{name}_improvement"] = (title, f"{metric.title} minus that of the mixture", metric.unit)
     for oracle in oracles:
         title, definition = ORACLES[oracle]
         for name in ("si_sdr", "sdr"):
@@ -132,5 +138,5 @@ def columns(
                 words = (
                     f"{METRICS[name].title} improvement of the {definition}, in the transform of the run, else of 32 ms"
                 )
-                found[f"{oracle}_{name}_improvement"] = (f"{title} {METRICS[name].title}i", words, "dB")
-    return found
+                result[f"{oracle}_{name}_improvement"] = (f"{title} {METRICS[name].title}i", words, "dB")
+    return result

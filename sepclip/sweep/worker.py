@@ -49,6 +49,7 @@ def work(orders: dict[str, Any]) -> None:
     import torch
 
     from sepclip.config.schema import Config
+    from sepclip.evaluation.document import Provenance
     from sepclip.evaluation.sets import evaluate_set
     from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.scoring.items import ScoringPlan
@@ -58,7 +59,7 @@ def work(orders: dict[str, Any]) -> None:
     data = MixtureSet.open(Path(orders["data"]), **folders)
     run, summary = _train(path, config, data)
     device = torch.device(config.device)
-    about = {"run": str(path), "cell": orders["cell"], "training": summary}
+    about: Provenance = {"run": str(path), "cell": orders["cell"], "training": summary}
     plan = ScoringPlan(("si_sdr",), oracles=())
     evaluate_set(run.separator(device), data, "tt", path / SCORES, about, device=device, plan=plan, jobs=0)
 

@@ -7,7 +7,8 @@ from scipy import stats
 
 from sepclip.errors import UserError
 from sepclip.evaluation.comparison import compare, holm
-from sepclip.evaluation.document import document, write_scores
+from sepclip.evaluation.evaluate_items import build_document
+from sepclip.evaluation.write_scores import write_scores
 from sepclip.scoring.items import ScoreRow, ScoringPlan
 from sepclip.scoring.table import columns
 from tests.conftest import assert_told, sepclip
@@ -25,11 +26,11 @@ def scores(
             row = ScoreRow(f"{first + index:03d}", source, scores=dict.fromkeys(columns(plan.metrics, plan.oracles)))
             row.scores |= {"si_sdr": None if value is None else value + offset, "snr": 1.0, "input_snr": snr}
             rows.append(row)
-    write_scores(folder, document(rows, {}, plan))
+    write_scores(folder, build_document(rows, {}, plan))
     return folder
 
 
-def test_differences_file_by_file(tmp_path: Path) -> None:
+def test_differences_are_compared_file_by_file(tmp_path: Path) -> None:
     chance = np.random.default_rng(0)
     base = chance.normal(5, 3, 40)  # files differ far more than systems do
     gain = chance.normal(0.5, 0.3, 40)
@@ -59,7 +60,7 @@ def test_three_systems_are_corrected_for_three_pairs(tmp_path: Path) -> None:
     ]
 
 
-def test_systems_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+def test_system_names_are_short_and_unique(tmp_path: Path) -> None:
     def names(*paths: str) -> list[str]:
         return list(compare([scores(tmp_path / path, [1.0, 2.0]) for path in paths])["systems"])
 
@@ -68,14 +69,14 @@ def test_systems_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert names("x/a/scored", "y/a/scored", "one") == ["x/a/scored", "y/a/scored", "one"]
 
 
-def test_what_rounding_tells_apart_is_the_same(tmp_path: Path) -> None:
+def test_differences_by_rounding_count_as_equal(tmp_path: Path) -> None:
     values = np.random.default_rng(2).normal(5, 1, 20)
     one, other = scores(tmp_path / "one", values.tolist()), scores(tmp_path / "other", (values + 1e-8).tolist())
     (pair,) = compare([one, other], ["si_sdr"])["scores"]["si_sdr"]["pairs"]
     assert (pair["mean"], pair["wins"], pair["p"]) == (0, 0.5, 1)
 
 
-def test_files_that_one_lacks_are_left_out_and_told(tmp_path: Path) -> None:
+def test_files_missing_in_one_system_are_left_out(tmp_path: Path) -> None:
     one = scores(tmp_path / "one", [1.0, 2.0, None, 4.0])
     other = scores(tmp_path / "other", [3.0, 4.0, 5.0], first=1)
     result = compare([one, other])
@@ -86,7 +87,7 @@ def test_files_that_one_lacks_are_left_out_and_told(tmp_path: Path) -> None:
         compare([one, scores(tmp_path / "far", [1.0], first=9)])
 
 
-def test_what_is_not_the_same_is_refused(tmp_path: Path) -> None:
+def test_scores_that_cannot_be_compared_are_an_error(tmp_path: Path) -> None:
     one = scores(tmp_path / "one", [1.0, 2.0])
     changed = json.loads((one / "scores.json").read_text())
     for name, words, change in (
@@ -127,7 +128,7 @@ def test_the_command_writes_table_picture_and_json(tmp_path: Path) -> None:
     assert_told(sepclip("compare", one), "two scores or more")
 
 
-def test_runs_stand_for_their_scores_and_the_table_fits_into_a_terminal(tmp_path: Path) -> None:
+def test_runs_are_replaced_by_their_scores_and_the_table_fits_into_a_terminal(tmp_path: Path) -> None:
     for run, values in (("plain", [1.0, 2.0, 3.0]), ("clipped", [2.0, 4.0, 6.0])):
         scores(tmp_path / run / "eval" / "mixtures-tt", values)
         (tmp_path / run / "config.yaml").touch()

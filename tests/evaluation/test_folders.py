@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from sepclip.errors import UserError
-from sepclip.evaluation.evaluating import evaluate
+from sepclip.evaluation.evaluate_items import evaluate_items
 from sepclip.evaluation.folders import find_sources, folder_items, pair_items
 from sepclip.scoring.items import ScoringPlan
 from sepclip.scoring.score_many import score
@@ -46,7 +46,7 @@ def test_patterns_say_where_name_and_source_stand(pattern: str, path: str, tmp_p
     assert [(row.name, row.source) for item in items for row in item.rows] == [
         ("one", "drums"), ("one", "vocals"), ("two.b", "drums"), ("two.b", "vocals"),
     ]  # fmt: skip
-    assert {(item.values, item.channels) for item in items} == {(2 * 2 * 800, 2)}
+    assert {(item.total_samples, item.channels) for item in items} == {(2 * 2 * 800, 2)}
     for row in score(items, PLAN, jobs=0):
         assert row.scores["si_sdr"] == pytest.approx(20, abs=1)
 
@@ -57,7 +57,7 @@ def test_ten_sources_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert list(find_sources(tmp_path)["a"]) == [f"s{number}" for number in range(1, 12)]
 
 
-def test_other_sources_of_a_file_are_told(tmp_path: Path) -> None:
+def test_different_sources_of_a_file_are_the_reason(tmp_path: Path) -> None:
     for source in ("s1", "s2"):
         wave(tmp_path / "ref" / f"a_{source}.wav", 1)
     for source in ("s1", "s3"):
@@ -75,7 +75,7 @@ def test_a_pattern_needs_both_words_once(pattern: str, tmp_path: Path) -> None:
 HEAD = "name,source,estimate,reference,mixture\n"
 
 
-def test_a_table_of_pairs(tmp_path: Path) -> None:
+def test_a_table_of_pairs_is_scored(tmp_path: Path) -> None:
     lines = []
     for name in ("b", "a"):
         for seed, source in enumerate(("vocals", "bass")):
@@ -106,10 +106,10 @@ def test_a_table_of_pairs(tmp_path: Path) -> None:
         (HEAD + "a,s1,e.wav,r.wav,\n", "no file could be scored: no such file"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_told(text: str, words: str, tmp_path: Path) -> None:
+def test_a_wrong_table_of_pairs_is_an_error(text: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text(text)
     with pytest.raises(UserError, match=words):
-        evaluate(pair_items(tmp_path / "pairs.csv"), tmp_path, {}, PLAN, jobs=0)
+        evaluate_items(pair_items(tmp_path / "pairs.csv"), tmp_path, {}, PLAN, jobs=0)
 
 
 def test_folders_and_a_table_exclude_each_other(tmp_path: Path) -> None:

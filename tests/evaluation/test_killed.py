@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sepclip.evaluation.evaluating import JOURNAL
+from sepclip.evaluation.evaluate_items import JOURNAL
 from tests.conftest import sepclip
 
 RATE = 1000  # Hz: windows of 1000 samples, so that a thousand files take seconds
@@ -39,7 +39,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def killed_and_continued(tmp_path: Path, count: int, kill_at: int) -> None:
+def kill_and_resume(tmp_path: Path, count: int, kill_at: int) -> None:
     lay_out(tmp_path, count)
     line = [sys.executable, "-m", "sepclip", *map(str, arguments(tmp_path, "out", "--jobs", 2))]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -50,11 +50,11 @@ def killed_and_continued(tmp_path: Path, count: int, kill_at: int) -> None:
     process.kill()
     process.wait()
     assert not (tmp_path / "out" / "scores.json").exists()
-    there = journal.read_bytes()
+    journal_bytes = journal.read_bytes()
     again = sepclip(*arguments(tmp_path, "out", "--jobs", 2))
     assert again.returncode == 0, again.stderr
     assert f"files of {count} scored already" in again.stderr
-    assert there.count(b"\n") > kill_at - 1
+    assert journal_bytes.count(b"\n") > kill_at - 1
     whole = sepclip(*arguments(tmp_path, "whole", "--jobs", 1))
     assert whole.returncode == 0, whole.stderr
     assert files(tmp_path / "out") == files(tmp_path / "whole")
@@ -63,16 +63,16 @@ def killed_and_continued(tmp_path: Path, count: int, kill_at: int) -> None:
     assert len(list((tmp_path / "out" / "museval" / "test").iterdir())) == count
 
 
-def test_a_killed_scoring_goes_on(tmp_path: Path) -> None:
-    killed_and_continued(tmp_path, 40, 6)
+def test_a_killed_evaluation_resumes(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, 40, 6)
 
 
 @pytest.mark.slow
-def test_a_thousand_files_killed_and_continued(tmp_path: Path) -> None:
-    killed_and_continued(tmp_path, 1000, 300)
+def test_a_killed_evaluation_of_a_thousand_files_resumes(tmp_path: Path) -> None:
+    kill_and_resume(tmp_path, 1000, 300)
 
 
-def test_museval_reads_its_own_files(tmp_path: Path) -> None:
+def test_museval_reads_the_museval_json_files(tmp_path: Path) -> None:
     lay_out(tmp_path, 2)
     result = sepclip(*arguments(tmp_path, "out", "--jobs", 1, "--json"))
     assert result.returncode == 0, result.stderr

@@ -12,15 +12,15 @@ def row(name, gain, *, source="s1", ideal=None, **more):
     return ScoreRow(name, source, scores={COLUMNS[0]: gain, COLUMNS[1]: ideal, COLUMNS[2]: snr}, **more)
 
 
-def test_mean_median_quartiles_and_counts():
+def test_summary_has_mean_median_quartiles_and_counts():
     rows = [row(str(n), float(n)) for n in range(1, 6)]
     rows.append(row("6", None, status="excluded", reason="different rates: 1 Hz, 2 Hz", notes=["cut"]))
-    found = summarise(rows, COLUMNS)
+    summary = summarise(rows, COLUMNS)
     name = COLUMNS[0]
-    assert (found["mean"][name], found["median"][name], found["quartiles"][name]) == (3, 3, [2, 4])
-    assert found["count"] == {"files": 6, "rows": 6, "perfect": 0, name: 5, COLUMNS[1]: 0, COLUMNS[2]: 0}
-    assert (found["excluded"], found["notes"]) == ({"different rates": 1}, {"cut": 1})
-    assert found["mean"][COLUMNS[1]] is found["interval"][COLUMNS[1]] is None
+    assert (summary["mean"][name], summary["median"][name], summary["quartiles"][name]) == (3, 3, [2, 4])
+    assert summary["count"] == {"files": 6, "rows": 6, "perfect": 0, name: 5, COLUMNS[1]: 0, COLUMNS[2]: 0}
+    assert (summary["excluded"], summary["notes"]) == ({"different rates": 1}, {"cut": 1})
+    assert summary["mean"][COLUMNS[1]] is summary["interval"][COLUMNS[1]] is None
 
 
 def test_the_interval_is_that_of_the_mean_over_files():
@@ -41,7 +41,7 @@ def test_sources_of_a_file_are_drawn_together():
     assert both["interval"][COLUMNS[0]] == pytest.approx(one["interval"][COLUMNS[0]])
 
 
-def test_parts_by_group_voices_and_input_snr():
+def test_summary_has_parts_by_group_voices_and_input_snr():
     rows = [
         row("a", 1.0, group="seen", sexes="ff", snr=-7.0),
         row("b", 2.0, group="seen", sexes="fm", snr=-5.0),
@@ -50,7 +50,7 @@ def test_parts_by_group_voices_and_input_snr():
     ]
     summary = summarise_parts(rows, COLUMNS, fixed_order=False)
     means = {
-        part: {name: one["mean"][COLUMNS[0]] for name, one in summary[part].items()}
+        part: {name: statistics["mean"][COLUMNS[0]] for name, statistics in summary[part].items()}
         for part in ("groups", "sexes", "input_snr")
     }
     assert means == {
@@ -62,7 +62,7 @@ def test_parts_by_group_voices_and_input_snr():
     assert "sources" not in summary
 
 
-def test_stems_are_told_apart_and_the_worst_files_named():
+def test_summary_of_stems_has_sources_and_the_worst_files():
     rows = [row(f"{n:02d}", float(n), source=source) for n in range(12) for source in ("vocals", "bass")]
     summary = summarise_parts(rows, COLUMNS, fixed_order=True)
     assert list(summary["sources"]) == ["vocals", "bass"]

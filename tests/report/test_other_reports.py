@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import yaml
 
-from sepclip.evaluation.evaluating import evaluate
+from sepclip.evaluation.evaluate_items import evaluate_items
 from sepclip.evaluation.folders import folder_items
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report import figures, listening
@@ -150,7 +150,7 @@ def test_long_stereo_stems_stay_below_the_limit(browser: Browser, tmp_path: Path
     items = folder_items(tmp_path / "est", tmp_path / "ref")
     about = {"estimates": str(tmp_path / "est"), "references": str(tmp_path / "ref")}
     folder = tmp_path / "scores"
-    evaluate(items, folder, about, PLAN, jobs=0)
+    evaluate_items(items, folder, about, PLAN, jobs=0)
     made = report(folder)
     assert made.exit_code == 0, made.output
     sounds = re.findall(r'src="data:audio/mpeg;base64,([^"]+)"', (folder / "report.html").read_text(encoding="utf-8"))

@@ -46,17 +46,17 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_equals_museval_on_real_voices(case):
+def test_scores_equal_museval_on_real_voices(case):
     ref = speech()  # longer than a block
     assert_equal_to_museval(CASES[case](ref), ref, RATE)
 
 
-def test_equals_museval_in_stereo():
+def test_scores_equal_museval_in_stereo():
     ref = speech(2.2, channels=2)
     assert_equal_to_museval(CASES["leak and noise"](ref), ref, RATE)
 
 
-def test_equals_museval_where_a_window_is_silent_or_cancels():
+def test_scores_equal_museval_if_a_window_is_silent_or_cancels():
     ref = speech(3.0, channels=2)
     ref[0, :RATE] = 0
     ref[1, RATE : 2 * RATE, 1] = -ref[1, RATE : 2 * RATE, 0]
@@ -75,7 +75,7 @@ def test_one_estimate_of_all_sources_is_that_estimate_for_each():
 
 
 @pytest.mark.parametrize("kind", ["repeated", "panned", "band-limited"])
-def test_what_rounding_would_decide_is_refused(kind):
+def test_references_that_depend_on_each_other_are_an_error(kind):
     ref = speech(2.0)
     if kind == "repeated":
         ref[1] = ref[0]
@@ -109,7 +109,7 @@ def test_isolated_impulses_have_known_scores():
     assert_equal_to_museval(est, ref, RATE, 1e-9)
 
 
-def test_whole_file_equals_mir_eval():
+def test_whole_file_scores_equal_mir_eval():
     separation = pytest.importorskip("mir_eval.separation")
     ref = speech(3.0)
     est = CASES["leak and noise"](ref)

@@ -69,7 +69,7 @@ def test_a_silent_window_of_one_source_counts_for_none(side, anti_phase):
     np.testing.assert_allclose(window_sdr(**given, rate_hz=RATE), want, rtol=1e-9)
 
 
-def test_without_a_common_window_there_is_no_score():
+def test_sources_without_a_common_window_have_no_score():
     ref = waves(2)
     ref[0, :RATE] = 0
     ref[1, RATE:] = 0
@@ -78,7 +78,7 @@ def test_without_a_common_window_there_is_no_score():
     assert all(np.isnan(scores[name]).all() for name in SCORES)
 
 
-def test_nothing_is_permuted():
+def test_sources_are_not_permuted():
     scores = bsseval_v4(est=waves()[::-1], ref=waves(), rate_hz=RATE)
     np.testing.assert_allclose(scores["sdr"], -3, atol=0.5)  # two of equal power: -10 log10(2)
 
@@ -90,29 +90,29 @@ def test_less_than_a_second_has_no_window(score):
 
 
 @pytest.mark.parametrize("silent", ["est", "ref"])
-def test_a_silent_whole_is_refused(silent):
+def test_a_silent_reference_or_estimate_is_an_error(silent):
     with pytest.raises(ValueError, match="should be non-silent"):
         bsseval_v4(**{"est": waves(), "ref": waves(), silent: waves() * [[[1]], [[0]]]}, rate_hz=RATE)
 
 
-def test_scores_without_ffmpeg():
+def test_museval_scores_without_ffmpeg():
     assert python(SCORE, PATH="").endswith("[6.021 6.021]")
 
 
-def test_nothing_of_musevals_reader_is_imported():
+def test_the_musdb_reader_is_not_imported():
     # it would take more than a second in every process, and raises without ffmpeg
     heavy = "print([n for n in sys.modules if n.split('.')[0] in ('museval', 'musdb', 'stempeg', 'pandas')])"
     printed = python(broken("musdb", "RuntimeError") + SCORE + heavy)
     assert printed.split("\n") == ["sepclip_museval_metrics [6.021 6.021]", "[]"]
 
 
-def test_a_museval_without_its_metrics_is_told(tmp_path):
+def test_a_museval_without_its_metrics_is_an_error(tmp_path):
     (tmp_path / "museval").mkdir()
     (tmp_path / "museval/__init__.py").touch()
     code = LOAD
     assert "pip install --force-reinstall museval" in python(code, first=tmp_path)
 
 
-def test_missing_museval_is_told():
+def test_missing_museval_is_an_error():
     code = LOAD
     assert python(not_installed("museval") + code) == "museval is not installed: pip install museval"

@@ -13,14 +13,14 @@ def test_the_order_is_that_of_training(sources):
     assert [best_order(one).tolist() for one in scores] == want.tolist()
 
 
-def test_more_sources_than_all_permutations_could_be_tried_for():
+def test_forty_sources_are_paired():
     order = np.random.default_rng(0).permutation(40)
     scores = np.random.default_rng(1).uniform(-10, 0, (40, 40))
     scores[order, np.arange(40)] = 10
     assert best_order(scores).tolist() == order.tolist()
 
 
-def test_a_perfect_pair_is_best_and_no_number_is_worst():
+def test_a_perfect_pair_is_best_and_nan_is_worst():
     assert best_order(np.array([[5.0, np.inf], [4, 60]])).tolist() == [1, 0]
     assert best_order(np.array([[np.nan, 5.0], [np.nan, 6]])).tolist() == [0, 1]
     assert best_order(np.array([[-90.0, np.nan], [-90, -200]])).tolist() == [0, 1]

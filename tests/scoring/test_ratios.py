@@ -14,7 +14,7 @@ def waves(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def test_golden_values():
+def test_scores_have_golden_values():
     ref, est = np.array([[1, -1, 2, -2.0]])[..., None], np.array([[1, -0.5, 2, -1.5]])[..., None]
     found = Ratios(est=est, ref=ref).score([(0, 0)], ALL)
     assert found["si_sdr"] == pytest.approx(24.608978, abs=1e-6)
@@ -39,7 +39,7 @@ def test_blocks_change_nothing(monkeypatch):
         np.testing.assert_allclose(values, whole[name], atol=1e-9)
 
 
-def test_scores_by_torchmetrics():
+def test_scores_equal_torchmetrics():
     audio = pytest.importorskip("torchmetrics.functional.audio")
     ref, est = waves(2, 8000), waves(2, 8000, seed=1) * 0.1
     est += ref
@@ -56,7 +56,7 @@ def orthogonal():
     return rows[..., None]
 
 
-def test_interference_and_artefacts_are_told_apart():
+def test_interference_and_artefacts_are_separate_scores():
     first, second, artefact = orthogonal()
     est = np.stack([0.8 * first + 0.1 * second + 0.05 * artefact, second])
     found = Ratios(est=est, ref=np.stack([first, second])).score([(0, 0)], ALL)

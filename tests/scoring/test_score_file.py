@@ -139,7 +139,7 @@ def test_a_silent_estimate_changes_nothing_for_the_others(engine, usual):
 
 @pytest.mark.parametrize("part", ["est", "ref", "mixture"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_no_number_excludes_the_file(part, value):
+def test_nan_or_infinity_excludes_the_file(part, value):
     waves = {"est": good(voices()), "ref": voices(), "mixture": voices().sum(0)}
     waves[part][..., 77, 0] = value
     rows, _ = scored(waves["est"], waves["ref"], mixture=waves["mixture"])
@@ -176,7 +176,7 @@ def test_references_that_depend_on_each_other_are_left_to_museval():
     assert blocks[0].status == "partial"
 
 
-def test_windows_are_kept_for_musevals_own_files():
+def test_windows_are_returned_for_the_museval_files():
     rows, frames = scored(good(voices())[::-1], voices())
     assert set(frames) == {"sdr", "isr", "sir", "sar"}
     for name, values in frames.items():

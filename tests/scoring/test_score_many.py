@@ -13,9 +13,8 @@ from sepclip.audio.files import BadSound
 from sepclip.errors import UserError
 from sepclip.scoring.engines import memory_needed
 from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
-from sepclip.scoring.journal import Journal
-from sepclip.scoring.score_many import score
-from sepclip.scoring.table import DEFAULT, METRICS, chosen
+from sepclip.scoring.score_many import score, score_files
+from sepclip.scoring.table import DEFAULT_METRICS, METRICS, select_names
 from tests.conftest import REPOSITORY
 
 RATE = 2000  # Hz: windows of 2000 samples hold filters of 512 taps and are fast
@@ -23,8 +22,8 @@ PLAN = ScoringPlan(("si_sdr", "sdr"), ("ibm",), "fast")
 
 
 @dataclass(frozen=True)
-class Made:
-    """Waves of a seed, made where they are wanted."""
+class RandomWaves:
+    """The loader of random waves of a seed."""
 
     seed: int
     samples: int = 2 * RATE
@@ -37,10 +36,14 @@ class Made:
         return Waves(RATE, est=ref + 0.1 * chance.standard_normal(ref.shape), ref=ref, mixture=ref.sum(0))
 
 
-def items(count, here=False, values=0, **more):
+def items(count, load_in_parent=False, total_samples=0, **more):
     return [
         Item(
-            [ScoreRow(f"{n:03d}", f"s{s}") for s in (1, 2)], Made(n, **more), here=here, values=values, identity=str(n)
+            [ScoreRow(f"{n:03d}", f"s{s}") for s in (1, 2)],
+            RandomWaves(n, **more),
+            load_in_parent=load_in_parent,
+            total_samples=total_samples,
+            identity=str(n),
         )
         for n in range(count)
     ]
@@ -61,52 +64,28 @@ def two_threads():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("here", [True, False])
-def test_order_and_bytes_are_the_same_whatever_the_processes(here, two_threads):
+@pytest.mark.parametrize("load_in_parent", [True, False])
+def test_order_and_bytes_do_not_depend_on_processes(load_in_parent, two_threads):
     plan = ScoringPlan(engine="museval")
     want = flat(score(items(7), plan, jobs=0))
     assert [row["name"] for row in want] == [f"{n:03d}" for n in range(7) for _ in "12"]
     assert want[6]["reason"] == want[7]["reason"] == "truncated (three.wav)"
-    assert json.dumps(flat(score(items(7, here), plan, jobs=2))) == json.dumps(want)
+    assert json.dumps(flat(score(items(7, load_in_parent), plan, jobs=2))) == json.dumps(want)
 
 
-def test_what_the_journal_holds_is_not_scored_again(tmp_path):
-    path = tmp_path / "journal"
-    want = flat(score(items(6), PLAN, jobs=0, journal=Journal(path, "d")))
-    lines = path.read_text().splitlines(keepends=True)
-    assert len(lines) == 7
-    path.write_text("".join(lines[:4]) + lines[4][:30])  # killed within a line
-    journal = Journal(path, "d")
-    assert sorted(journal.done) == [0, 1, 2]
-    kept = []
-    again = score(items(6), PLAN, jobs=0, journal=journal, keep=lambda index, *_: kept.append(index))
-    journal.close()
-    assert flat(again) == want
-    assert kept == [3, 4, 5]
-    assert path.read_text() == "".join(lines)
+def test_skipped_files_are_not_scored():
+    assert [index for index, _, _ in score_files(items(6), PLAN, jobs=0, skip={0, 1, 4})] == [2, 3, 5]
 
 
-def test_a_journal_of_something_else_is_begun_anew(tmp_path):
-    path = tmp_path / "journal"
-    score(items(2), PLAN, jobs=0, journal=Journal(path, "one"))
-    other = Journal(path, "other")
-    assert (other.done, other.replaced) == ({}, True)
-    other.remove()
-    assert not path.exists()
-    path.write_bytes(b"\xff\xfe no journal\n")
-    assert Journal(path, "d").done == {}
-    path.write_text(json.dumps({"digest": "d"}) + '\n{"file": 1}\n')
-    assert Journal(path, "d").done == {}
-
-
-def test_files_beyond_the_memory_are_scored_in_blocks_or_told():
+def test_files_beyond_the_memory_are_scored_in_blocks_or_excluded():
     samples = 4 * 60 * 44100
-    values = 2 * samples
+    total_samples = 2 * samples
     museval, fast = (memory_needed(engine, samples, 2, 1) for engine in ("museval", "fast"))
     assert museval > fast
     plan = replace(PLAN, engine="museval")
     whole, blocks, none = (
-        score(items(1, values=values), plan, jobs=0, memory=memory) for memory in (museval, fast, fast - 1)
+        score(items(1, total_samples=total_samples), plan, jobs=0, memory=memory)
+        for memory in (museval, fast, fast - 1)
     )
     assert whole[0].notes == []
     assert "too long for museval" in blocks[0].notes[0]
@@ -151,10 +130,10 @@ def test_memory_grows_with_length_sources_and_channels():
     assert 5.43 < memory_needed("museval", 180 * 44100, 4, 2) / 2**30 < 6
 
 
-def test_chosen_names_keep_the_order_of_the_table():
-    assert chosen("sdr, si_sdr", tuple(METRICS), DEFAULT, "metrics") == ("si_sdr", "sdr")
-    assert chosen(None, tuple(METRICS), DEFAULT, "metrics") == DEFAULT
-    assert chosen("all", tuple(METRICS), DEFAULT, "metrics") == tuple(METRICS)
-    assert chosen("none", ("ibm",), ("ibm",), "oracles") == ()
+def test_selected_names_keep_the_order_of_the_table():
+    assert select_names("sdr, si_sdr", tuple(METRICS), DEFAULT_METRICS, "metrics") == ("si_sdr", "sdr")
+    assert select_names(None, tuple(METRICS), DEFAULT_METRICS, "metrics") == DEFAULT_METRICS
+    assert select_names("all", tuple(METRICS), DEFAULT_METRICS, "metrics") == tuple(METRICS)
+    assert select_names("none", ("ibm",), ("ibm",), "oracles") == ()
     with pytest.raises(UserError, match="--metrics 'sdr,sisdr': choose from si_sdr, "):
-        chosen("sdr,sisdr", tuple(METRICS), DEFAULT, "metrics")
+        select_names("sdr,sisdr", tuple(METRICS), DEFAULT_METRICS, "metrics")

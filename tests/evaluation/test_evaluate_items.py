@@ -10,16 +10,18 @@ import soundfile
 import torch
 
 from sepclip.errors import UserError
-from sepclip.evaluation.document import SCHEMA_VERSION, document, write_track
+from sepclip.evaluation.document import SCHEMA_VERSION
+from sepclip.evaluation.evaluate_items import build_document
 from sepclip.evaluation.folders import folder_items
 from sepclip.evaluation.sets import set_items
-from sepclip.evaluation.shown import show
 from sepclip.evaluation.summary import summarise
+from sepclip.evaluation.terminal_tables import print_scores
+from sepclip.evaluation.write_scores import write_track
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.inference import InferenceOptions
 from sepclip.scoring.items import ScoreRow, ScoringPlan
 from sepclip.scoring.score_many import score
-from sepclip.scoring.table import DEFAULT, ORACLES, columns
+from sepclip.scoring.table import DEFAULT_METRICS, ORACLES, columns
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, assert_told, sepclip, train_tiny
 
@@ -52,7 +54,7 @@ def test_swapped_estimates_are_paired_right_and_a_perfect_one_is_null(layout: st
         ("s1", "perfect", None, None),
         ("s2", "perfect", None, None),
     ]
-    result = document(rows, {}, ScoringPlan())
+    result = build_document(rows, {}, ScoringPlan())
     assert result["summary"]["count"]["perfect"] == 2
     assert result["summary"]["mean"]["si_sdr"] is None
     json.dumps(result, allow_nan=False)
@@ -74,7 +76,7 @@ def test_known_noise_gives_its_ratio(tmp_path: Path) -> None:
     assert all(row.status == "ok" for row in rows)
 
 
-def test_museval_scores_are_musevals_own(tmp_path: Path) -> None:
+def test_museval_scores_equal_those_of_museval_itself(tmp_path: Path) -> None:
     from sepclip.scoring.museval_adapter import load_museval_metrics
 
     first, second = voices(5.0)
@@ -126,14 +128,14 @@ def test_a_constant_estimate_says_why_it_has_no_score(tmp_path: Path) -> None:
     assert (row.scores["si_sdr"], row.status, row.reason) == (None, "partial", "constant or orthogonal estimate")
 
 
-def test_two_files_for_one_source_are_told(tmp_path: Path) -> None:
+def test_two_files_for_one_source_are_an_error(tmp_path: Path) -> None:
     lay_out(tmp_path / "ref", "a", voices())
     soundfile.write(tmp_path / "ref" / "s1" / "a.flac", voices()[0], RATE)
     with pytest.raises(UserError, match="both source s1"):
         folder_items(tmp_path / "ref", tmp_path / "ref", None)
 
 
-def test_under_a_second_only_si_sdr_stays(tmp_path: Path) -> None:
+def test_a_file_under_a_second_has_si_sdr_only(tmp_path: Path) -> None:
     first, second = voices(0.7)
     lay_out(tmp_path / "ref", "a", [first, second])
     lay_out(tmp_path / "est", "a", [first + 0.1 * second, second + 0.1 * first])
@@ -155,7 +157,7 @@ def test_a_perfect_short_file_still_says_why_museval_is_missing(tmp_path: Path) 
     assert "shorter than 1 s" in (row.reason or "")
 
 
-def test_silence_is_told_and_never_in_a_mean(tmp_path: Path) -> None:
+def test_silent_sources_have_a_reason_and_are_excluded_from_means(tmp_path: Path) -> None:
     first, second = voices()
     silence = np.zeros_like(first)
     lay_out(tmp_path / "ref", "silent-ref", [first, silence])
@@ -168,13 +170,13 @@ def test_silence_is_told_and_never_in_a_mean(tmp_path: Path) -> None:
     assert rows["silent-ref", "s1"].scores["si_sdr"] > 10
     assert rows["silent-est", "s1"].reason == "silent estimate"
     assert rows["silent-est", "s2"].scores["si_sdr"] > 10
-    summary = summarise(list(rows.values()), list(columns(DEFAULT, ORACLES)))
+    summary = summarise(list(rows.values()), list(columns(DEFAULT_METRICS, ORACLES)))
     assert summary["count"]["si_sdr"] == 2
     assert summary["excluded"]["silent reference"] == 1
     assert all(value is None or math.isfinite(value) for value in summary["mean"].values())
 
 
-def test_whatever_cannot_be_scored_is_named_and_counted(tmp_path: Path) -> None:
+def test_files_that_cannot_be_scored_are_named_and_counted(tmp_path: Path) -> None:
     first, second = voices()
     ref, est = tmp_path / "ref", tmp_path / "est"
     names = ["good", "cut", "text", "nan", "noest", "long", "rate", "three", "empty"]
@@ -244,7 +246,7 @@ def test_a_run_is_scored_on_a_set(tiny_run: Path, small_set: Path, tmp_path: Pat
     scores = json.loads(result.stdout)
     assert scores == json.loads((tmp_path / "one" / "scores.json").read_text())
     assert scores["schema_version"] == SCHEMA_VERSION
-    assert list(scores["metrics"]) == list(columns(DEFAULT, ORACLES))
+    assert list(scores["metrics"]) == list(columns(DEFAULT_METRICS, ORACLES))
     assert [row["name"] for row in scores["rows"][::2]] == sorted(row["name"] for row in scores["rows"][::2])
     assert {"name", "source", "sdr", "isr", "sir", "sar", "si_sdr", "sdr_improvement", "si_sdr_improvement"} <= set(
         scores["rows"][0]
@@ -258,7 +260,7 @@ def test_a_run_is_scored_on_a_set(tiny_run: Path, small_set: Path, tmp_path: Pat
     assert scores["summary"]["mean"]["si_sdr_improvement"] < 3
 
 
-def test_a_terminal_shows_kinds_of_files_and_the_lowest(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_shows_parts_and_the_lowest_files(capsys: pytest.CaptureFixture[str]) -> None:
     rows = []
     plan = ScoringPlan(("si_sdr", "snr"), ("ibm",))
     for index in range(4):
@@ -267,12 +269,12 @@ def test_a_terminal_shows_kinds_of_files_and_the_lowest(capsys: pytest.CaptureFi
         row.scores |= {"si_sdr": 9.0, "si_sdr_improvement": 6.0 - index, "ibm_si_sdr_improvement": 12.0}
         row.scores |= {"input_snr": -1.0 if index < 2 else 1.0}
         rows.append(row)
-    show(document(rows, {}, plan))
-    shown = capsys.readouterr().out
-    assert "IBM SI-SDRi, reached      12.00, 38%" in shown
-    assert "mean SI-SDRi by voices: different sexes 5.00 (2 files), same sex 4.00 (2 files)" in shown
-    assert "mean SI-SDRi by input SNR: -5 to 0 dB 5.50 (2 files), 0 to 5 dB 3.50 (2 files)" in shown
-    assert "lowest SI-SDRi: f3 3.00, f2 4.00; more in scores.md" in shown
+    print_scores(build_document(rows, {}, plan))
+    printed = capsys.readouterr().out
+    assert "IBM SI-SDRi, reached      12.00, 38%" in printed
+    assert "mean SI-SDRi by voices: different sexes 5.00 (2 files), same sex 4.00 (2 files)" in printed
+    assert "mean SI-SDRi by input SNR: -5 to 0 dB 5.50 (2 files), 0 to 5 dB 3.50 (2 files)" in printed
+    assert "lowest SI-SDRi: f3 3.00, f2 4.00; more in scores.md" in printed
 
 
 def test_a_file_beyond_the_memory_is_scored_in_blocks_or_refused(tmp_path: Path) -> None:
@@ -299,7 +301,7 @@ def test_a_file_beyond_the_memory_is_scored_in_blocks_or_refused(tmp_path: Path)
     assert all(rows["short"]["status"] == "ok" for rows in scored.values())
 
 
-def test_an_infinite_window_is_no_number_in_musevals_file(tmp_path: Path) -> None:
+def test_an_infinite_window_is_nan_in_the_museval_file(tmp_path: Path) -> None:
     values = np.array([[np.inf, 5.123456]])
     write_track(tmp_path / "a.json", [ScoreRow("a", "s1")], dict.fromkeys(("sdr", "isr", "sir", "sar"), values))
     (target,) = json.loads((tmp_path / "a.json").read_text())["targets"]
@@ -308,8 +310,8 @@ def test_an_infinite_window_is_no_number_in_musevals_file(tmp_path: Path) -> Non
 
 
 def test_separated_files_score_as_their_run_does(tiny_run: Path, small_set: Path, tmp_path: Path) -> None:
-    made = sepclip("separate", tiny_run, small_set / "tt" / "mix", "--out", tmp_path / "est")
-    assert made.returncode == 0, made.stderr
+    separated = sepclip("separate", tiny_run, small_set / "tt" / "mix", "--out", tmp_path / "est")
+    assert separated.returncode == 0, separated.stderr
     folders = sepclip("eval", "--estimates", tmp_path / "est", "--references", small_set / "tt", "--json")
     run = sepclip("eval", tiny_run, small_set, "--json", "--out", tmp_path / "run")
     one, other = (json.loads(result.stdout)["summary"]["mean"] for result in (folders, run))
@@ -317,16 +319,18 @@ def test_separated_files_score_as_their_run_does(tiny_run: Path, small_set: Path
     assert one == pytest.approx(other, abs=0.02)
 
 
-def test_what_cannot_be_scored_at_all_is_told(tiny_run: Path, small_set: Path, tmp_path: Path) -> None:
+def test_input_that_cannot_be_scored_is_an_error_with_a_message(
+    tiny_run: Path, small_set: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     shutil.copytree(small_set / "tt", tmp_path / "ref")
     lay_out(tmp_path / "other", "zzz", voices())
     for arguments, words in (
         (("--estimates", tmp_path / "missing", "--references", tmp_path / "ref"), "no such folder"),
         (("--estimates", tmp_path / "ref", "--references", tmp_path / "missing"), "no such folder"),
-        (("--estimates", tmp_path / "ref", "--references", tmp_path / "empty"), "holds no references"),
-        (("--estimates", tmp_path / "empty", "--references", tmp_path / "ref"), "holds no estimate"),
-        (("--estimates", tmp_path / "other", "--references", tmp_path / "ref"), "holds no estimate"),
+        (("--estimates", tmp_path / "ref", "--references", tmp_path / "empty"), "contains no references"),
+        (("--estimates", tmp_path / "empty", "--references", tmp_path / "ref"), "contains no estimate"),
+        (("--estimates", tmp_path / "other", "--references", tmp_path / "ref"), "contains no estimate"),
         ((tiny_run, tmp_path / "missing"), "no such folder"),
         ((tiny_run, small_set, "--split", "dev"), "tr, cv, tt"),
         ((tmp_path / "empty", small_set), "is no run"),
@@ -342,13 +346,13 @@ def test_what_cannot_be_scored_at_all_is_told(tiny_run: Path, small_set: Path, t
     assert_told(sepclip("eval", "--estimates", tmp_path), "either RUN and DATA", code=2)
 
 
-def test_a_run_refuses_what_it_did_not_learn(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_run_refuses_a_set_with_another_number_of_sources(tiny_run: Path, tmp_path: Path) -> None:
     arguments = ("--tr", 2, "--cv", 2, "--tt", 2, "--sources", 3)
     assert sepclip("prepare", "speakers", SPEECH, tmp_path / "three", *arguments).returncode == 0
     assert_told(sepclip("eval", tiny_run, tmp_path / "three"), "separates 2 sources in any order", "has 3 sources")
 
 
-def test_nothing_but_reasons_is_an_error(tmp_path: Path) -> None:
+def test_a_set_without_any_score_is_an_error(tmp_path: Path) -> None:
     lay_out(tmp_path / "ref", "a", voices())
     lay_out(tmp_path / "est", "a", voices())
     (tmp_path / "est" / "s1" / "a.wav").write_text("words")
@@ -394,7 +398,7 @@ def test_a_chimera_run_is_scored_by_its_masks_or_its_clusters(small_set: Path, t
     assert_told(sepclip("eval", "--pairs", tmp_path / "a.csv", "--masks", "soft"), "go with RUN and DATA", code=2)
 
 
-def test_the_journal_of_other_masks_is_not_gone_on_with(small_set: Path, tmp_path: Path) -> None:
+def test_items_have_another_identity_with_other_masks(small_set: Path, tmp_path: Path) -> None:
     run, cpu = tmp_path / "run", torch.device("cpu")
     assert train_tiny(small_set, run, "--loss", "chimera", "--steps", 1).returncode == 0
     data = MixtureSet.open(small_set)
