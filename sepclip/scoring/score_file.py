@@ -7,7 +7,7 @@ Where each score is computed:
 - SDR, ISR, SIR and SAR (BSSEval v4) and the v3 scores: ``engines.decompose_file``, which runs museval
   (``museval_adapter.py``) or the fast engine (``bsseval.py``);
 - ideal masks: ``oracles.oracle_estimates``, then the same scores;
-- PESQ and ESTOI: ``perceptual.score``.
+- PESQ and ESTOI: ``perceptual.score``; other metrics may bring a function in ``table.METRICS``.
 
 docs/SCORES.md lists what happens to everything that cannot be scored.
 """
@@ -15,6 +15,7 @@ docs/SCORES.md lists what happens to everything that cannot be scored.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -71,7 +72,7 @@ def _score_waves(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frame
     mixture_sdr = _mixture_sdr(waves, plan)
     frames = _score_bsseval(rows, waves, plan)
     _score_oracles(rows, waves, plan, mixture_si_sdr, mixture_sdr)
-    _score_perceptual(rows, waves, plan)
+    _score_by_functions(rows, waves, plan)
     return frames
 
 
@@ -171,26 +172,27 @@ def _score_oracles(
                 _set_score(rows[index], f"{name}_sdr_improvement", float(score - mixture_sdr[index]))
 
 
-def _score_perceptual(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> None:
-    """Write PESQ and ESTOI, or the reason that their packages give for not scoring a source."""
+def _score_by_functions(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> None:
+    """Write PESQ, ESTOI and scores with functions of their own, or the reason that these give for not scoring."""
     for name in plan.metrics:
-        if METRICS[name].family != "perceptual":
+        if METRICS[name].family not in ("perceptual", "function"):
             continue
         for index, row in enumerate(rows):
             if row.reason in ("silent reference", "silent estimate"):
                 continue
             try:
-                score = _perceptual(name, waves.est[index], waves, index)
-                mixture_score = _perceptual(name, waves.mixture, waves, index) if plan.improvements else math.nan
+                score = _function_score(name, waves.est[index], waves, index)
+                mixture_score = _function_score(name, waves.mixture, waves, index) if plan.improvements else math.nan
             except ValueError as error:
                 _set_reason([row], f"{METRICS[name].title}: {error}")
                 continue
             _set_score_and_improvement(row, name, score, mixture_score)
 
 
-def _perceptual(name: str, est: FloatWaves, waves: Waves, source: int) -> float:
-    """Return PESQ or ESTOI of ``est`` (T, C) against one of the references."""
-    return perceptual.score(name, est=est, ref=waves.ref[source], rate_hz=waves.rate_hz)
+def _function_score(name: str, est: FloatWaves, waves: Waves, source: int) -> float:
+    """Return a score of ``est`` (T, C) against one of the references."""
+    function = METRICS[name].function or partial(perceptual.score, name)
+    return function(est=est, ref=waves.ref[source], rate_hz=waves.rate_hz)
 
 
 def _set_score_and_improvement(row: ScoreRow, name: str, score: float, mixture_score: float) -> None:

@@ -1,10 +1,11 @@
 """The table of metrics and the table of oracles, with the definitions that every result quotes.
 
 The command line reads it for ``--help``, so it imports nothing heavy. The families of ``METRICS`` are computed in
-``ratios.py`` (``ratios``), ``engines.py`` (``v4`` and ``v3``) and ``perceptual.py`` (``perceptual``).
+``ratios.py`` (``ratios``), ``engines.py`` (``v4`` and ``v3``) and ``perceptual.py`` (``perceptual``). To add a metric,
+add its entry to ``METRICS`` with the family ``function`` and the function that computes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sepclip.errors import UserError
@@ -21,7 +22,8 @@ MEMORY_RULE = (  # for the help; engines.memory_needed computes it
 class Metric:
     """The definition of one score of one source of one file.
 
-    ``family``: what computes it (``ratios``, ``v4``, ``v3``, ``perceptual``). ``improves``: whether the score minus
+    ``family``: what computes it (``ratios``, ``v4``, ``v3``, ``perceptual``, or ``function``: ``function(est=, ref=,
+    rate_hz=)`` of waves (T, C), which raises ValueError with a reason if it cannot score them). ``improves``: whether the score minus
     that of the unprocessed mixture is reported too; a mixture has no artefacts, so for the SARs it would mean nothing.
     ``infinite``: scores above it count as infinite. ``distortion``: an infinite score means a perfect estimate.
     """
@@ -33,6 +35,7 @@ class Metric:
     improves: bool = True
     infinite: float = PERFECT_DB
     distortion: bool = False
+    function: Callable[..., float] | None = None
 
 
 def _v4(title: str, what: str, *, improves: bool = True, distortion: bool = False) -> Metric:
