@@ -27,7 +27,7 @@ from sepclip.terminal import say, say_some, warn
 from sepclip.training.distributed import Ranks
 from sepclip.training.run import NONFINITE
 from sepclip.training.state import Progress, TrainingState, build_separator, dtype_of, seed_dropout
-from sepclip.training.step import Done, compute_loss
+from sepclip.training.step import StepResult, compute_loss
 
 _MOST_FILES = 3  # in a run: each holds all weights
 _MOST_NAMES = 5  # in a message
@@ -58,7 +58,7 @@ class NonFinite:
         self._folder, self._config, self._ranks = run / NONFINITE, config, ranks
         self._told = 0
 
-    def look(self, done: Done, batch: Batch, state: TrainingState) -> None:
+    def look(self, done: StepResult, batch: Batch, state: TrainingState) -> None:
         """Look at a step that was just done; UserError where ``train.on_nonfinite`` is ``stop``."""
         # the scaler of float16 tries ever larger factors, until one is too large: its overflows are no failures
         expected = state.scaler.is_enabled() and all(map(math.isfinite, done.losses))
@@ -169,7 +169,7 @@ class Watchdog:
         self._stall_steps = config.train.stall_steps
         self._starved, self._seconds, self._waited = False, 0.0, 0.0
 
-    def look(self, state: TrainingState, done: Done, waited: float, seconds: float) -> None:
+    def look(self, state: TrainingState, done: StepResult, waited: float, seconds: float) -> None:
         """Look at a step that was just done, and that took ``seconds``, for whose data it ``waited`` seconds."""
         self._waited, self._seconds = self._waited + waited, self._seconds + seconds
         if not self._starved and self._seconds > _STARVED_SECONDS and self._waited > _STARVED * self._seconds:

@@ -60,7 +60,7 @@ class Ranks:
         torch.cuda.set_device(self.local)
         return torch.device("cuda", self.local)
 
-    def add_up(self, tensors: list[Tensor]) -> None:
+    def sum_tensors(self, tensors: list[Tensor]) -> None:
         """Replace the tensors, of one type and device, by their sums over all processes, in one transfer."""
         if self.size == 1:
             return

@@ -70,7 +70,7 @@ def _train(training: "Training", requests: Requests, trace: Path | None = None) 
                 journal.record(progress_row(state, clock.waited_share()))
             if validates:
                 with stage(VALIDATION):
-                    scores = validate(state.judged, training.crops, config, state.device, ranks)
+                    scores = validate(state.eval_separator, training.crops, config, state.device, ranks)
                 journal.record({"step": state.step, **{name: finite(value) for name, value in scores.items()}})
                 if state.note_validation(*scores.values(), by=config.train.best_by):
                     training.save("best")

@@ -85,7 +85,7 @@ def progress_row(state: TrainingState, waited: float) -> dict[str, Any]:
         "grad_norm": fmean(usable) if usable else None,
         "threshold": finite(thresholds[-1]),
         "clipped_share": state.clip.clipped / state.clip.steps,
-        "skipped": state.clip.skipped + state.progress.refused,
+        "skipped": state.skipped,
         "learning_rate": state.learning_rate,
         "seconds": round(seconds, 3),
         "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
@@ -111,7 +111,7 @@ def summary(state: TrainingState, metrics: Path) -> dict[str, Any]:
         "grad_norm": last.get("grad_norm"),
         "threshold": last.get("threshold"),
         "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
-        "skipped_steps": state.clip.skipped + state.progress.refused,
+        "skipped_steps": state.skipped,
         "clipped_share_of": state.clip.shares(),
     }
 

@@ -32,7 +32,7 @@ def validate(
         gains = si_sdr_improvement(est=estimates, ref=batch.sources, mixture=batch.mixture, fixed_order=fixed)  # (K,)
         found[:, batch.first] = torch.tensor([result.loss.sum().item(), gains.sum().item(), len(gains)])
     separator.train(training)
-    ranks.add_up([found])
+    ranks.sum_tensors([found])
     loss_sum, gain_sum, count = found.sum(1).tolist()
     return {
         "valid_loss": loss_sum / crops.total,

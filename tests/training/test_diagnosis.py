@@ -18,7 +18,7 @@ from sepclip.training.distributed import ALONE
 from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.state import seed_dropout
-from sepclip.training.step import Done, take_step
+from sepclip.training.step import StepResult, take_step
 from tests.conftest import TINY, train_tiny
 from tests.training.test_step import a_batch, a_state, values
 
@@ -104,7 +104,7 @@ def test_an_overflow_that_the_scaler_looks_for_is_not_told(tmp_path: Path, capsy
     state.scaler = GradScaler("cpu", init_scale=3e38)
     batch = a_batch(4, 0, torch.float32)
     done = take_step(state, batch, config)
-    assert done.refused
+    assert done.skip_reason
     capsys.readouterr()
     NonFinite(tmp_path, config, ALONE).look(done, batch, state)
     assert capsys.readouterr().err == ""
@@ -130,7 +130,7 @@ def watched(losses: list[float], *settings: str, waited: float = 0.0) -> None:
     clipped = take_step(state, a_batch(2, 0, torch.float32), config).clipped
     for step, loss in enumerate(losses, 1):
         state.progress.step = step
-        watchdog.look(state, Done([loss], clipped), waited, 1.0)
+        watchdog.look(state, StepResult([loss], clipped), waited, 1.0)
 
 
 def test_a_loss_that_stands_is_told_once(capsys) -> None:

@@ -13,7 +13,7 @@ from sepclip.config.load import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch, Share
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.training.average import Average
+from sepclip.training.average import WeightAverage
 from sepclip.training.hardware import resolve_precision, resolved, set_up
 from sepclip.training.loop import train
 from sepclip.training.run import Run
@@ -77,24 +77,24 @@ def test_the_average_is_the_one_written_down() -> None:
         take_step(state, a_batch(4, n, torch.float32), config)
         decay = min(0.6, (1 + n) / (10 + n))
         want = decay * want + (1 - decay) * parameter.detach()
-    assert isinstance(state.average, Average)
-    found = dict(state.judged.named_parameters())[name]
+    assert isinstance(state.average, WeightAverage)
+    found = dict(state.eval_separator.named_parameters())[name]
     torch.testing.assert_close(found, want)
     assert not torch.equal(found, parameter)
     norm = "network.norm.running_mean"
-    assert torch.equal(state.judged.state_dict()[norm], state.separator.state_dict()[norm])
+    assert torch.equal(state.eval_separator.state_dict()[norm], state.separator.state_dict()[norm])
 
 
 def test_a_norm_above_the_guard_is_no_step() -> None:
     state, config = a_state("train.skip_norm=1e-12")
     before = values(state)
-    done = take_step(state, a_batch(4, 0, torch.float32), config)
-    assert "is above train.skip_norm=1e-12" in done.refused
+    result = take_step(state, a_batch(4, 0, torch.float32), config)
+    assert "is above train.skip_norm=1e-12" in result.skip_reason
     assert all(torch.equal(before[name], value) for name, value in values(state).items())
     assert not state.optimizer.state
-    assert (state.progress.refused, state.step) == (1, 1)
+    assert (state.progress.refused, state.skipped, state.step) == (1, 1, 1)
     state.progress.refused_in_a_row = 99
-    with pytest.raises(UserError, match="100 steps in a row: gradient norm"):
+    with pytest.raises(UserError, match="100 steps in a row were skipped: gradient norm"):
         take_step(state, a_batch(4, 0, torch.float32), config)
 
 
@@ -128,7 +128,7 @@ def test_float16_scales_its_gradients() -> None:
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     half.scaler.update(3e38)
     before = values(half)
-    assert take_step(half, a_batch(4, 1, torch.float32), config).refused == "gradient is not finite"
+    assert take_step(half, a_batch(4, 1, torch.float32), config).skip_reason == "gradient is not finite"
     assert all(torch.equal(before[name], value) for name, value in values(half).items())
     assert half.scaler.get_scale() == pytest.approx(1.5e38)
     other, _ = a_state()
