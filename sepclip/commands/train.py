@@ -170,7 +170,7 @@ def train(
         if tensorboard:
             require_tensorboard()
         mixtures = MixtureSet.open(data, root, noise=noise_root, rirs=rirs_root)
-        opened = ranks.led(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
+        opened = ranks.first_then_others(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
         if tensorboard and ranks.first:
             (run / FOLDER).mkdir(exist_ok=True)  # this training writes the scalars if the folder exists
         summary = train_run(opened, mixtures, ranks, profile=profile)
@@ -179,20 +179,7 @@ def train(
         _print_summary(run, summary, page, as_json)
 
 
-def _config_value(flag: str, value: Any) -> Any:
-    """Return the value of a flag as its key of the configuration takes it; None if the flag is not on the line.
-
-    Raises UserError if ``--dynamics`` is not written as every=N.
-    """
-    from sepclip.training.dynamics import parse_dynamics
-
-    if value is not None and flag == "dynamics":
-        return parse_dynamics(value)
-    return str(value) if isinstance(value, Path) else value
-
-
-def _print_summary(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
-    """Print the result of a training: a line, bars of the curves on a terminal, and where the report is."""
+def _tell(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
     from sepclip.report.glance import training_lines
 
     if as_json:
@@ -222,7 +209,7 @@ def _write_report(run: Path, *, wanted: bool, already_trained: bool) -> Path | N
 
 
 def _clipping(summary: Mapping[str, Any]) -> str:
-    """Describe what the clip rule did over a whole training."""
+    """Say what the clip rule did over a whole training."""
     norm, threshold = summary["grad_norm"], summary["threshold"]
     text = f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps"
     if summary["skipped_steps"]:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sepclip.errors import UserError
-from sepclip.training.state import StateMismatch, Progress, TrainingState
+from sepclip.training.state import Progress, StateMismatch, TrainingState
 
 WEIGHTS, AVERAGE, REST, COUNTERS = "weights.safetensors", "average.safetensors", "state.pt", "state.json"
 VERSION = 1  # of the format of a checkpoint

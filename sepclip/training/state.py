@@ -207,7 +207,7 @@ def _require_groups(saved: list[Any], groups: list[dict[str, Any]]) -> None:
 
 
 def _require_shapes(moments: dict[int, Any], parameters: list[torch.nn.Parameter]) -> None:
-    """Raise StateMismatch if the optimizer's moments are of other shapes, which torch does not check when it loads them."""
+    """Raise StateMismatch if the optimizer's moments have other shapes, which torch does not check on loading."""
     for index, parameter in enumerate(parameters):
         _require_like(moments.get(index, {}), {}, "its optimizer")
         for name, value in moments.get(index, {}).items():

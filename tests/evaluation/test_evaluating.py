@@ -329,7 +329,7 @@ def test_what_cannot_be_scored_at_all_is_told(tiny_run: Path, small_set: Path, t
         (("--estimates", tmp_path / "other", "--references", tmp_path / "ref"), "holds no estimate"),
         ((tiny_run, tmp_path / "missing"), "no such folder"),
         ((tiny_run, small_set, "--split", "dev"), "tr, cv, tt"),
-        ((tmp_path / "empty", small_set), "is no run"),
+        ((tmp_path / "empty", small_set), "is not a run"),
     ):
         assert_told(sepclip("eval", *arguments), words)
     assert_told(sepclip("eval", tiny_run), "either RUN and DATA", code=2)

@@ -34,7 +34,7 @@ def make(step):
 def batches(made, steps, count):
     """Return the batches of ``steps``, copied, and the processes that made them, which are ended by then."""
     processes = BatchProcesses(made, steps, count)
-    processes.begin()
+    processes.start()
     try:
         pids = [process.pid for process in processes._processes]
         found = []
@@ -134,7 +134,7 @@ def test_what_goes_wrong_is_told_at_its_step(error, kind, told):
         return make(step)
 
     processes = BatchProcesses(broken, range(9), 2)
-    processes.begin()
+    processes.start()
     for step in range(4):
         assert torch.equal(processes.batch(step).sources, make(step).sources)
     with pytest.raises(kind, match=told):
@@ -149,7 +149,7 @@ def test_a_killed_one_is_told_and_what_may_help():
             os.kill(os.getpid(), signal.SIGKILL)
         return make(step)
 
-    with pytest.raises(UserError, match=r"was killed, perhaps for want of memory.*data\.memory_gib or data\.workers"):
+    with pytest.raises(UserError, match=r"was killed, possibly out of memory.*data\.memory_gib or data\.workers"):
         batches(killed, range(9), 2)
 
 
@@ -203,7 +203,7 @@ def test_one_that_cannot_begin_ends_the_others(monkeypatch):
 
     real = os.fork
     monkeypatch.setattr(batch_processes.os, "fork", fork)
-    told = "process 3 of 4 .* cannot begin: Resource temporarily unavailable.* data.workers=2"
+    told = "process 3 of 4 .* cannot start: Resource temporarily unavailable.* data.workers=2"
     with pytest.raises(UserError, match=told):
         batches(make, range(9), 4)
     assert len(begun) == 2
@@ -267,11 +267,11 @@ def test_how_many_there_are(monkeypatch, cores, local, device, wanted, want, rea
     monkeypatch.setattr(hardware, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
     config = load_config(settings=[f"device={device}", f"data.workers={wanted}", "threads=2"])
-    assert hardware.workers(config) == want
-    assert hardware.readers(config) == readers
+    assert hardware.worker_count(config) == want
+    assert hardware.reader_count(config) == readers
     monkeypatch.setattr(hardware.sys, "platform", "darwin")
     if wanted in ("auto", 0):
-        assert hardware.workers(config) == 0
+        assert hardware.worker_count(config) == 0
     else:
-        with pytest.raises(UserError, match=r"data\.workers=3: processes that make batches are for Linux"):
-            hardware.workers(config)
+        with pytest.raises(UserError, match=r"data\.workers=3: processes that make batches need Linux"):
+            hardware.worker_count(config)

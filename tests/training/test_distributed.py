@@ -125,12 +125,14 @@ def steps_of_a_rank(data: str, run: str, history: str, environment: dict[str, st
     from sepclip.training.distributed import joined
     from sepclip.training.loop import Training, _train
     from sepclip.training.run import Run
-    from sepclip.training.signals import Requests
+    from sepclip.training.signals import SignalRequests
 
     config = load_config(settings=[*EXACT, "precision=fp32", "model.dropout=0.3", "train.steps=12", "clip=auto:40"])
     mixtures = MixtureSet.open(Path(data))
-    with joined() as ranks, Requests() as requests:
-        opened = ranks.led(lambda: Run.start_or_resume(Path(run), config, mixtures), lambda: Run.open(Path(run)))
+    with joined() as ranks, SignalRequests() as requests:
+        opened = ranks.first_then_others(
+            lambda: Run.start_or_resume(Path(run), config, mixtures), lambda: Run.open(Path(run))
+        )
         training = Training.prepare(opened, mixtures, ranks)
         _train(training, requests)
     torch.save([training.state.clip.state_dict(), training.state.separator.state_dict()], history)
@@ -227,7 +229,7 @@ def test_what_cannot_be_shared_is_told(small_set: Path, tmp_path: Path) -> None:
         assert said[0].count("error:") == 1
     code, told = launch.run(command(small_set, tmp_path / "run"), tmp_path / "log", WORLD_SIZE="2")
     assert code == 1
-    assert "WORLD_SIZE is set and RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not" in told
+    assert "WORLD_SIZE is set but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in told
 
 
 @pytest.mark.slow

@@ -16,7 +16,14 @@ from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report.dynamics_figure import draw_dynamics
-from sepclip.training.dynamics import Records, Surroundings, Watch, correlation, local_smoothness, parse_dynamics
+from sepclip.training.dynamics import (
+    DynamicsRecorder,
+    LossEnvironment,
+    Records,
+    correlation,
+    local_smoothness,
+    parse_dynamics,
+)
 from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.state import TrainingState, build_separator
@@ -101,7 +108,7 @@ def test_the_gradient_taken_again_is_the_one_of_the_step() -> None:
     """Same batch, same dropout, same statistics: without any of them the norms differ."""
     state, batch, config = a_state()
     separator = state.separator
-    before, surroundings = [p.detach().clone() for p in separator.parameters()], Surroundings(separator, state.device)
+    before, environment = [p.detach().clone() for p in separator.parameters()], LossEnvironment(separator, state.device)
     take_step(state, batch, config)
     norm = state.recent[-1][1]
     after = [p.detach().clone() for p in separator.parameters()]
@@ -114,7 +121,7 @@ def test_the_gradient_taken_again_is_the_one_of_the_step() -> None:
         gradient = torch.autograd.grad(mean_loss(separator, batch, config), list(separator.parameters()))
         return torch.stack([g.double().square().sum() for g in gradient]).sum().sqrt().item()
 
-    assert norm_at_start(surroundings.put_back) == pytest.approx(norm, rel=1e-6)
+    assert norm_at_start(environment.restore) == pytest.approx(norm, rel=1e-6)
     assert norm_at_start(lambda: None) != pytest.approx(norm, rel=1e-3)  # another dropout mask
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -127,16 +134,16 @@ def a_state() -> tuple[TrainingState, Batch, object]:
     return state, Batch(sources.sum(1), sources), config
 
 
-def test_everything_is_put_back(tmp_path: Path) -> None:
+def test_everything_is_restore(tmp_path: Path) -> None:
     state, batch, config = a_state()
     other, _, _ = a_state()
-    watch = Watch(tmp_path / "rows.jsonl", Dynamics(every=1, points=list(ALL)), state)
+    recorder = DynamicsRecorder(tmp_path / "rows.jsonl", Dynamics(every=1, points=list(ALL)), state)
     for _ in range(3):
         torch.manual_seed(state.step)
         take_step(other, batch, config)
         random = torch.get_rng_state()
         torch.manual_seed(state.step)
-        with watch.step(lambda: mean_loss(state.separator, batch, config)):
+        with recorder.record_step(lambda: mean_loss(state.separator, batch, config)):
             take_step(state, batch, config)
         assert torch.equal(torch.get_rng_state(), random)
         assert_equal(state.separator.state_dict(), other.separator.state_dict())  # the running means too
@@ -148,7 +155,7 @@ def test_everything_is_put_back(tmp_path: Path) -> None:
 
 def test_a_probe_that_fails_leaves_no_trace(tmp_path: Path) -> None:
     state, batch, config = a_state()
-    watch = Watch(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
+    recorder = DynamicsRecorder(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
     left = {}
 
     def step_and_fail() -> None:
@@ -156,7 +163,7 @@ def test_a_probe_that_fails_leaves_no_trace(tmp_path: Path) -> None:
             mean_loss(state.separator, batch, config)  # draws a mask and moves the running means
             raise MemoryError
 
-        with watch.step(fails):
+        with recorder.record_step(fails):
             take_step(state, batch, config)
             left.update({name: value.clone() for name, value in state.separator.state_dict().items()})
             left["random"] = torch.get_rng_state()
@@ -220,9 +227,9 @@ def test_no_step_and_no_finite_gradient_have_no_smoothness() -> None:
 
 def test_a_skipped_step_is_a_row_without_smoothness(tmp_path: Path) -> None:
     state, batch, config = a_state()
-    watch = Watch(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
+    recorder = DynamicsRecorder(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
     batch.mixture.fill_(math.nan)
-    with watch.step(lambda: mean_loss(state.separator, batch, config)):
+    with recorder.record_step(lambda: mean_loss(state.separator, batch, config)):
         take_step(state, batch, config)
     row = json.loads((tmp_path / "rows.jsonl").read_text())
     assert (row["loss"], row["grad_norm"], row["smoothness"], row["step_size"]) == (None, None, None, 0)
@@ -230,11 +237,11 @@ def test_a_skipped_step_is_a_row_without_smoothness(tmp_path: Path) -> None:
 
 def test_buffers_are_those_of_the_step() -> None:
     module = nn.BatchNorm1d(2)
-    surroundings = Surroundings(module, torch.device("cpu"))
+    environment = LossEnvironment(module, torch.device("cpu"))
     want = {name: value.clone() for name, value in module.state_dict().items()}
     module(torch.randn(5, 2))
     assert module.num_batches_tracked == 1
-    surroundings.put_back()
+    environment.restore()
     assert_equal(dict(module.state_dict()), want)
 
 

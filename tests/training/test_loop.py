@@ -212,7 +212,7 @@ def test_a_signal_saves_first(number: int, code: int, small_set: Path, tmp_path:
 
 def test_a_run_is_trained_by_one_process_at_a_time(small_set: Path, tiny_run: Path) -> None:
     before = (tiny_run / "config.yaml").read_bytes()
-    with Run.open(tiny_run).alone():
+    with Run.open(tiny_run).lock():
         for more in ((), ("--steps", 40)):
             assert_told(train_tiny(small_set, tiny_run, *more), "is being trained by another process")
     assert (tiny_run / "config.yaml").read_bytes() == before
@@ -282,7 +282,7 @@ def test_what_is_no_set_or_run_is_told(small_set: Path, tmp_path: Path) -> None:
     assert_told(train_tiny(tmp_path / "empty", tmp_path / "run"), "holds no mixture set", "sepclip prepare")
     assert_told(train_tiny(tmp_path / "file", tmp_path / "run"), "is a file, not a folder")
     assert_told(train_tiny(small_set, tmp_path / "file"), "is a file")
-    assert_told(train_tiny(small_set, busy), "already holds something else (thesis.tex)")
+    assert_told(train_tiny(small_set, busy), "already contains something else (thesis.tex)")
     assert not (tmp_path / "run").exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from sepclip.training.profiling import STAGES, STEPS, VALIDATION, WARM_UP, stage, table
+from sepclip.training.profiling import STAGES, STEPS, VALIDATION, WARM_UP, stage, time_table
 from tests.conftest import TINY, sepclip, train_tiny
 from tests.training.test_loop import assert_same_run
 
@@ -71,7 +71,7 @@ def test_table_of_a_known_training() -> None:
         event("adam", 17_000, 21_000, DeviceType.CUDA),
         event("forward", 0, 20_000, DeviceType.CUDA),  # torch's own range on the GPU's line
     ]
-    first, *rows, gpu = table(events)
+    first, *rows, gpu = time_table(events)
     assert first == "2 steps of 10.0 ms each, of which on average:"
     assert {row.split()[0]: row.split()[-3:] for row in rows} == {
         "data": ["1.00", "ms", "10.0%"],
@@ -85,7 +85,7 @@ def test_table_of_a_known_training() -> None:
         "idle": ["1.50", "ms", "15.0%"],
     }
     assert gpu == "  the GPU was busy 45.0% of the time"  # 2 to 8 and 17 to 20 ms
-    assert len(table([e for e in events if e.device_type == DeviceType.CPU])) == 10
+    assert len(time_table([e for e in events if e.device_type == DeviceType.CPU])) == 10
 
 
 def test_a_stage_is_nothing_without_a_profiler() -> None:

@@ -14,7 +14,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch, Share
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training.average import WeightAverage
-from sepclip.training.hardware import resolve_precision, resolved, set_up
+from sepclip.training.hardware import configure_torch, resolve_hardware, resolve_precision
 from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.state import TrainingState, build_separator, seed_dropout
@@ -135,7 +135,7 @@ def test_float16_scales_its_gradients() -> None:
     other.scaler = GradScaler("cpu")
     other.restore(half.progress, half.rest())
     assert other.scaler.state_dict() == half.scaler.state_dict()
-    with pytest.raises(UserError, match="precision fp16: processors do not train in it; use bf16 or fp32"):
+    with pytest.raises(UserError, match="precision fp16: CPUs do not train in it; use bf16 or fp32"):
         resolve_precision("fp16", torch.device("cpu"))
     with pytest.raises(UserError, match="precision tf32: only NVIDIA"):
         resolve_precision("tf32", torch.device("cpu"))
@@ -143,10 +143,12 @@ def test_float16_scales_its_gradients() -> None:
 
 def test_bf16_is_refused_where_the_processor_has_no_lstm_in_it(monkeypatch) -> None:
     monkeypatch.setattr("sepclip.training.hardware.runs_bf16", lambda: False)
-    with pytest.raises(UserError, match="precision bf16: this processor has no LSTM in it"):
+    with pytest.raises(UserError, match="precision bf16: this CPU cannot run an LSTM in it"):
         resolve_precision("bf16", torch.device("cpu"))
     with pytest.raises(UserError, match="use fp32 or auto"):
-        set_up(resolved(load_config()).model_copy(update={"precision": "bf16"}))  # of a run from another machine
+        configure_torch(
+            resolve_hardware(load_config()).model_copy(update={"precision": "bf16"})
+        )  # of a run from another machine
 
 
 def trained(data: Path, run: Path, *settings: str) -> dict[str, object]:
