@@ -8,10 +8,13 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import pytest
+
+from tests.processes import kill
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch._dynamo is what the first optimizer imports, for longer than any of these trainings takes
@@ -35,28 +38,21 @@ def run(arguments: Sequence[object], log: Path, **options) -> tuple[int, str]:
     before = log.stat().st_size if log.exists() else 0
     process = start(arguments, log, **options)
     process.join(300)
+    if process.exitcode is None:
+        kill(process)
+        pytest.fail(f"not finished after 300 s\n{log.read_text()}")
     with log.open() as file:
         file.seek(before)
         return process.exitcode, file.read()
 
 
 def kill_after(process: BaseProcess, seconds: float) -> bool:
-    """Kill a process in so many seconds; whether it was still at work."""
+    """Kill a process after so many seconds; return whether it was still running."""
     process.join(seconds)
     if process.exitcode is not None:
         return False
-    process.kill()
-    process.join(60)
+    kill(process)
     return process.exitcode == -signal.SIGKILL
-
-
-def wait_for(ready, process: BaseProcess, seconds: float = 120) -> None:
-    """Wait until ``ready()``."""
-    until = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < until
-        assert process.exitcode is None
-        time.sleep(0.005)
 
 
 def _main(arguments: list[str], log: str, die_at: int, below: str, environment: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import batch_processes, hardware
 from sepclip.training.batch_processes import BatchProcesses
 from sepclip.training.feed import Feed
-from tests.processes import ended
+from tests.processes import ended, wait_until
 from tests.training import launch
 from tests.training.test_resume import command, step_of
 
@@ -217,14 +217,14 @@ WORKERS = ("--set", "data.workers=2", "--steps", 100000, "--save-every", "60min"
 def test_a_signal_to_all_of_them_is_for_the_training_alone(number: int, small_set: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     process = launch.start(command(small_set, run, *WORKERS), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     pids = children(process.pid)
     assert len(pids) == 2
     for pid in pids:
         os.kill(pid, signal.SIGUSR1)
         os.kill(pid, number)
     rows = len((run / "metrics.jsonl").read_text().splitlines())
-    launch.wait_for(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows + 1, process)
+    wait_until(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows + 1, process)
     assert alive(pids) == pids
     os.kill(process.pid, number)
     process.join(60)
@@ -237,17 +237,14 @@ def test_a_signal_to_all_of_them_is_for_the_training_alone(number: int, small_se
 def test_a_kill_ends_them_and_lets_go_of_the_run(small_set: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     process = launch.start(command(small_set, run, *WORKERS), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     pids = children(process.pid)
     for pid in pids:
         assert str(run) not in {os.path.realpath(handle) for handle in Path(f"/proc/{pid}/fd").iterdir()}
     process.kill()
     process.join(60)
-    deadline = time.monotonic() + 10
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
     assert len(pids) == 2
-    assert not alive(pids)
+    wait_until(lambda: not alive(pids), seconds=10)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import checkpoint
 from tests.conftest import TINY
+from tests.processes import wait_until
 from tests.training import launch
 
 # five excerpts a step are shared unevenly by two and by four
@@ -185,7 +185,7 @@ def test_a_killed_process_stops_all_with_one_message(workers, small_set: Path, t
     run = tmp_path / "run"
     more = ("--steps", 100000, "--save-every", 2, "--set", f"data.workers={workers}")
     processes = start_all(2, command(small_set, run, *more), tmp_path)
-    launch.wait_for(lambda: (run / "checkpoints" / "last").exists(), processes[1])
+    wait_until(lambda: (run / "checkpoints" / "last").exists(), processes[1])
     processes[1].kill()
     codes, told = end_all(processes, tmp_path)
     assert codes == [1, -signal.SIGKILL], told
@@ -207,7 +207,7 @@ def test_a_non_finite_step_stops_all_with_one_message(small_set: Path, tmp_path:
 def test_a_signal_to_one_process_saves_and_stops_all(small_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = start_all(2, command(small_set, run, "--steps", 100000, "--save-every", "60min"), tmp_path)
-    launch.wait_for(lambda: (run / "checkpoints" / "last").exists(), processes[1])
+    wait_until(lambda: (run / "checkpoints" / "last").exists(), processes[1])
     os.kill(processes[1].pid, signal.SIGTERM)
     codes, told = end_all(processes, tmp_path)
     assert codes == [143, 143], told
@@ -238,10 +238,7 @@ def test_torchrun_trains_saves_at_its_end_and_resumes(small_set: Path, tmp_path:
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sepclip"]
     more = ["--", *command(small_set, run, "--steps", 100000, "--save-every", "60min")]
     process = subprocess.Popen(list(map(str, [*start, *more])), stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not (run / "checkpoints" / "last").exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until((run / "checkpoints" / "last").exists, process)
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=120)
     assert told.count("the same command resumes") == 1

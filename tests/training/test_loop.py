@@ -1,12 +1,10 @@
 import json
 import math
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from sepclip.training.run import Run
 from sepclip.training.step import compute_loss
 from sepclip.training.validation import validate
 from tests.conftest import SPEECH, TINY, assert_told, sepclip, train_tiny
+from tests.processes import kill, wait_until
 from tests.processor import NEEDS_BF16
 
 
@@ -174,12 +173,14 @@ def test_killed_and_resumed_is_the_undisturbed_run(mode: str, small_set: Path, t
     resumed_at = []
     for _ in range(3):
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 300
         target = (resumed_at[-1] if resumed_at else 0) + chance.randint(3, 12)
-        while time.monotonic() < deadline and process.poll() is None and step_of(run) < target:
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
+        # on a slow day it may end before it reaches the target
+        wait_until(
+            lambda target=target, process=process: step_of(run) >= target or process.poll() is not None,
+            seconds=300,
+            pause=0.002,
+        )
+        kill(process)
         resumed_at.append(step_of(run))
     assert 0 < resumed_at[0] < resumed_at[-1] < 60
     assert train_tiny(small_set, run, *more).returncode == 0
@@ -199,8 +200,7 @@ def test_a_signal_saves_first(number: int, code: int, small_set: Path, tmp_path:
     settings = [part for setting in TINY for part in ("--set", setting)]
     command = [sys.executable, "-m", "sepclip", "train", small_set, "--run", run, "--steps", 100000, *settings]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    while step_of(run) < 10:
-        time.sleep(0.01)
+    wait_until(lambda: step_of(run) >= 10, process)
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == code
@@ -350,7 +350,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(small_set: Path, tiny_run: Pat
         "from sepclip.cli import main; main()"
     )
     command = [sys.executable, "-c", script, "train", small_set, "--run", run, "--steps", 40, *settings]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ, check=False)
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
     assert_told(result, "cannot be written", "checkpoint before is still there")
     assert step_of(run) == 20
     assert train_tiny(small_set, run, "--steps", 40).returncode == 0

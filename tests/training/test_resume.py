@@ -15,6 +15,7 @@ from sepclip.config.load import load_config
 from sepclip.errors import UserError
 from sepclip.training import checkpoint
 from tests.conftest import TINY
+from tests.processes import wait_until
 from tests.training import launch
 from tests.training.test_checkpoint import state
 
@@ -94,14 +95,16 @@ def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> No
     settings, undisturbed = whole
     chance, run, log = random.Random(seed), folder / "run", folder / "log"
     resumed = []
-    while len(resumed) < kills:
+    for _ in range(20 * kills):
+        if len(resumed) == kills:
+            break
         before = step_of(run)
         workers = ("--set", f"data.workers={chance.choice([0, 2])}")
         process = launch.start(command(data, run, *settings, *workers), log)
         if before < STEPS - 3:  # else what is left would be done before it is killed: begin anew
             # from the first file operation on to some steps later, whatever a step takes here
             target = before + chance.choice([0, 1, 2, 3])
-            launch.wait_for(lambda target=target: step_of(run) >= target, process)
+            wait_until(lambda target=target: step_of(run) >= target, process)
             assert launch.kill_after(process, chance.uniform(0, 0.05 if target > before else 0.5))
             resumed.append(before)
         else:
@@ -109,6 +112,7 @@ def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> No
             assert process.exitcode == 0
             assert_same_run(run, undisturbed)
             shutil.rmtree(run)
+    assert len(resumed) == kills
     code, told = launch.run(command(data, run, *settings), log)
     assert code == 0, told
     assert_same_run(run, undisturbed)
@@ -160,13 +164,14 @@ def test_killed_within_saves_and_resumed(small_set: Path, whole, tmp_path: Path)
     settings, undisturbed = whole
     run, log = tmp_path / "run", tmp_path / "log"
     deaths, moment = 0, 9
-    while True:
+    for _ in range(200):
         moment = moment + 5 if moment < 90 else 60
         code, told = launch.run(command(small_set, run, *settings), log, die_at=moment, below=run)
         if code == 0:
             break
         assert code == -signal.SIGKILL, told
         deaths += 1
+    assert code == 0
     assert deaths >= 4
     assert_same_run(run, undisturbed)
 
@@ -179,7 +184,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(
     run, log = tmp_path / "run", tmp_path / "log"
     seldom = ("--save-every", "60min", "--set", "train.valid_every=9")
     process = launch.start(command(small_set, run, *settings, *seldom), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     os.kill(process.pid, number)
     process.join(60)
     assert process.exitcode == code
@@ -193,12 +198,12 @@ def test_sigusr1_saves_and_goes_on(small_set: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     rare = ("--steps", 100000, "--save-every", "60min", "--set", "train.valid_every=100000")
     process = launch.start(command(small_set, run, *rare), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     assert step_of(run) == 0
     os.kill(process.pid, signal.SIGUSR1)
-    launch.wait_for(lambda: step_of(run) > 0, process)
+    wait_until(lambda: step_of(run) > 0, process)
     rows = len((run / "metrics.jsonl").read_text().splitlines())
-    launch.wait_for(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows, process)
+    wait_until(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows, process)
     process.kill()
     process.join(60)
 
