@@ -55,9 +55,8 @@ class ProgressRow(TypedDict):
     seconds: float  # of training in total
     steps_per_second: float | None
     waited_share: float  # share of the time spent waiting for data
-    most_clipped: NotRequired[
-        dict[str, float]
-    ]  # share of clipped steps, if layers or tensors have their own thresholds
+    # share of clipped steps of the most clipped layers or tensors, if each has its own threshold
+    most_clipped: NotRequired[dict[str, float]]
 
 
 class ValidationRow(TypedDict):

@@ -1,7 +1,7 @@
-"""Trainings in processes of their own that can be killed, without the seconds that importing torch takes each time.
+"""Trainings in separate processes that can be killed, without the seconds that importing torch takes each time.
 
 A server process imports sepclip once and then forks a child for every training (``multiprocessing``'s "forkserver");
-the server itself has computed nothing, so that its children are as good as new.
+the server itself has computed nothing, so that its children start in a clean state.
 """
 
 import multiprocessing
@@ -23,18 +23,18 @@ FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil
 
 
 def start(arguments: Sequence[object], log: Path, *, die_at: int = 0, below: Path | None = None, **environment: str):
-    """Start ``sepclip ARGUMENTS``; its output goes to the end of ``log``.
+    """Start ``sepclip ARGUMENTS``; its output is appended to ``log``.
 
-    ``die_at``: kill it by SIGKILL at the N-th operation on files whose path lies ``below`` a folder.
+    ``die_at``: the process kills itself at the N-th operation on files ``below`` a folder.
     """
-    told = [str(argument) for argument in arguments]
-    process = CONTEXT.Process(target=_main, args=(told, str(log), die_at, str(below), environment))
+    words = [str(argument) for argument in arguments]
+    process = CONTEXT.Process(target=_main, args=(words, str(log), die_at, str(below), environment))
     process.start()
     return process
 
 
 def run(arguments: Sequence[object], log: Path, **options) -> tuple[int, str]:
-    """Run ``sepclip ARGUMENTS``; returns the exit code, and what it has added to ``log``."""
+    """Run ``sepclip ARGUMENTS``; return the exit code and its output, which is also appended to ``log``."""
     before = log.stat().st_size if log.exists() else 0
     process = start(arguments, log, **options)
     process.join(300)

@@ -14,11 +14,11 @@ from tests.conftest import TINY
 
 def state(step: int) -> TrainingState:
     config = load_config(settings=TINY)
-    made = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
-    made.progress.step = step
+    new_state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
+    new_state.progress.step = step
     with torch.no_grad():
-        next(made.separator.parameters()).fill_(step)
-    return made
+        next(new_state.separator.parameters()).fill_(step)
+    return new_state
 
 
 def loaded(folder: Path) -> int:
@@ -36,7 +36,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", range(8))
-def test_whenever_saving_is_cut_a_whole_checkpoint_is_found(moment: int, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_save_leaves_a_whole_checkpoint(moment: int, tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "last"
     checkpoint.save(folder, state(1))
     calls = 0

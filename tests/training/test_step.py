@@ -1,4 +1,4 @@
-"""A step: in parts, averaged, refused; and the trainings that such steps make."""
+"""Training steps: in parts, averaged, skipped; and the ends of a training."""
 
 import json
 import math
@@ -62,30 +62,30 @@ def test_a_step_in_parts_is_the_whole_step(parts: int, norm: str) -> None:
     settings = (*EXACT, f"model.input_norm={norm}", "loss.name=chimera", "clip=auto:50")
     (one, config), (other, split) = a_state(*settings), a_state(*settings, f"train.accumulate={parts}")
     for step in range(3):
-        want, found = take_step(one, a_batch(5, step), config), take_step(other, a_batch(5, step), split)
-        assert found.losses == pytest.approx(want.losses, rel=1e-9)
-        assert found.clipped.norm == pytest.approx(want.clipped.norm, rel=1e-9)
+        expected, result = take_step(one, a_batch(5, step), config), take_step(other, a_batch(5, step), split)
+        assert result.losses == pytest.approx(expected.losses, rel=1e-9)
+        assert result.clipped.norm == pytest.approx(expected.clipped.norm, rel=1e-9)
     for name, value in values(one).items():
         torch.testing.assert_close(values(other)[name], value, rtol=1e-7, atol=1e-10, msg=name)
 
 
-def test_the_average_is_the_one_written_down() -> None:
+def test_the_average_follows_its_formula() -> None:
     state, config = a_state("train.average=0.6")
     name, parameter = next(iter(state.separator.named_parameters()))
-    want = parameter.detach().clone()
+    expected = parameter.detach().clone()
     for n in range(1, 8):
         take_step(state, a_batch(4, n, torch.float32), config)
         decay = min(0.6, (1 + n) / (10 + n))
-        want = decay * want + (1 - decay) * parameter.detach()
+        expected = decay * expected + (1 - decay) * parameter.detach()
     assert isinstance(state.average, WeightAverage)
-    found = dict(state.eval_separator.named_parameters())[name]
-    torch.testing.assert_close(found, want)
-    assert not torch.equal(found, parameter)
+    result = dict(state.eval_separator.named_parameters())[name]
+    torch.testing.assert_close(result, expected)
+    assert not torch.equal(result, parameter)
     norm = "network.norm.running_mean"
     assert torch.equal(state.eval_separator.state_dict()[norm], state.separator.state_dict()[norm])
 
 
-def test_a_norm_above_the_guard_is_no_step() -> None:
+def test_a_norm_above_skip_norm_skips_the_step() -> None:
     state, config = a_state("train.skip_norm=1e-12")
     before = values(state)
     result = take_step(state, a_batch(4, 0, torch.float32), config)
@@ -120,9 +120,9 @@ def test_dropout_is_a_function_of_seed_step_and_process() -> None:
 
 
 def test_float16_scales_its_gradients() -> None:
-    """The norm is that of the unscaled gradient; an overflow lowers the scale and is no step, and training goes on."""
+    """The norm is that of the unscaled gradient; an overflow lowers the scale, and the step is skipped."""
     (half, config), (full, _) = a_state("loss.name=snr"), a_state("loss.name=snr")
-    half.scaler = GradScaler("cpu")  # processors have no LSTM in float16, but the same scaler
+    half.scaler = GradScaler("cpu")  # a CPU has no LSTM in float16, but the same scaler
     assert half.scaler.get_scale() == 65536
     norms = [take_step(state, a_batch(4, 0, torch.float32), config).clipped.norm for state in (half, full)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
@@ -141,7 +141,7 @@ def test_float16_scales_its_gradients() -> None:
         resolve_precision("tf32", torch.device("cpu"))
 
 
-def test_bf16_is_refused_where_the_processor_has_no_lstm_in_it(monkeypatch) -> None:
+def test_bf16_is_refused_if_the_cpu_has_no_lstm_in_it(monkeypatch) -> None:
     monkeypatch.setattr("sepclip.training.hardware.runs_bf16", lambda: False)
     with pytest.raises(UserError, match="precision bf16: this CPU cannot run an LSTM in it"):
         resolve_precision("bf16", torch.device("cpu"))
@@ -161,7 +161,7 @@ def rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_training_ends_where_validations_no_longer_get_better(small_set: Path, tmp_path: Path) -> None:
+def test_training_ends_when_validations_no_longer_improve(small_set: Path, tmp_path: Path) -> None:
     settings = ["train.steps=400", "train.valid_every=2", "train.early_stopping=3", "optimizer.learning_rate=1e-12"]
     settings += ["train.best_by=loss", "model.input_norm=none"]  # nothing moves: the first validation is the best
     summary = trained(small_set, tmp_path / "run", *settings)
@@ -183,7 +183,9 @@ def test_training_ends_when_its_time_is_up(small_set: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("by", "name", "sign"), [("loss", "valid_loss", -1), ("si-sdr", "valid_si_sdr_improvement", 1)]
 )
-def test_the_best_is_the_best_by_what_was_asked(by: str, name: str, sign: int, small_set: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_the_best_by_the_chosen_score(
+    by: str, name: str, sign: int, small_set: Path, tmp_path: Path
+) -> None:
     settings = ["train.steps=24", "train.valid_every=3", f"train.best_by={by}", "optimizer.learning_rate=0.03"]
     summary = trained(small_set, tmp_path / "run", *settings)
     scores = {row["step"]: sign * row[name] for row in rows(tmp_path / "run") if name in row}
