@@ -179,7 +179,20 @@ def train(
         _print_summary(run, summary, page, as_json)
 
 
-def _tell(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
+def _config_value(flag: str, value: Any) -> Any:
+    """Return the value of a flag as its key of the configuration takes it; None if the flag is not on the line.
+
+    Raises UserError if ``--dynamics`` is not written as every=N.
+    """
+    from sepclip.training.dynamics import parse_dynamics
+
+    if value is not None and flag == "dynamics":
+        return parse_dynamics(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print_summary(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
+    """Print the result of a training: a line, bars of the curves on a terminal, and where the report is."""
     from sepclip.report.glance import training_lines
 
     if as_json:
@@ -209,7 +222,7 @@ def _write_report(run: Path, *, wanted: bool, already_trained: bool) -> Path | N
 
 
 def _clipping(summary: Mapping[str, Any]) -> str:
-    """Say what the clip rule did over a whole training."""
+    """Describe what the clip rule did over a whole training."""
     norm, threshold = summary["grad_norm"], summary["threshold"]
     text = f"--clip {summary['clip']} clipped {summary['clipped_share']:.0%} of the steps"
     if summary["skipped_steps"]:

@@ -20,7 +20,7 @@ class WeightAverage:
         self._decay = decay
 
     @torch.no_grad()
-    def update(self, separator: Separator, step: int) -> None:
+    def update(self, separator: SeparationModel, step: int) -> None:
         """Move the average towards the parameters of ``separator`` after ``step`` steps."""
         decay = min(self._decay, (1 + step) / (10 + step))
         average: list[Tensor] = list(self.separator.parameters())

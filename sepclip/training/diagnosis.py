@@ -102,7 +102,7 @@ class NonFiniteReporter:
         return path
 
 
-def find_nonfinite(separator: Separator, batch: Batch, config: Config) -> NonFiniteTensors:
+def find_nonfinite(separator: SeparationModel, batch: Batch, config: Config) -> NonFiniteTensors:
     """Repeat the step of a batch and return what is not finite; running statistics stay as they were.
 
     If every loss is finite and the gradient is not, the mixtures are tried one by one.
@@ -115,22 +115,22 @@ def find_nonfinite(separator: Separator, batch: Batch, config: Config) -> NonFin
             buffer.copy_(value)
 
 
-def _find_nonfinite(separator: Separator, batch: Batch, config: Config) -> NonFiniteTensors:
-    loss, made = compute_loss(separator, batch, config)
-    given = {name: x.raw if isinstance(x, RawEmbedding) else x for name, x in made["outputs"].items()}
-    outputs = [name for name, value in given.items() if not value.isfinite().all()]
-    mixtures = [name for name, value in zip(batch.names, loss.tolist(), strict=False) if not math.isfinite(value)]
-    gradients = _nonfinite_gradients(separator, loss)
+def _find_nonfinite(separator: SeparationModel, batch: Batch, config: Config) -> NonFiniteTensors:
+    result = compute_loss(separator, batch, config)
+    tensors = {name: x.raw if isinstance(x, RawEmbedding) else x for name, x in result.outputs.items()}
+    outputs = [name for name, x in tensors.items() if isinstance(x, torch.Tensor) and not x.isfinite().all()]
+    losses = result.loss.tolist()
+    mixtures = [name for name, loss in zip(batch.names, losses, strict=False) if not math.isfinite(loss)]
+    gradients = _nonfinite_gradients(separator, result.loss)
     # the gradient of the batch does not say from which mixture it comes: one more backward pass for each
     if gradients and not mixtures:
         for single in batch.split(len(batch.mixture)):
-            single_loss, _ = compute_loss(separator, single, config)
-            if _nonfinite_gradients(separator, single_loss):
+            if _nonfinite_gradients(separator, compute_loss(separator, single, config).loss):
                 mixtures += single.names
     return NonFiniteTensors(mixtures, outputs, gradients)
 
 
-def _nonfinite_gradients(separator: Separator, loss: torch.Tensor) -> list[str]:
+def _nonfinite_gradients(separator: SeparationModel, loss: torch.Tensor) -> list[str]:
     """Return the names of the parameters whose gradient of the mean ``loss`` is not finite."""
     names, parameters = zip(*separator.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss.mean(), parameters, allow_unused=True)

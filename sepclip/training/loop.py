@@ -104,7 +104,7 @@ def _train(training: "Training", requests: SignalRequests, trace: Path | None = 
                 )
 
 
-def _description(config: Config, steps: int, separator: Separator) -> str:
+def _description(config: Config, steps: int, separator: SeparationModel) -> str:
     """Return a line about what will be trained, so that an unintended default is noticed at once."""
     parameters = sum(parameter.numel() for parameter in separator.parameters() if parameter.requires_grad)
     return (

@@ -161,7 +161,7 @@ class Run:
             raise UserError(f"{path} is not a run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` creates one")
         return cls(path, load_run_config(path / CONFIG), _layout(_read_environment(path)))
 
-    def load_initial_weights(self, separator: Separator) -> None:
+    def load_initial_weights(self, separator: SeparationModel) -> None:
         """Load the weights of the run ``init_from``, if set, into ``separator``; UserError if they do not fit."""
         initial_run = _initial_run(self.config, self.layout)
         if initial_run is not None:

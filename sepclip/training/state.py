@@ -12,7 +12,7 @@ from sepclip import clip
 from sepclip.audio.layout import Layout
 from sepclip.config.schema import Config
 from sepclip.mixing.chance import generator
-from sepclip.model.separator import Separator
+from sepclip.model.separator import SeparationModel
 from sepclip.training.average import WeightAverage
 from sepclip.training.schedules import Schedule, build_optimizer
 
@@ -71,7 +71,7 @@ class TrainingState:
     recent_since: float = 0.0  # training time in seconds at the last row
 
     @classmethod
-    def start(cls, config: Config, separator: Separator, device: torch.device, steps: int) -> "TrainingState":
+    def start(cls, config: Config, separator: SeparationModel, device: torch.device, steps: int) -> "TrainingState":
         """Return the state of a run before its first step; ``steps``: its total number, for the schedule."""
         separator = separator.to(device, dtype_of(config))
         return cls(
@@ -95,7 +95,7 @@ class TrainingState:
         return self.schedule.rate(self.step)
 
     @property
-    def eval_separator(self) -> Separator:
+    def eval_separator(self) -> SeparationModel:
         """The separator for validation: the one with the averaged weights if the run averages them."""
         return self.separator if self.average is None else self.average.separator
 

@@ -101,7 +101,7 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
     # each process fills in its own places of the losses, and the sum over all of them completes the vector
     losses = torch.zeros(batch.total or len(batch.mixture), device=batch.mixture.device, dtype=batch.mixture.dtype)
     for part in parts:
-        loss, _ = compute_loss(state.separator, part, config)
+        loss = compute_loss(state.separator, part, config).loss
         # weighted by the part's share of the excerpts, the gradients of all parts add up to that of the mean
         mean = loss.mean() if part.share == 1 else loss.mean() * part.share
         with stage("backward"):

@@ -22,7 +22,7 @@ class ValidationScores(TypedDict):
 
 @torch.no_grad()
 def validate(
-    separator: Separator, crops: ValidationCrops, config: Config, device: torch.device, ranks: Ranks = ALONE
+    separator: SeparationModel, crops: ValidationCrops, config: Config, device: torch.device, ranks: Ranks = ALONE
 ) -> ValidationScores:
     """Return the mean loss and the mean SI-SDR improvement in dB over the validation crops of all processes.
 

@@ -34,7 +34,7 @@ def test_losses_are_the_same_segment_for_segment(sets, loss):
     for mixtures in sets:
         batches = training_data(mixtures, segment=segment, batch_size=4, dynamic=False, seed=0, memory_gib=1)
         with torch.no_grad():
-            losses = [compute_loss(separator, batches.batch(step), config)[0] for step in range(4)]
+            losses = [compute_loss(separator, batches.batch(step), config).loss for step in range(4)]
         results.append(torch.cat(losses))
     assert [len(losses) for losses in results] == [16, 16, 16]
     assert torch.equal(results[0], results[1])
