@@ -19,13 +19,13 @@ import torch
 from sepclip.config.load import load_config
 from sepclip.mixing.batches import training_data
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.training.dynamics import Surroundings, local_smoothness
+from sepclip.training.dynamics import LossEnvironment, local_smoothness
 from sepclip.training.state import TrainingState, build_separator
 from sepclip.training.step import mean_loss, take_step
 
 
 def again(before, *step):
-    before.put_back()
+    before.restore()
     return mean_loss(*step)
 
 
@@ -46,11 +46,11 @@ def main() -> None:
     for step in range(options.steps):
         batch = batches.batch(step)
         start = [parameter.detach().clone() for parameter in separator.parameters()]
-        before = Surroundings(separator, state.device)
+        before = LossEnvironment(separator, state.device)
         began = time.perf_counter()
         take_step(state, batch, config)
         alone = time.perf_counter() - began
-        after = Surroundings(separator, state.device)
+        after = LossEnvironment(separator, state.device)
         found = []
         for precision in (config, rough):
             loss = partial(again, before, separator, batch, precision)
@@ -58,7 +58,7 @@ def main() -> None:
             found.append(local_smoothness(loss, list(separator.parameters()), start, [0.5])[1])
             if precision is config:
                 costs.append((time.perf_counter() - began) / alone)
-        after.put_back()
+        after.restore()
         ratios.append(found[1] / found[0])
     table = {"probe / step, fp32": costs, "smoothness bf16 / fp32": ratios}
     for name, values in table.items():

@@ -48,7 +48,7 @@ def make_step(
     from sepclip.audio.layout import Layout
     from sepclip.config.load import load_config
     from sepclip.mixing.batches import Batch
-    from sepclip.training.hardware import resolved, set_up
+    from sepclip.training.hardware import configure_torch, resolve_hardware
     from sepclip.training.state import TrainingState, build_separator
     from sepclip.training.step import take_step
 
@@ -56,8 +56,8 @@ def make_step(
     name = FLOOR_OF.get(arm.removeprefix("floor-"), "mi") if arm not in LOSSES else arm
     settings = [f"precision={precision}", f"loss.name={name}", f"model.layers={layers}", f"model.hidden={hidden}"]
     settings += ["model.dropout=0.3", "optimizer.schedule=constant", f"device={device}"]
-    config = resolved(load_config("small", settings))
-    set_up(config)
+    config = resolve_hardware(load_config("small", settings))
+    configure_torch(config)
     state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device(device), 1000)
     state.separator.train()
     chance = torch.Generator().manual_seed(0)

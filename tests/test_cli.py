@@ -25,7 +25,10 @@ def test_every_help_works_without_heavy_imports(command: list[str]) -> None:
     assert result.returncode == 0
     assert "Usage" in result.stdout
     loaded = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "sepclip", *command, "--help"], capture_output=True, text=True
+        [sys.executable, "-X", "importtime", "-m", "sepclip", *command, "--help"],
+        capture_output=True,
+        text=True,
+        timeout=600,
     ).stderr
     for heavy in ("torch", "numpy", "scipy", "pandas", "soundfile", "museval"):
         assert f" {heavy}\n" not in loaded, f"{heavy} is imported for --help"
@@ -100,7 +103,7 @@ def test_stdout_is_one_document_with_json(small_set: Path, tmp_path: Path) -> No
 
 def test_a_closed_pipe_prints_no_traceback() -> None:
     command = f"{sys.executable} -m sepclip info | head -c 1"
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=600, check=False)
     assert "Traceback" not in result.stderr
 
 

@@ -4,13 +4,13 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import soundfile
 
 from tests.conftest import SPEECH, assert_told, sepclip
+from tests.processes import kill, wait_until
 from tests.report.browser import Browser
 from tests.report.looks import assert_good_looks, assert_valid
 
@@ -30,12 +30,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Com
     out = tmp_path_factory.mktemp("demo") / "out"
     command = [sys.executable, "-m", "sepclip", "demo", "--data", str(SPEECH), "--out", str(out)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while step_of(out) == 0:
-        assert process.poll() is None, "the demo ended before its first checkpoint"
-        time.sleep(0.1)
-    process.kill()
-    process.wait()
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    wait_until(lambda: step_of(out) > 0, process, seconds=600)
+    kill(process)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=1800, check=False)
     assert result.returncode == 0, result.stderr
     return out, result
 

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,7 +12,7 @@ from tests.audio.fresh import python
 from tests.conftest import sepclip
 from tests.corpora import test_wsj0
 from tests.mixing.conftest import tree
-from tests.processes import ended
+from tests.processes import ended, wait_until
 
 _SQUARES = """
 import json, os
@@ -83,10 +82,7 @@ def test_a_killed_command_leaves_no_process_behind():
         pids = [int(running.stdout.readline()) for _ in range(2)]
         assert running.pid not in pids
         running.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
-    while not all(map(ended, pids)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert all(map(ended, pids))
+    wait_until(lambda: all(map(ended, pids)), seconds=10)
 
 
 def test_the_command_line_makes_the_same_set_with_any_number_of_processes(tmp_path):

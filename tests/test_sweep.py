@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from sepclip.sweep.intervals import estimate, of_differences, of_runs
 from sepclip.sweep.results import METRICS, Result
 from sepclip.training.run import hold
 from tests.conftest import SPEECH, TINY, assert_told, sepclip
+from tests.processes import wait_until
 
 PAPER = ["dc", "wkm", "mi", "chimera", "snr"]
 NEEDS_ALL_LOSSES = pytest.mark.skipif(bool(set(PAPER) - set(LOSSES)), reason="not all losses of Table 1 are there")
@@ -341,11 +341,7 @@ def start(grid: str, data: Path, out: Path, *more: object) -> subprocess.Popen[s
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    deadline = time.monotonic() + 120
-    while not list(out.glob("runs/*/checkpoints/last/state.json")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: list(out.glob("runs/*/checkpoints/last/state.json")), process)
     return process
 
 
@@ -355,7 +351,7 @@ def test_killed_then_with_a_failing_cell_it_ends_as_the_undisturbed_sweep(
     grid, out = tiny_grid(tmp_path / "mi.yaml", ("mi",)), tmp_path / "out"
     process = start(grid, small_set, out)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=60)
     assert not scores_of(out)
     # the other cell fails, and is the first to run now: runs are found whatever the order
     (half,) = out.glob("runs/*")
@@ -402,9 +398,7 @@ def test_a_cell_without_its_sweep_saves_and_ends(small_set: Path, tmp_path: Path
     task = run_cells.Task(cell, tmp_path / "run", tmp_path / "log", "a cell", 100000)
     where = run_cells.Slots(("cpu", "cpu"), 1)
     process = run_cells._Child(task, "cpu", where, MixtureSet.open(small_set)).process
-    while not (task.run / "checkpoints" / "last").is_dir():
-        assert process.poll() is None, task.log.read_text()
-        time.sleep(0.01)
+    wait_until((task.run / "checkpoints" / "last").is_dir, process)
     if sys.platform == "linux":  # what its share of the cores goes by
         assert b"LOCAL_WORLD_SIZE=2" in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     assert process.stdin is not None

@@ -8,6 +8,7 @@ import select
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,8 @@ def on_a_terminal(*arguments: object, **environment: str) -> str:
     command = [sys.executable, "-m", "sepclip", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=given)
     os.close(theirs)
-    shown = b""
-    while select.select([ours], [], [], 300)[0]:
+    shown, deadline = b"", time.monotonic() + 600
+    while select.select([ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:
             part = os.read(ours, 65536)
         except OSError:

@@ -170,7 +170,7 @@ def train(
         if tensorboard:
             require_tensorboard()
         mixtures = MixtureSet.open(data, root, noise=noise_root, rirs=rirs_root)
-        opened = ranks.led(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
+        opened = ranks.first_then_others(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
         if tensorboard and ranks.first:
             (run / FOLDER).mkdir(exist_ok=True)  # this training writes the scalars if the folder exists
         summary = train_run(opened, mixtures, ranks, profile=profile)

@@ -22,7 +22,7 @@ from sepclip.parallel import cores
 from sepclip.sweep.grid import Cell
 from sepclip.terminal import notes, say
 from sepclip.training.run import METRICS
-from sepclip.training.signals import Requests
+from sepclip.training.signals import SignalRequests
 
 MOST_JOBS = 4  # by default on a CPU: each holds a network, its gradients and audio in memory
 _LOOK_EVERY_SECONDS = 0.1
@@ -86,7 +86,7 @@ def run_tasks(
     saves them, and Stopped is raised.
     """
     waiting, running = list(tasks), list[_Child]()
-    with Requests() as asked, _Screen(len(tasks), done) as screen:
+    with SignalRequests() as asked, _Screen(len(tasks), done) as screen:
         try:
             while (waiting or running) and not asked.exit_code:
                 free = list(where.devices)

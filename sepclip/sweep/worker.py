@@ -20,6 +20,7 @@ from sepclip.terminal import say
 if TYPE_CHECKING:
     from sepclip.config.schema import Config
     from sepclip.mixing.mixture_set import MixtureSet
+    from sepclip.training.loop import TrainingResult
     from sepclip.training.run import Run
 
 SCORES = Path("eval", "sweep")
@@ -64,7 +65,7 @@ def work(orders: dict[str, Any]) -> None:
     evaluate_set(run.separator(device), data, "tt", path / SCORES, about, device=device, plan=plan, jobs=0)
 
 
-def _train(path: Path, config: "Config", data: "MixtureSet") -> tuple["Run", dict[str, Any]]:
+def _train(path: Path, config: "Config", data: "MixtureSet") -> tuple["Run", "TrainingResult"]:
     """Train as `sepclip train` does, once the same cell of a killed sweep has saved and ended."""
     from sepclip.training.loop import train
     from sepclip.training.run import Busy, Run

@@ -1,1 +1,1 @@
-"""The training loop, its state, and the folder of a run. Knows ``audio``, ``mixing``, ``model`` and ``clip``."""
+"""The training loop, its state, and the folder of a run. Imports ``audio``, ``mixing``, ``model`` and ``clip``."""

@@ -1,4 +1,4 @@
-"""Batches made by processes of their own, so that a fast device waits neither for files nor for the interpreter."""
+"""Processes that make batches, so that a fast device waits neither for files nor for the Python interpreter."""
 
 import gc
 import mmap
@@ -20,10 +20,11 @@ from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch
 from sepclip.parallel import end_with
 
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # they come to all, and are for the training
-_LOOK_EVERY_SECONDS = 1.0
+# signals sent to the whole process group, which the training handles
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+_CHECK_EVERY_SECONDS = 1.0
 _KILLED = (
-    "a process that makes batches was killed, perhaps for want of memory: run the same command again, with a lower "
+    "a process that makes batches was killed, possibly out of memory: run the same command again, with a lower "
     "data.memory_gib or data.workers"
 )
 
@@ -31,93 +32,101 @@ _KILLED = (
 class BatchProcesses:
     """Makes the batches of ``steps`` in up to ``count`` forked processes, each of which makes every count-th one.
 
-    A process has one batch ready, in memory that it shares with this one, and makes another meanwhile. The first of
-    all is made here, before they begin: what it warns of is told once, and the others are of its size. The processes
-    end with this one, however that ends. On Linux alone.
+    Each process has one batch ready, in memory that it shares with this one, and makes another meanwhile. The very
+    first batch is made here, before they start: its warnings are printed once, and all others are of its size. The
+    processes end with this one, however that ends. Linux only.
     """
 
     def __init__(self, make: Callable[[int], Batch], steps: range, count: int):
-        self._make, self._steps = make, steps  # steps: those to come
+        self._make, self._next_steps = make, steps
         self._count = max(0, min(count, len(steps) - 1))
         self._processes: list[_Process] = []
         self._first: Batch | None = None
-        self._turn = 0  # of the batches that processes have given
-        self._given: _Process | None = None  # whose batch was given out last
+        self._taken = 0  # number of batches taken from processes
+        self._lender: _Process | None = None  # the process whose batch was returned last
 
-    def begin(self) -> None:
-        """Begin the processes, in the main thread, before anything else makes batches."""
+    def start(self) -> None:
+        """Start the processes. Call it in the main thread, before anything else makes batches.
+
+        Raises UserError if the system does not allow as many processes.
+        """
         if self._count:
-            self._first = self._make(self._steps[0])
+            self._first = self._make(self._next_steps[0])
             try:
                 for index in range(self._count):
-                    self._processes.append(_begin(self._make, self._steps[1 + index :: self._count], self._first))
+                    self._processes.append(_fork(self._make, self._next_steps[1 + index :: self._count], self._first))
             except BaseException as error:
                 self.end()
                 if not isinstance(error, OSError):
                     raise
                 raise UserError(
-                    f"process {len(self._processes) + 1} of {self._count} that make batches cannot begin: "
-                    f"{error.strerror}; take fewer, by --set data.workers={len(self._processes)}"
+                    f"process {len(self._processes) + 1} of {self._count} that make batches cannot start: "
+                    f"{error.strerror}; use fewer: --set data.workers={len(self._processes)}"
                 ) from error
 
     def end(self) -> None:
-        """End all processes; a thread that waits for a batch of theirs gets a UserError."""
+        """End all processes; a thread that is waiting for one of their batches gets a UserError."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
             process.wait()
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of ``step``, which stays what it is up to the next call.
+        """Return the batch of ``step``. It is valid up to the next call, which overwrites it.
 
-        One that is not the next is made here. Raises what went wrong in making it, and UserError where the process
-        that was to make it is gone.
+        A batch that is not the next one is made here. Raises the error that making it raised, and UserError if the
+        process that makes it was killed.
         """
-        if self._given:
-            self._given.batch_is_used()
-            self._given = None
-        if not self._processes or not self._steps or step != self._steps[0]:
+        # the previous batch is no longer used: its process may overwrite it
+        if self._lender:
+            self._lender.release_batch()
+            self._lender = None
+        if not self._processes or not self._next_steps or step != self._next_steps[0]:
             return self._make(step)
-        self._steps = self._steps[1:]
+        self._next_steps = self._next_steps[1:]
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        self._given = self._processes[self._turn % len(self._processes)]
-        self._turn += 1
-        while not self._given.pipe.poll(_LOOK_EVERY_SECONDS):
-            if any(process.was_killed() for process in self._processes):  # maybe holding the lock that this one wants
+        # the processes take turns; a killed one may hold the lock that this one is waiting for, so look at all
+        self._lender = self._processes[self._taken % len(self._processes)]
+        self._taken += 1
+        while not self._lender.pipe.poll(_CHECK_EVERY_SECONDS):
+            if any(process.was_killed() for process in self._processes):
                 raise UserError(_KILLED)
-        return self._given.batch()
+        return self._lender.batch()
 
 
 @dataclass
 class _Process:
-    """A process that makes batches into ``slot``, which is shared memory."""
+    """A process that writes batches into ``slot``, which is shared memory."""
 
     pid: int
     pipe: Connection
     slot: Batch
 
     def batch(self) -> Batch:
+        """Return the next batch. Raises the error that making it raised, and UserError if the process was killed."""
         try:
-            answer = self.pipe.recv()
+            message = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise UserError(_KILLED) from error
-        if isinstance(answer, BaseException):
-            raise answer
-        names, first, total = answer
+        if isinstance(message, BaseException):
+            raise message
+        names, first, total = message
         return replace(self.slot, names=names, first=first, total=total)
 
-    def batch_is_used(self) -> None:
-        with suppress(OSError):  # it is gone, which is told when its next batch is asked for
+    def release_batch(self) -> None:
+        """Let the process overwrite its last batch."""
+        with suppress(OSError):  # a process that has ended is reported when its next batch is needed
             self.pipe.send_bytes(b"used")
 
     def was_killed(self) -> bool:
+        """Return whether a signal has ended the process."""
         try:
-            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:  # and somebody has waited for it
+            status = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:  # it has ended, and its status was already taken
             return True
-        return ended is not None and ended.si_code != os.CLD_EXITED
+        return status is not None and status.si_code != os.CLD_EXITED
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -128,53 +137,57 @@ class _Process:
             os.waitpid(self.pid, 0)
 
 
-def _begin(make: Callable[[int], Batch], steps: range, like: Batch) -> _Process:
-    slot = replace(like, mixture=_shared(like.mixture), sources=_shared(like.sources))
-    mine, its = Pipe()
+def _fork(make: Callable[[int], Batch], steps: range, like: Batch) -> _Process:
+    """Start a process that makes the batches of ``steps``, which are of the size of ``like``."""
+    slot = replace(like, mixture=_shared_tensor(like.mixture), sources=_shared_tensor(like.sources))
+    parent_end, child_end = Pipe()
     parent = os.getpid()
-    with warnings.catch_warnings():  # of threads, whose locks a fork may catch held: none of ours makes batches yet
+    # Python warns that other threads may hold locks at the time of a fork: none of ours makes batches yet
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
         try:
             end_with(parent)
-            _work(make, steps, slot, its)
+            _make_batches(make, steps, slot, child_end)
         finally:
-            os._exit(0)  # and nothing of what the parent has to do at its end, on its GPU or its files
-    its.close()
-    return _Process(pid, mine, slot)
+            os._exit(0)  # skips the exit handlers of the parent, which belong to its GPU and files
+    child_end.close()
+    return _Process(pid, parent_end, slot)
 
 
-def _shared(like: Tensor) -> Tensor:
-    """Return memory for a tensor like that one, shared with processes forked later."""
+def _shared_tensor(like: Tensor) -> Tensor:
+    """Return a tensor of the shape and type of ``like``, in memory shared with processes that are forked later."""
     return torch.frombuffer(mmap.mmap(-1, like.nbytes), dtype=like.dtype).view(like.shape)
 
 
-def _work(make: Callable[[int], Batch], steps: range, slot: Batch, pipe: Connection) -> None:
-    """Make one batch after the other; the last thing done by a process."""
-    gc.freeze()  # what the parent has on a GPU is not to be freed here
+def _make_batches(make: Callable[[int], Batch], steps: range, slot: Batch, pipe: Connection) -> None:
+    """Make the batches of ``steps`` in a forked process, one after the other, and send each through ``pipe``."""
+    gc.freeze()  # the parent's objects on a GPU must not be freed here
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
     try:
         _close_all_but(pipe.fileno())
-        torch.set_num_threads(1)  # those of the parent do not outlive a fork
+        torch.set_num_threads(1)  # the parent's threads do not survive a fork
+        # make each batch while the previous one is still used, then wait until the slot is free
         for step in steps:
-            made = make(step)
+            batch = make(step)
             if step != steps[0]:
-                pipe.recv_bytes()  # the batch before has been used
-            assert made.sources.shape == slot.sources.shape, f"batches of {slot.sources.shape} and {made.sources.shape}"
-            slot.mixture.copy_(made.mixture)
-            slot.sources.copy_(made.sources)
-            pipe.send((made.names, made.first, made.total))
-        pipe.recv_bytes()
-    except Exception as error:  # noqa: BLE001 - it is raised again, where the batch is asked for
+                pipe.recv_bytes()
+            shapes = slot.sources.shape, batch.sources.shape
+            assert shapes[0] == shapes[1], f"batches of {shapes[0]} and {shapes[1]}"
+            slot.mixture.copy_(batch.mixture)
+            slot.sources.copy_(batch.sources)
+            pipe.send((batch.names, batch.first, batch.total))
+        pipe.recv_bytes()  # the last batch is in use until then
+    except Exception as error:  # noqa: BLE001 - the parent raises it again when it needs the batch
         known = isinstance(error, UserError | MemoryError)
         pipe.send(error if known else RuntimeError(f"in a process that makes batches:\n{traceback.format_exc()}"))
 
 
 def _close_all_but(kept: int) -> None:
-    """Close what the parent has open, standard streams aside: its lock on the run, its links to other processes."""
+    """Close the parent's open files except the standard streams and ``kept``: its lock on the run, its other pipes."""
     for handle in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if handle > 2 and handle != kept:
-            with suppress(OSError):  # the listing's own
+            with suppress(OSError):  # the handle of the listing itself is closed already
                 os.close(handle)

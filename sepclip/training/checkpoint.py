@@ -1,15 +1,18 @@
 """Checkpoints: weights in safetensors, the rest as tensors and plain data that load with ``weights_only``.
 
-A checkpoint is a folder that is filled under another name and then put in place by renaming. Should the process
-die between the two renames, the one before lies beside it as ``NAME.old`` and is read instead. Those that are kept
-besides are ``NAME-STEP``.
+A checkpoint is a folder that is filled under another name and then renamed into place. If the process dies between the
+two renames, the previous checkpoint is still beside it as ``NAME.old`` and is read instead. Earlier checkpoints that
+are kept are called ``NAME-STEP``.
 """
 
 import json
-import math
 import os
 import shutil
-from dataclasses import asdict, fields
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, get_args, get_type_hints
@@ -17,15 +20,16 @@ from typing import Any, get_args, get_type_hints
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sepclip.errors import UserError
-from sepclip.training.state import Progress, TrainingState
+from sepclip.training.state import Progress, StateMismatch, TrainingState
 
 WEIGHTS, AVERAGE, REST, COUNTERS = "weights.safetensors", "average.safetensors", "state.pt", "state.json"
-VERSION = 1  # of what a checkpoint holds
-# what reading a file that is cut short, changed, or made to harm can raise
-_BROKEN = (
+VERSION = 1  # of the format of a checkpoint
+# what the readers of torch, safetensors and json raise for a file that is cut short, changed or hostile; only calls of
+# these readers are guarded with it, so that an error in our own code stays a traceback
+_UNREADABLE = (
     OSError,
     ArithmeticError,
     AssertionError,
@@ -38,28 +42,32 @@ _BROKEN = (
     TypeError,
     UnpicklingError,
     ValueError,
+    struct.error,
 )
 
 
 def save(folder: Path, state: TrainingState, keep: int = 1) -> None:
-    """Save ``state`` as the checkpoint ``folder``, replacing the one before in one step.
+    """Save ``state`` as the checkpoint ``folder``, which replaces the previous one in one step.
 
-    ``keep``: so many of the latest stay, this one among them. Raises UserError, with the checkpoint before still in
-    place, where the disk is full or cannot be written.
+    ``keep``: the number of latest checkpoints to keep, this one included. Raises UserError, with the previous
+    checkpoint still in place, if the disk is full or the folder cannot be written.
     """
     new, old = folder.with_name(f"{folder.name}.new"), _old(folder)
+    rest = state.rest()
+    counters = {"version": VERSION, **asdict(state.progress)}
     try:
+        # fill a new folder and flush it, so that its files are complete before it gets its name
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         _save_weights(state.separator, new / WEIGHTS)
         if state.average is not None:
             _save_weights(state.average.separator, new / AVERAGE)
-        torch.save(state.rest(), new / REST)
-        counters = {"version": VERSION, **asdict(state.progress)}
+        torch.save(rest, new / REST)
         (new / COUNTERS).write_text(json.dumps(counters, indent=1) + "\n", encoding="utf-8")
         for file in new.iterdir():
             _flush(file)
-        if folder.exists():  # else the old one is the only one, after a kill between the renames: it stays
+        # swap the two by renaming; a kill between the renames leaves only the old one, which then must stay
+        if folder.exists():
             _retire(old, keep)
             folder.rename(old)
         new.rename(folder)
@@ -72,40 +80,64 @@ def save(folder: Path, state: TrainingState, keep: int = 1) -> None:
 
 
 def find(folder: Path) -> Path | None:
-    """Return where the checkpoint ``folder`` is: there, beside it after a kill in the middle of saving, or nowhere."""
+    """Return where the checkpoint ``folder`` is: there, beside it after a kill in the middle of saving, or None."""
     return next((place for place in (folder, _old(folder)) if (place / COUNTERS).is_file()), None)
 
 
 def load_progress(folder: Path) -> Progress:
-    """Read where the run of a checkpoint stands."""
-    try:
+    """Return the progress of the run at a checkpoint. Raises UserError if its file is damaged."""
+    with _damage_as_user_error(folder, _UNREADABLE):
         counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
-        if counters.pop("version", None) != VERSION:
-            raise ValueError(f"made by another version of sepclip: {COUNTERS} is not of version {VERSION}")
-        kinds = get_type_hints(Progress)
-        for field in fields(Progress):
-            _require_number(field.name, counters[field.name], kinds[field.name])
-        return Progress(**counters)
-    except _BROKEN as error:
-        raise _damaged(folder, error) from error
+    with _damage_as_user_error(folder, (ValueError,)):
+        return _progress(counters)
 
 
 def load_weights(folder: Path, separator: nn.Module) -> None:
-    """Load the weights that a checkpoint has for use into ``separator``: their average, where it has one."""
-    found = folder / AVERAGE
-    _load_weights(found if found.is_file() else folder / WEIGHTS, separator)
+    """Load the weights of a checkpoint for use into ``separator``: their average if the checkpoint has one.
+
+    Raises UserError if their file is damaged or they are of another network.
+    """
+    average = folder / AVERAGE
+    _load_weights(average if average.is_file() else folder / WEIGHTS, separator)
 
 
 def load(folder: Path, state: TrainingState) -> None:
-    """Load a whole checkpoint into ``state``."""
+    """Load a whole checkpoint into ``state``.
+
+    Raises UserError if a file of it is damaged, or if it is of another network or clip rule.
+    """
     _load_weights(folder / WEIGHTS, state.separator)
     if state.average is not None:
         _load_weights(folder / AVERAGE, state.average.separator)
     progress = load_progress(folder)
     try:
-        state.restore(progress, torch.load(folder / REST, weights_only=True, map_location="cpu"))
-    except _BROKEN as error:
-        raise _damaged(folder, error) from error
+        with _damage_as_user_error(folder, _UNREADABLE):
+            rest = torch.load(folder / REST, weights_only=True, map_location="cpu")
+        with _damage_as_user_error(folder, (ValueError,)):
+            state.require_compatible(rest)
+        state.restore(progress, rest)  # unguarded: it cannot fail now, unless there is a bug in it
+    except StateMismatch as error:
+        raise _mismatch(folder, str(error)) from error
+
+
+@contextmanager
+def _damage_as_user_error(folder: Path, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Raise UserError if the block, which reads a file of the checkpoint or checks its content, raises ``errors``."""
+    try:
+        yield
+    except StateMismatch:
+        raise
+    except errors as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"the checkpoint {folder} is damaged ({reason}): remove it, or train again in another folder"
+        ) from error
+
+
+def _mismatch(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"the checkpoint {folder} is of {reason}: use the settings that it was trained with, or choose another run"
+    )
 
 
 def _save_weights(separator: nn.Module, path: Path) -> None:
@@ -113,24 +145,49 @@ def _save_weights(separator: nn.Module, path: Path) -> None:
 
 
 def _load_weights(path: Path, separator: nn.Module) -> None:
-    try:
-        separator.load_state_dict(load_file(path))
-    except _BROKEN as error:
-        raise _damaged(path.parent, error) from error
+    with _damage_as_user_error(path.parent, _UNREADABLE):
+        weights = load_file(path)
+    difference = _difference(separator.state_dict(), weights)
+    if difference:
+        raise _mismatch(path.parent, f"another network ({difference})")
+    separator.load_state_dict(weights)
+
+
+def _difference(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
+    """Return the first difference between the names and shapes of two sets of weights; empty if there is none."""
+    for name, value in expected.items():
+        if name not in weights:
+            return f"it has no {name}"
+        if weights[name].shape != value.shape:
+            return f"{name} is {tuple(weights[name].shape)}, not {tuple(value.shape)}"
+    return next((f"{name} is unknown" for name in weights if name not in expected), "")
+
+
+def _progress(counters: object) -> Progress:
+    """Return the progress from the content of its file. Raises ValueError if a counter is missing, unknown or wrong."""
+    if not isinstance(counters, dict) or counters.pop("version", None) != VERSION:
+        raise ValueError(f"made by another version of sepclip: {COUNTERS} is not of version {VERSION}")
+    kinds = get_type_hints(Progress)
+    if counters.keys() != kinds.keys():
+        raise ValueError(f"{COUNTERS} lacks or has too many counters: {', '.join(counters.keys() ^ kinds.keys())}")
+    for name, kind in kinds.items():
+        _require_number(name, counters[name], kind)
+    return Progress(**counters)
 
 
 def _require_number(name: str, value: object, kind: Any) -> None:
-    """Raise ValueError where ``value`` is not of the numbers that ``kind`` (int, float, float | None) takes."""
+    """Raise ValueError if ``value`` is not a number of ``kind`` (int, float, float | None)."""
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # compared with the largest float, since an integer may be too large to be converted to one; NaN compares false
+    number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not number or (int in kinds and (not isinstance(value, int) or value < 0)):
         raise ValueError(f"{name} is {value!r:.40}")
 
 
 def _retire(old: Path, keep: int) -> None:
-    """Keep the checkpoint ``old`` under the name of its step, or remove it; and what is more than ``keep``."""
+    """Keep the checkpoint ``old`` under the name of its step if ``keep`` allows, and remove the earliest ones."""
     name = old.name.removesuffix(".old")
     if keep > 1 and (old / COUNTERS).is_file():
         kept = old.with_name(f"{name}-{load_progress(old).step:08d}")
@@ -152,8 +209,3 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _damaged(folder: Path, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return UserError(f"the checkpoint {folder} is damaged or of another network ({reason}): remove it, or start anew")

@@ -1,4 +1,4 @@
-"""Why a training died, or will come to nothing: non-finite steps, want of memory, a loss that stands, a starved device.
+"""Why a training failed or will fail: non-finite steps, out of memory, a loss that does not fall, a starved device.
 
 ``python -m sepclip.training.diagnosis RUN/nonfinite/step-N.pt`` repeats a step whose loss or gradient was not finite.
 """
@@ -27,60 +27,65 @@ from sepclip.terminal import say, say_some, warn
 from sepclip.training.distributed import Ranks
 from sepclip.training.run import NONFINITE
 from sepclip.training.state import Progress, TrainingState, build_separator, dtype_of, seed_dropout
-from sepclip.training.step import Done, compute_loss
+from sepclip.training.step import StepResult, compute_loss
 
-_MOST_FILES = 3  # in a run: each holds all weights
+_MOST_FILES = 3  # per run, since each contains all weights
 _MOST_NAMES = 5  # in a message
-_STARVED = 0.2  # share of the time from which waiting for data is worth a word
-_STARVED_SECONDS = 10.0  # of training, before which nothing is said of it
-_MOVED = 1e-3  # share of the first loss by which it must have fallen
+_STARVED_SHARE = 0.2  # share of the time spent waiting for data from which a warning is printed
+_STARVED_SECONDS = 10.0  # of training, before which waiting is not reported
+_LEAST_FALL = 1e-3  # share of the first loss by which the loss must have fallen
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What is not finite in a step: mixtures by name, outputs of the network, and gradients of parameters."""
+class NonFiniteTensors:
+    """What is not finite in a step: mixtures by name, outputs of the network, and gradients by parameter."""
 
     mixtures: list[str]
     outputs: list[str]
     gradients: list[str]
 
-    def words(self) -> str:
-        """Say it in a line."""
-        found = {"mixtures": self.mixtures, "outputs": self.outputs, "gradients of": self.gradients}
-        told = [f"{what} {_some(names)}" for what, names in found.items() if names]
-        return "; ".join(told) or "nothing, when the step was repeated: it depends on the dropout or the precision"
+    def describe(self) -> str:
+        """Return a description in one line."""
+        parts = {"mixtures": self.mixtures, "outputs": self.outputs, "gradients of": self.gradients}
+        texts = [f"{kind} {_first_names(names)}" for kind, names in parts.items() if names]
+        return "; ".join(texts) or "nothing, when the step was repeated: it depends on the dropout or the precision"
 
 
-class NonFinite:
-    """Tells of steps whose loss or gradient is not finite, keeps the first few, and stops where it is asked to."""
+class NonFiniteReporter:
+    """Reports steps whose loss or gradient is not finite, saves the first few, and stops if the settings say so."""
 
     def __init__(self, run: Path, config: Config, ranks: Ranks):
         self._folder, self._config, self._ranks = run / NONFINITE, config, ranks
-        self._told = 0
+        self._reported = 0
 
-    def look(self, done: Done, batch: Batch, state: TrainingState) -> None:
-        """Look at a step that was just done; UserError where ``train.on_nonfinite`` is ``stop``."""
-        # the scaler of float16 tries ever larger factors, until one is too large: its overflows are no failures
-        expected = state.scaler.is_enabled() and all(map(math.isfinite, done.losses))
+    def check(self, result: StepResult, batch: Batch, state: TrainingState) -> None:
+        """Report the step that has just ended if it is not finite; UserError if ``train.on_nonfinite`` is ``stop``."""
+        # the scaler of float16 tries ever larger factors until one overflows: such a step is not a failure
+        expected = state.scaler.is_enabled() and all(map(math.isfinite, result.losses))
         stops = self._config.train.on_nonfinite == "stop"
-        if done.finite or expected or (self._told >= _MOST_FILES and not stops):
+        if result.finite or expected or (self._reported >= _MOST_FILES and not stops):
             return
-        self._told += 1
-        # the state is that before the step, but for the count: a refused step leaves it alone
+        self._reported += 1
+        # repeat the step in every process: apart from its number the state is still the one before the step, since a
+        # skipped step changes nothing else
         seed_dropout(self._config.seed, state.step - 1, self._ranks.rank)
-        mine = find(state.separator, batch, self._config)
-        found = self._ranks.collect((mine, batch.mixture.cpu(), batch.sources.cpu(), batch.names))
-        findings, mixtures, sources, names = zip(*found, strict=True)
-        finding = Finding(*(_joined(getattr(one, field.name) for one in findings) for field in fields(Finding)))
+        local = find_nonfinite(state.separator, batch, self._config)
+        # join what all processes have found, and their shares of the batch
+        gathered = self._ranks.gather_objects((local, batch.mixture.cpu(), batch.sources.cpu(), batch.names))
+        causes, mixtures, sources, names = zip(*gathered, strict=True)
+        cause = NonFiniteTensors(
+            *(_unique(getattr(part, field.name) for part in causes) for field in fields(NonFiniteTensors))
+        )
         whole = Batch(torch.cat(mixtures), torch.cat(sources), tuple(itertools.chain(*names)))
-        path = self._keep(whole, state) if self._ranks.first else None
-        message = f"step {state.step}: loss or gradient is not finite in {finding.words()}"
-        kept = f"; kept in {path}, which `python -m sepclip.training.diagnosis` repeats" if path else ""
+        path = self._save(whole, state) if self._ranks.first else None
+        message = f"step {state.step}: loss or gradient is not finite in {cause.describe()}"
+        saved = f"; kept in {path}, which `python -m sepclip.training.diagnosis` repeats" if path else ""
         if stops:
-            raise UserError(f"{message}{kept}; --on-nonfinite skip goes on without such steps")
-        say(message + kept)
+            raise UserError(f"{message}{saved}; to continue without such steps, add --on-nonfinite skip")
+        say(message + saved)
 
-    def _keep(self, batch: Batch, state: TrainingState) -> Path | None:
+    def _save(self, batch: Batch, state: TrainingState) -> Path | None:
+        """Save what :func:`repeat_step` needs, and return where; None if there are enough such files already."""
         path = self._folder / f"step-{state.step:08d}.pt"
         if len(list(self._folder.glob("step-*.pt"))) >= _MOST_FILES and not path.exists():
             return None
@@ -97,40 +102,43 @@ class NonFinite:
         return path
 
 
-def find(separator: SeparationModel, batch: Batch, config: Config) -> Finding:
-    """Repeat the step of a batch and name what is not finite; running statistics stay as they were.
+def find_nonfinite(separator: SeparationModel, batch: Batch, config: Config) -> NonFiniteTensors:
+    """Repeat the step of a batch and return what is not finite; running statistics stay as they were.
 
-    Where every loss is finite and the gradient is not, the mixtures are taken one by one.
+    If every loss is finite and the gradient is not, the mixtures are tried one by one.
     """
-    before = [buffer.clone() for buffer in separator.buffers()]
+    buffers_before = [buffer.clone() for buffer in separator.buffers()]
     try:
-        return _find(separator, batch, config)
+        return _find_nonfinite(separator, batch, config)
     finally:
-        for buffer, value in zip(separator.buffers(), before, strict=True):
+        for buffer, value in zip(separator.buffers(), buffers_before, strict=True):
             buffer.copy_(value)
 
 
-def _find(separator: SeparationModel, batch: Batch, config: Config) -> Finding:
+def _find_nonfinite(separator: SeparationModel, batch: Batch, config: Config) -> NonFiniteTensors:
     result = compute_loss(separator, batch, config)
     tensors = {name: x.raw if isinstance(x, RawEmbedding) else x for name, x in result.outputs.items()}
     outputs = [name for name, x in tensors.items() if isinstance(x, torch.Tensor) and not x.isfinite().all()]
-    guilty = [name for name, value in zip(batch.names, result.loss.tolist(), strict=False) if not math.isfinite(value)]
-    gradients = _broken_gradients(separator, result.loss)
-    if gradients and not guilty:
-        for one in batch.split(len(batch.mixture)):
-            if _broken_gradients(separator, compute_loss(separator, one, config).loss):
-                guilty += one.names
-    return Finding(guilty, outputs, gradients)
+    losses = result.loss.tolist()
+    mixtures = [name for name, loss in zip(batch.names, losses, strict=False) if not math.isfinite(loss)]
+    gradients = _nonfinite_gradients(separator, result.loss)
+    # the gradient of the batch does not say from which mixture it comes: one more backward pass for each
+    if gradients and not mixtures:
+        for single in batch.split(len(batch.mixture)):
+            if _nonfinite_gradients(separator, compute_loss(separator, single, config).loss):
+                mixtures += single.names
+    return NonFiniteTensors(mixtures, outputs, gradients)
 
 
-def _broken_gradients(separator: SeparationModel, loss: torch.Tensor) -> list[str]:
+def _nonfinite_gradients(separator: SeparationModel, loss: torch.Tensor) -> list[str]:
+    """Return the names of the parameters whose gradient of the mean ``loss`` is not finite."""
     names, parameters = zip(*separator.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
     return [n for n, g in zip(names, gradients, strict=True) if g is not None and not g.isfinite().all()]
 
 
-def repeat(path: Path) -> Finding:
-    """Repeat the step that is kept in ``path``, on the CPU; UserError where it holds none."""
+def repeat_step(path: Path) -> NonFiniteTensors:
+    """Repeat the step saved in ``path``, on the CPU. Raises UserError if the file does not contain a step."""
     try:
         content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         config = Config.of(yaml.safe_load(content["config"]))
@@ -139,17 +147,18 @@ def repeat(path: Path) -> Finding:
         separator.to(dtype_of(config)).load_state_dict(content["weights"])
         batch = Batch(content["mixture"], content["sources"], tuple(content["names"]))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} holds no step of a training: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} does not contain a training step: {str(error).splitlines()[0]}") from error
     seed_dropout(config.seed, content["step"] - 1)
-    return find(separator.train(), batch, config)
+    return find_nonfinite(separator.train(), batch, config)
 
 
 @contextmanager
-def memory_told(config: Config) -> Iterator[None]:
-    """Say which settings to lower where there is not enough memory."""
+def out_of_memory_as_user_error(config: Config) -> Iterator[None]:
+    """Raise UserError that names the settings to lower if the block runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        # torch's CPU allocator, oneDNN and C++ have no exception type of their own for it
         words = ("can't allocate memory", "not enough memory", "bad alloc", "could not create a memory")
         is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not is_memory and not any(word in str(error) for word in words):
@@ -162,27 +171,28 @@ def memory_told(config: Config) -> Iterator[None]:
         ) from error
 
 
-class Watchdog:
-    """Warns once each, when the loss does not move or the device waits for its data."""
+class ProgressMonitor:
+    """Warns once if the loss does not fall, and once if the device waits too long for its data."""
 
     def __init__(self, config: Config):
         self._stall_steps = config.train.stall_steps
-        self._starved, self._seconds, self._waited = False, 0.0, 0.0
+        self._starvation_reported, self._seconds, self._waited = False, 0.0, 0.0
 
-    def look(self, state: TrainingState, done: Done, waited: float, seconds: float) -> None:
-        """Look at a step that was just done, and that took ``seconds``, for whose data it ``waited`` seconds."""
+    def check(self, state: TrainingState, result: StepResult, waited: float, seconds: float) -> None:
+        """Check the step that has just ended, which took ``seconds``, ``waited`` of them spent waiting for data."""
         self._waited, self._seconds = self._waited + waited, self._seconds + seconds
-        if not self._starved and self._seconds > _STARVED_SECONDS and self._waited > _STARVED * self._seconds:
-            self._starved = True
+        starved = self._seconds > _STARVED_SECONDS and self._waited > _STARVED_SHARE * self._seconds
+        if starved and not self._starvation_reported:
+            self._starvation_reported = True
             warn(
-                f"{self._waited / self._seconds:.0%} of the time goes into waiting for audio: raise data.memory_gib "
+                f"{self._waited / self._seconds:.0%} of the time is spent waiting for audio: raise data.memory_gib "
                 f"or, on Linux, data.workers, or put the mixtures on a faster disk"
             )
         if self._stall_steps is not None and state.step <= self._stall_steps:
-            self._look_at_loss(state.progress, fmean(done.losses), self._stall_steps)
+            self._check_loss(state.progress, fmean(result.losses), self._stall_steps)
 
-    def _look_at_loss(self, progress: Progress, loss: float, steps: int) -> None:
-        """Compare the means over the first and the last fifth of ``steps``; they stand in the state, for a resume."""
+    def _check_loss(self, progress: Progress, loss: float, steps: int) -> None:
+        """Compare the mean loss over the first and the last fifth of ``steps``; both are saved for a resumed run."""
         window = max(1, steps // 5)
         share = loss / window if math.isfinite(loss) else 0.0
         if progress.step <= window:
@@ -190,28 +200,28 @@ class Watchdog:
         if progress.step > steps - window:
             progress.stall_loss += share
         first, last = progress.first_loss, progress.stall_loss
-        if progress.step == steps and not last < first - _MOVED * abs(first):
+        if progress.step == steps and not last < first - _LEAST_FALL * abs(first):
             warn(
                 f"the loss has not moved in {steps} steps ({first:.4g}, now {last:.4g}): is optimizer.learning_rate "
                 f"too low or too high, the clip rule too strict, the data silent?"
             )
 
 
-def _joined(lists: Iterable[list[str]]) -> list[str]:
-    """Return what is in any of the lists, each once."""
+def _unique(lists: Iterable[list[str]]) -> list[str]:
+    """Return the items of all lists, each once, in the order of their first occurrence."""
     return list(dict.fromkeys(itertools.chain.from_iterable(lists)))
 
 
-def _some(names: list[str]) -> str:
+def _first_names(names: list[str]) -> str:
     more = len(names) - _MOST_NAMES
     return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def main(paths: list[str]) -> int:
-    """Repeat kept steps and print what is not finite in them."""
+    """Repeat saved steps and print what is not finite in them."""
     for path in paths:
-        finding = repeat(Path(path))
-        say_some(f"{path}: {finding.words()}", [*finding.mixtures, *finding.outputs, *finding.gradients], 100)
+        cause = repeat_step(Path(path))
+        say_some(f"{path}: {cause.describe()}", [*cause.mixtures, *cause.outputs, *cause.gradients], 100)
     return 0
 
 

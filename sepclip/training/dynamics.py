@@ -1,4 +1,6 @@
-"""What Figure 1 of the AutoClip paper shows, recorded while a run trains: step size, loss, gradient norm, smoothness.
+"""Training dynamics, recorded while a run trains: step size, loss, gradient norm and smoothness.
+
+They are the quantities of Figure 1 of the AutoClip paper.
 
 The local smoothness of the step from θ to θ + d, as in the code of Zhang et al. 2020 ("Why gradient clipping
 accelerates training"), which has γ = 1/2 alone:
@@ -6,8 +8,8 @@ accelerates training"), which has γ = 1/2 alone:
     L = max over γ of |∇f(θ + γ d) - ∇f(θ)| / (γ |d|)
 
 f is the loss of the step's own batch with the step's own dropout mask, in the precision of the training; ∇f is not
-clipped. The gradients are taken after the step and everything is put back, so that a watched run is, to the last bit,
-the run that nobody watches.
+clipped. The gradients are computed after the step and then everything is restored, so that recording does not change
+a single bit of the run.
 """
 
 import json
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from sepclip.clip import global_norm
 from sepclip.config.schema import Dynamics
 from sepclip.errors import UserError
 from sepclip.training.run import DYNAMICS, Run
-from sepclip.training.run_log import append_row, cut_metrics, finite
+from sepclip.training.run_log import append_row, cut_rows, finite_or_none
 from sepclip.training.state import TrainingState
 
 _COLUMNS = ("loss", "grad_norm", "threshold", "step_size", "smoothness")
@@ -47,54 +49,81 @@ _TITLES = {
     "threshold_at_end": "threshold at the end",
     "clipped_share": "share of records clipped",
 }
-_LEAST = 3  # records below which a correlation says nothing: two always lie on a line
+_LEAST_RECORDS = 3  # for a correlation: two points always lie on a line
 
 
 def parse_dynamics(text: str) -> int:
-    """Return the steps between records from ``"every=20"``. Raises UserError, which says what is allowed."""
+    """Return the number of steps between records from ``"every=20"``. Raises UserError for any other form."""
     name, _, value = text.replace(" ", "").partition("=")
     if name != "every" or not value.isdecimal() or int(value) < 1:
-        raise UserError(f"--dynamics {text}: write it as every=N, N whole and 1 or more, such as every=20")
+        raise UserError(f"--dynamics {text}: write it as every=N with a whole number N of at least 1, such as every=20")
     return int(value)
 
 
-class Watch:
-    """Records every so many steps of a training in ``path``; rows after the state's step are cut off first."""
+class DynamicsSummary(TypedDict):
+    """The records of a run in numbers: one entry of the JSON document of ``sepclip dynamics``."""
+
+    run: str
+    clip: str
+    records: int
+    steps: list[int]  # of the first and the last record
+    correlation: float | None
+    correlation_records: int
+    loss_at_end: float | None
+    grad_norm_median: float | None
+    smoothness_median: float | None
+    step_size_median: float | None
+    step_size_largest: float | None
+    threshold_at_end: float | None
+    clipped_share: float
+
+
+class DynamicsRecorder:
+    """Appends a record of every so many training steps to the file ``path``; does nothing if ``every`` is None.
+
+    Records after the step of the state are cut off first, as a resumed run records them again.
+    """
 
     def __init__(self, path: Path, settings: Dynamics, state: TrainingState):
         self._path, self._settings, self._state = path, settings, state
         if settings.every is not None:
-            cut_metrics(path, state.step)
+            cut_rows(path, state.step)
 
     @contextmanager
-    def step(self, loss: Callable[[], Tensor]) -> Iterator[None]:
-        """Watch the one training step made inside; ``loss`` computes its loss anew."""
+    def record_step(self, loss: Callable[[], Tensor]) -> Iterator[None]:
+        """Record the one training step in the block if it is due; ``loss`` computes the loss of its batch again.
+
+        The cost is two gradients more for a record with one point, and one more for each further point.
+        """
         state, every = self._state, self._settings.every
         if every is None or (state.step + 1) % every:
             yield
             return
+        # before the step: remember the parameters, and everything else that its loss depends on
         separator = state.separator
         parameters = [parameter for parameter in separator.parameters() if parameter.requires_grad]
         start = [parameter.detach().clone() for parameter in parameters]
-        surroundings = Surroundings(separator, state.device)
+        before = LossEnvironment(separator, state.device)
         yield
-        afterwards = Surroundings(separator, state.device)
+        after = LossEnvironment(separator, state.device)
 
-        def again() -> Tensor:
-            surroundings.put_back()
+        def same_loss() -> Tensor:
+            before.restore()
             return loss()
 
+        # after the step: measure it, and let the training continue as if nothing had happened
         try:
-            step_size, smoothness = local_smoothness(again, parameters, start, self._settings.points)
+            step_size, smoothness = local_smoothness(same_loss, parameters, start, self._settings.points)
         finally:
-            afterwards.put_back()
+            after.restore()
         batch_loss, norm, threshold = state.recent[-1]
         values = (batch_loss, norm, threshold, step_size, smoothness)
-        append_row(self._path, {"step": state.step, **{k: finite(v) for k, v in zip(_COLUMNS, values, strict=True)}})
+        row = {column: finite_or_none(value) for column, value in zip(_COLUMNS, values, strict=True)}
+        append_row(self._path, {"step": state.step, **row})
 
 
-class Surroundings:
-    """What a loss depends on beside parameters and data: buffers, such as running means, and random generators."""
+class LossEnvironment:
+    """A copy of what a loss depends on besides parameters and data: buffers, such as running means, and generators."""
 
     def __init__(self, module: nn.Module, device: torch.device):
         self._buffers = list(module.buffers())
@@ -104,8 +133,8 @@ class Surroundings:
         self._random_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Make all of it what it was."""
+    def restore(self) -> None:
+        """Set buffers and random generators to their copies."""
         for buffer, value in zip(self._buffers, self._values, strict=True):
             buffer.copy_(value)
         torch.set_rng_state(self._random)
@@ -118,42 +147,43 @@ def local_smoothness(
 ) -> tuple[float, float]:
     """Return |d| and the local smoothness of the step d from ``start`` to where ``parameters`` are now.
 
-    ``loss`` must be the same function of the parameters at every call. The smoothness is NaN where there was no step or
-    a gradient is not finite. Parameters and their ``grad`` are left as they were.
+    ``loss`` must be the same function of the parameters at every call. The smoothness is NaN if there was no step or a
+    gradient is not finite. The parameters and their ``grad`` are left as they were.
     """
     end = [parameter.detach().clone() for parameter in parameters]
-    way = torch._foreach_sub(end, list(start))
-    step_size = global_norm(list(way))
+    direction = torch._foreach_sub(end, list(start))
+    step_size = global_norm(list(direction))
     if step_size == 0 or not math.isfinite(step_size):
         return step_size, math.nan
     try:
-        at_start = _gradient(loss, parameters, start)
+        start_gradient = _gradient_at(loss, parameters, start)
         ratios = []
+        # one gradient for each point γ between start and end
         for point in points:
-            between = torch._foreach_add(list(start), way, alpha=point)
-            change = torch._foreach_sub(_gradient(loss, parameters, between), at_start)
+            between = torch._foreach_add(list(start), direction, alpha=point)
+            change = torch._foreach_sub(_gradient_at(loss, parameters, between), start_gradient)
             ratios.append(global_norm(list(change)) / (point * step_size))
     finally:
-        _move(parameters, end)
+        _set_parameters(parameters, end)
     return step_size, max(ratios) if all(map(math.isfinite, ratios)) else math.nan
 
 
-def _gradient(loss: Callable[[], Tensor], parameters: Sequence[Tensor], place: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradient at ``place``; not by ``backward``, which would add to the parameters' own."""
-    _move(parameters, place)
+def _gradient_at(loss: Callable[[], Tensor], parameters: Sequence[Tensor], values: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradient at ``values``; not with ``backward``, which would add to the ``grad`` of the parameters."""
+    _set_parameters(parameters, values)
     with torch.enable_grad():
         return list(torch.autograd.grad(loss(), list(parameters), allow_unused=True, materialize_grads=True))
 
 
 @torch.no_grad()
-def _move(parameters: Sequence[Tensor], place: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, place, strict=True):
+def _set_parameters(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
         parameter.copy_(value)
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a run as columns of equal length; NaN where there was no finite number."""
+    """The records of a run as columns of equal length; NaN stands for values that were not finite."""
 
     run: Path
     clip: str
@@ -166,11 +196,11 @@ class Records:
 
     @classmethod
     def read(cls, run: Path) -> "Records":
-        """Read the records of a run, also of one in training. Raises UserError where there are none."""
+        """Read the records of a run, which may be in training. Raises UserError if there are none or one is damaged."""
         clip = Run.open(run).config.clip
         path = run / DYNAMICS
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        rows = text[: text.rfind("\n") + 1].splitlines()  # behind it may be a row that is just being written
+        rows = text[: text.rfind("\n") + 1].splitlines()  # after it there may be a row that is being written
         if not rows:
             raise UserError(f"{run} has no records of its training: train it with --dynamics every=20")
         try:
@@ -182,18 +212,18 @@ class Records:
         return cls(run, clip, *table.T)
 
     def logarithms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return log10 of gradient norm and smoothness; NaN where either of them has none."""
+        """Return log10 of gradient norm and smoothness; NaN for records in which either of them has none."""
         usable = (self.grad_norm > 0) & (self.smoothness > 0)  # NaN is not above 0
         values = (np.where(usable, column, np.nan) for column in (self.grad_norm, self.smoothness))
         norm, smoothness = (np.log10(column) for column in values)
         return norm, smoothness
 
     def correlation(self) -> float | None:
-        """Return Pearson's r of log gradient norm and log smoothness; None where they say nothing about it."""
+        """Return Pearson's r of log gradient norm and log smoothness; None if it is undefined."""
         return correlation(*self.logarithms())
 
-    def summary(self) -> dict[str, Any]:
-        """Return what the figure says, in numbers."""
+    def summary(self) -> DynamicsSummary:
+        """Return what the figure shows, in numbers."""
         last = self.loss[-max(1, len(self.loss) // 10) :]
         return {
             "run": str(self.run),
@@ -213,14 +243,14 @@ class Records:
 
 
 def summary_table(runs: Sequence[Records]) -> Table:
-    """Return the summaries as a table for the terminal: a column a run."""
+    """Return the summaries as a table for the terminal, with one column for each run."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     summaries = [records.summary() for records in runs]
     for summary in summaries:
         table.add_column(Text(f"{summary['run']}\n--clip {summary['clip']}"), justify="right", overflow="fold")
     for key, title in _TITLES.items():
-        table.add_row(title, *(_cell(summary[key]) for summary in summaries))
+        table.add_row(title, *(_cell(dict(summary)[key]) for summary in summaries))
     return table
 
 
@@ -230,11 +260,11 @@ def _cell(value: Any) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float | None:
-    """Return Pearson's correlation where both are finite; None for fewer than three such pairs, or for constants."""
-    usable = np.isfinite(one) & np.isfinite(other)
-    a, b = one[usable], other[usable]
-    if len(a) < _LEAST or np.ptp(a) == 0 or np.ptp(b) == 0:
+def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
+    """Return Pearson's correlation over the finite pairs; None for fewer than three of them, or for constants."""
+    usable = np.isfinite(x) & np.isfinite(y)
+    a, b = x[usable], y[usable]
+    if len(a) < _LEAST_RECORDS or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     a, b = a - a.mean(), b - b.mean()
     return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1, 1))

@@ -1,4 +1,4 @@
-"""Brings the batches to the device: where that is a GPU, the next ones while it works on this one."""
+"""The feed of batches to the device; to a GPU the next ones are copied while it works on the current one."""
 
 from collections import deque
 from collections.abc import Callable
@@ -15,12 +15,12 @@ _AHEAD = 2  # batches made ahead: one on its way, one being made
 
 
 class Feed:
-    """Gives the batch of each step up to ``steps``, on ``device``, in ``dtype``.
+    """Returns the batch of each step below ``steps``, on ``device``, in ``dtype``.
 
-    On a GPU a thread of its own makes the next batches and copies them from pinned memory on a stream of its own
-    (``ahead``), so that the GPU never waits for them as long as they are made faster than it takes them: with
-    ``processes``, for steps from ``first`` on, in so many of them. On a CPU there is nothing to be gained: making a
-    batch takes the same cores as the step.
+    For a GPU a separate thread makes the next batches and copies them from pinned memory on a separate stream
+    (``ahead``), so that the GPU does not wait as long as batches are made faster than it uses them. From step ``first``
+    on they are made by up to ``processes`` processes. On a CPU working ahead gains nothing, as making a batch needs the
+    same cores as the step.
     """
 
     def __init__(
@@ -39,10 +39,10 @@ class Feed:
         cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, "batches") if (cuda if ahead is None else ahead) else None
-        self._coming: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]]] = deque()
+        self._pending: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]]] = deque()
 
     def __enter__(self) -> "Feed":
-        self._processes.begin()
+        self._processes.start()
         return self
 
     def __exit__(
@@ -53,35 +53,38 @@ class Feed:
             self._thread.shutdown(cancel_futures=True)
 
     def batch(self, step: int) -> Batch:
-        """Return the batch of ``step``; what goes wrong in making it is raised here."""
+        """Return the batch of ``step``. Raises the error that making it raised."""
         if self._thread is None:
             return self._load(step)[0]
-        while self._coming and self._coming[0][0] != step:  # the caller went elsewhere
-            self._coming.popleft()[1].cancel()
-        for later in range(step + len(self._coming), min(step + 1 + _AHEAD, self._steps)):
-            self._coming.append((later, self._thread.submit(self._load, later)))
-        made, copied = self._coming.popleft()[1].result() if self._coming else self._load(step)
-        if copied is not None:
+        # drop what was made for other steps, if the caller has jumped to another one
+        while self._pending and self._pending[0][0] != step:
+            self._pending.popleft()[1].cancel()
+        # keep the thread busy with this step, if it is new, and the next ones
+        for later in range(step + len(self._pending), min(step + 1 + _AHEAD, self._steps)):
+            self._pending.append((later, self._thread.submit(self._load, later)))
+        batch, copy_event = self._pending.popleft()[1].result() if self._pending else self._load(step)
+        # let the GPU wait for the copy, not this thread
+        if copy_event is not None:
             current = torch.cuda.current_stream(self._device)
-            current.wait_event(copied)
-            for tensor in (made.mixture, made.sources):
-                tensor.record_stream(current)  # the memory is not to be used again before this stream is done with it
-        return made
+            current.wait_event(copy_event)
+            for tensor in (batch.mixture, batch.sources):
+                tensor.record_stream(current)  # its memory must not be reused before this stream has finished with it
+        return batch
 
     def _load(self, step: int) -> tuple[Batch, torch.cuda.Event | None]:
-        made = self._processes.batch(step)
+        """Return the batch of a step on the device, and the event of its copy if another stream makes it."""
+        batch = self._processes.batch(step)
         if self._thread is None:
-            return self._moved(made), None
-        copied = torch.Tensor.clone if self._stream is None else torch.Tensor.pin_memory
-        # the next call takes back what processes have made
-        own = replace(made, mixture=copied(made.mixture), sources=copied(made.sources))
+            return self._to_device(batch), None
+        # a batch that a process made is valid only up to the next call: copy it
+        copy = torch.Tensor.clone if self._stream is None else torch.Tensor.pin_memory
+        batch = replace(batch, mixture=copy(batch.mixture), sources=copy(batch.sources))
         if self._stream is None:
-            return self._moved(own), None
+            return self._to_device(batch), None
         with torch.cuda.stream(self._stream):
-            moved = self._moved(own)
-            return moved, self._stream.record_event()
+            return self._to_device(batch), self._stream.record_event()
 
-    def _moved(self, batch: Batch) -> Batch:
+    def _to_device(self, batch: Batch) -> Batch:
         mixture, sources = (
             tensor.to(self._device, self._dtype, non_blocking=True) for tensor in (batch.mixture, batch.sources)
         )

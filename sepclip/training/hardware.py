@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, precision, threads, allocator; ``auto`` is resolved once, at its start."""
+"""Device, precision, threads and allocator of a run; ``auto`` is resolved once, when the run starts."""
 
 import os
 import re
@@ -14,14 +14,14 @@ from sepclip.parallel import cores
 AUTOMATIC = ("device", "precision", "threads", "allocator")  # keys that may be "auto"
 
 _MOST_READERS = 8  # threads or processes
-_AMPERE = (8, 0)  # compute capability from which on GPUs have TF32 and bfloat16
+_AMPERE = (8, 0)  # the lowest compute capability of GPUs with TF32 and bfloat16
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; UserError where it is not there."""
+    """Return the device of ``auto``, ``cpu``, ``cuda`` or ``cuda:N``. Raises UserError if there is no such device."""
     if name.startswith("mps"):
         raise UserError(
-            f"--device {name}: not supported, for Apple's GPUs have no float64 and lack operations on complex spectra; "
+            f"--device {name}: not supported, since Apple's GPUs lack float64 and operations on complex spectra; "
             f"use --device cpu"
         )
     if not re.fullmatch(DEVICE, name):
@@ -32,28 +32,28 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
-            found = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device, or a CPU build of it"
-            raise UserError(f"--device {name}: torch finds {found}; use --device cpu")
+            devices = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device, or is a CPU build"
+            raise UserError(f"--device {name}: torch finds {devices}; use --device cpu")
     return device
 
 
 def runs_bf16() -> bool:
-    """Whether recurrent layers run in bfloat16 on this processor, be it emulated: oneDNN refuses without AVX512."""
+    """Return whether recurrent layers run in bfloat16 on this CPU, if only emulated: oneDNN refuses without AVX512."""
     with_mkldnn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     return not with_mkldnn or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Return a precision by name; ``auto`` is bf16 where the device computes in it and does not just emulate it.
+    """Return a precision by name; ``auto`` is bf16 if the device has it in hardware, else fp32.
 
-    Raises UserError for one that the device does not have.
+    Raises UserError for a precision that the device does not support.
     """
     if name == "fp16" and device.type == "cpu":
-        raise UserError("precision fp16: processors do not train in it; use bf16 or fp32")
+        raise UserError("precision fp16: CPUs do not train in it; use bf16 or fp32")
     if name == "bf16" and device.type == "cpu" and not runs_bf16():
-        raise UserError("precision bf16: this processor has no LSTM in it (it takes AVX512); use fp32 or auto")
+        raise UserError("precision bf16: this CPU cannot run an LSTM in it (that needs AVX512); use fp32 or auto")
     if name == "tf32" and (device.type == "cpu" or torch.cuda.get_device_capability(device) < _AMPERE):
-        raise UserError("precision tf32: only NVIDIA's GPUs since Ampere (A100, RTX 30) have it; use fp32 or bf16")
+        raise UserError("precision tf32: only NVIDIA GPUs since Ampere (A100, RTX 30) have it; use fp32 or bf16")
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -61,60 +61,66 @@ def resolve_precision(name: str, device: torch.device) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def resolved(config: Config) -> Config:
-    """Return ``config`` with nothing left to ``auto`` that numbers depend on; UserError where its device is missing."""
+def resolve_hardware(config: Config) -> Config:
+    """Return ``config`` with a value for each ``auto`` that results depend on; UserError if its device is missing."""
     device = resolve_device(config.device)
-    keeps = config.allocator == "auto" and startup.keep_memory()
+    keeps_memory = config.allocator == "auto" and startup.keep_memory()
     return config.model_copy(
         update={
             "device": str(device),
             "precision": resolve_precision(config.precision, device),
             "threads": torch.get_num_threads() if config.threads == "auto" else config.threads,
-            "allocator": ("keep" if keeps else "system") if config.allocator == "auto" else config.allocator,
+            "allocator": ("keep" if keeps_memory else "system") if config.allocator == "auto" else config.allocator,
         }
     )
 
 
-def readers(config: Config) -> int:
-    """Return how many threads read sound files: on a CPU those that compute, for both take turns; else the cores."""
-    return max(1, min(_MOST_READERS, int(config.threads) if config.device == "cpu" else _own_cores()))
+def reader_count(config: Config) -> int:
+    """Return the number of threads that read audio files.
 
-
-def workers(config: Config) -> int:
-    """Return how many processes make batches; ``auto`` is none on a CPU, where a step takes all cores itself.
-
-    Raises UserError where they are asked for and the system does not have what they take.
+    On a CPU as many as compute, since reading and computing take turns; on a GPU one for each core.
     """
-    wanted = config.data.workers
+    return max(1, min(_MOST_READERS, int(config.threads) if config.device == "cpu" else _cores_per_process()))
+
+
+def worker_count(config: Config) -> int:
+    """Return the number of processes that make batches; ``auto`` is 0 on a CPU, where a step uses all cores itself.
+
+    Raises UserError if there should be some on another system than Linux.
+    """
+    workers = config.data.workers
     if sys.platform != "linux":
-        if wanted not in ("auto", 0):
-            raise UserError(f"data.workers={wanted}: processes that make batches are for Linux; leave it out")
+        if workers not in ("auto", 0):
+            raise UserError(f"data.workers={workers}: processes that make batches need Linux; leave the setting out")
         return 0
-    if wanted == "auto":
-        return 0 if config.device == "cpu" else min(_MOST_READERS, _own_cores() - 1)
-    return wanted
+    if workers == "auto":
+        return 0 if config.device == "cpu" else min(_MOST_READERS, _cores_per_process() - 1)
+    return workers
 
 
-def _own_cores() -> int:
-    """Return the cores for each of the processes that torchrun, or a sweep, has started on this machine."""
+def _cores_per_process() -> int:
+    """Return the number of cores for each of the processes that torchrun, or a sweep, has started on this machine."""
     return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def set_up(config: Config) -> torch.device:
-    """Make this process compute as a resolved ``config`` says; returns the device."""
+def configure_torch(config: Config) -> torch.device:
+    """Apply allocator, threads, precision and determinism of a resolved ``config`` to this process; return its device.
+
+    Raises UserError if this machine does not have the device or the precision.
+    """
     if config.allocator == "keep":
         startup.keep_memory()
     if torch.get_num_threads() != config.threads:
         torch.set_num_threads(int(config.threads))
-    # recurrent layers and convolutions alone: products of embeddings in TF32 would be too rough for their losses
+    # TF32 for recurrent layers and convolutions only: it is too coarse for the products of embeddings in their losses
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = not config.deterministic  # the shapes of a training do not change
+    torch.backends.cudnn.benchmark = not config.deterministic  # pays off, since shapes do not change
     if config.deterministic:
         # cuBLAS reads this at its first use; without it torch refuses to run cuBLAS deterministically
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if torch.are_deterministic_algorithms_enabled() != config.deterministic:  # setting it imports a compiler: 1 s
         torch.use_deterministic_algorithms(config.deterministic)
     device = resolve_device(config.device)
-    resolve_precision(config.precision, device)  # a run may have begun on another machine
+    resolve_precision(config.precision, device)  # the run may have been started on another machine
     return device

@@ -1,12 +1,9 @@
 """The training loop."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sepclip.config.schema import Config
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
@@ -16,86 +13,117 @@ from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.separator import SeparationModel
 from sepclip.terminal import say
 from sepclip.training import checkpoint
-from sepclip.training.diagnosis import NonFinite, Watchdog, memory_told
+from sepclip.training.clock import Clock
+from sepclip.training.diagnosis import NonFiniteReporter, ProgressMonitor, out_of_memory_as_user_error
 from sepclip.training.distributed import ALONE, Ranks
-from sepclip.training.dynamics import Watch
+from sepclip.training.dynamics import DynamicsRecorder
 from sepclip.training.feed import Feed
-from sepclip.training.hardware import readers, set_up, workers
+from sepclip.training.hardware import configure_torch, reader_count, worker_count
 from sepclip.training.profiling import VALIDATION, profiling, stage
 from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
-from sepclip.training.run_log import RunLog, finite, progress_row, summary
-from sepclip.training.signals import Requests
+from sepclip.training.run_log import RunLog, TrainingSummary, progress_row, training_summary, validation_row
+from sepclip.training.signals import SignalRequests
 from sepclip.training.state import TrainingState, build_separator, dtype_of, seed_dropout
 from sepclip.training.step import mean_loss, take_step
 from sepclip.training.validation import validate
 
 
-def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = False) -> dict[str, Any]:
-    """Train a run from where it stands to its last step; returns the summary.
+class TrainingResult(TrainingSummary):
+    """The summary of a training, and whether there was nothing left to train."""
 
-    ``profile`` looks at where the time of a few steps goes. Raises Stopped after Ctrl-C or a termination, with all
-    saved, and UserError where training cannot go on.
+    already: bool
+
+
+def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = False) -> TrainingResult:
+    """Train a run from its last checkpoint, or from the start, to its last step; return the summary.
+
+    ``profile`` measures the stages of a few steps. Raises Stopped after Ctrl-C or a termination, with everything saved,
+    and UserError if training cannot continue.
     """
-    with run.alone() if ranks.first else nullcontext(), Requests() as requests, memory_told(run.config):
+    lock = run.lock() if ranks.first else nullcontext()
+    with lock, SignalRequests() as requests, out_of_memory_as_user_error(run.config):
         training = Training.prepare(run, data, ranks)
         already = training.ended
         if not already:
             _train(training, requests, run.path / TRACE if profile and ranks.first else None)
-        return {"already": already, **summary(training.state, run.path / METRICS)}
+        return {"already": already, **training_summary(training.state, run.path / METRICS)}
 
 
-def _train(training: "Training", requests: Requests, trace: Path | None = None) -> None:
-    """Train until the end, or until a signal has asked to stop."""
+def _train(training: "Training", requests: SignalRequests, trace: Path | None = None) -> None:
+    """Train until the end, or raise Stopped once a signal has requested it; ``trace``: where to write a profile."""
     run, ranks, state, config = training.run, training.ranks, training.state, training.run.config
-    watch = Watch(run.path / DYNAMICS, config.dynamics, state)
-    nonfinite, watchdog, clock = NonFinite(run.path, config, ranks), Watchdog(config), Clock(state)
+    recorder = DynamicsRecorder(run.path / DYNAMICS, config.dynamics, state)
+    nonfinite, monitor, clock = NonFiniteReporter(run.path, config, ranks), ProgressMonitor(config), Clock(state)
     separator = state.separator.train()
     with (
-        training.feed() as feed,  # first: its processes are forked before the screen has a thread
-        RunLog(run.path / METRICS if ranks.first else None, training.steps, state.step) as journal,
-        profiling(trace) as step_done,
+        training.feed() as feed,  # first, as it forks processes: the live display of the log starts a thread
+        RunLog(run.path / METRICS if ranks.first else None, training.steps, state.step) as log,
+        profiling(trace) as end_profiled_step,
     ):
         while not training.ended:
+            # each step: batch and dropout masks, functions of the step number, so that a resumed run repeats them
             seed_dropout(config.seed, state.step, ranks.rank)
             with stage("data"), clock.waiting():
                 batch = feed.batch(state.step)
-            with watch.step(partial(mean_loss, separator, batch, config)):
-                done = take_step(state, batch, config, ranks)
-            nonfinite.look(done, batch, state)
-            watchdog.look(state, done, *clock.tick())
-            stop, save = training.agree(requests, clock)
 
+            # each step: loss, gradient, clipping, update; every `dynamics.every` steps also their smoothness
+            with recorder.record_step(partial(mean_loss, separator, batch, config)):
+                result = take_step(state, batch, config, ranks)
+
+            # each step: report what goes wrong
+            nonfinite.check(result, batch, state)
+            monitor.check(state, result, *clock.end_step())
+
+            # each step: agree with the other processes whether to stop, save or end
+            requested = training.agree(requests, clock)
+
+            # every `train.log_every` steps, and before each validation: a row of means since the last row
             validates = training.ended or state.step % training.valid_every == 0
             if validates or state.step % config.train.log_every == 0:
-                journal.record(progress_row(state, clock.waited_share()))
+                log.record(progress_row(state, clock.waited_share()))
+
+            # every `train.valid_every` steps, and at the end: validate, adapt the learning rate, keep the best weights
             if validates:
                 with stage(VALIDATION):
-                    scores = validate(state.judged, training.crops, config, state.device, ranks)
-                journal.record({"step": state.step, **{name: finite(value) for name, value in scores.items()}})
-                if state.note_validation(*scores.values(), by=config.train.best_by):
+                    scores = validate(state.eval_separator, training.crops, config, state.device, ranks)
+                log.record(validation_row(state.step, scores))
+                loss, gain = scores["valid_loss"], scores["valid_si_sdr_improvement"]
+                if state.note_validation(loss, gain, by=config.train.best_by):
                     training.save("best")
-            journal.advance(state.step)
-            if validates or stop or save:
-                journal.flush()
+            log.advance(state.step)
+
+            # after each validation, every `train.save_every`, and on a signal: save, the rows of the log first
+            if validates or requested.exit_code or requested.save:
+                log.flush()
                 training.save("last", config.train.keep)
-                clock.saved()
-            step_done()
-            if stop and not training.ended:
-                raise Stopped(f"saved at step {state.step} of {training.steps}: the same command resumes", stop)
+                clock.note_save()
+            end_profiled_step()
+            if requested.exit_code and not training.ended:
+                raise Stopped(
+                    f"saved at step {state.step} of {training.steps}: the same command resumes", requested.exit_code
+                )
 
 
-def _told(config: Config, steps: int, separator: SeparationModel) -> str:
-    """Return what is to be trained, so that a default that was not meant is seen at once."""
-    parameters = sum(one.numel() for one in separator.parameters() if one.requires_grad)
+def _description(config: Config, steps: int, separator: SeparationModel) -> str:
+    """Return a line about what will be trained, so that an unintended default is noticed at once."""
+    parameters = sum(parameter.numel() for parameter in separator.parameters() if parameter.requires_grad)
     return (
         f"{steps:,} steps of {config.data.batch_size} excerpts, {config.model.network} with {parameters:,} parameters, "
         f"--loss {config.loss.name} --clip {config.clip}, on {config.device} in {config.precision}"
     )
 
 
+@dataclass(frozen=True)
+class Requested:
+    """What all processes do after a step."""
+
+    exit_code: int  # with which to stop; 0: continue
+    save: bool
+
+
 @dataclass
 class Training:
-    """What a training works with, and where it ends."""
+    """The run, state and data of a training, and where it ends."""
 
     run: Run
     ranks: Ranks
@@ -108,53 +136,41 @@ class Training:
 
     @classmethod
     def prepare(cls, run: Run, data: MixtureSet, ranks: Ranks) -> "Training":
-        """Put all together, as the last checkpoint left it where there is one."""
+        """Build the data and the state of a training, and load its last checkpoint if there is one.
+
+        Raises UserError if the settings, the data or the checkpoint do not allow it to train.
+        """
         config = run.config
-        device = ranks.device(set_up(config))
+        device = ranks.device(configure_torch(config))
         if config.dynamics.every is not None and (ranks.size > 1 or config.train.accumulate > 1):
             raise UserError("--dynamics: only for trainings of one process, with train.accumulate=1")
         separator = build_separator(config, data.layout)
-        segment, settings = separator.stft.samples(config.data.segment_frames), config.data
-        batches = training_data(
-            data,
-            segment=segment,
-            batch_size=settings.batch_size,
-            dynamic=settings.dynamic,
-            seed=config.seed,
-            memory_gib=settings.memory_gib,
-            excerpts=settings.excerpts,
-            share=ranks.share,
-            augmentation=Augmentation(settings.speed, settings.noise_snr_db),
-            readers=1 if workers(config) else readers(config),
-            shared=workers(config) > 0,
-        )
-        crops = ValidationCrops(
-            data, segment, settings.batch_size, settings.valid_excerpts, ranks.share, readers(config)
-        )
+        batches, crops = _open_data(config, data, separator.stft.samples(config.data.segment_frames), ranks)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
-        found = checkpoint.find(run.checkpoint_path("last"))
-        if not found:
-            run.begin_from(separator)
+        # the weights of another run are loaded before the state is built, whose average begins with them
+        last = checkpoint.find(run.checkpoint_path("last"))
+        if not last:
+            run.load_initial_weights(separator)
         state = TrainingState.start(config, separator, device, steps)
         training = cls(run, ranks, state, batches, crops, steps, config.train.valid_every or batches.steps_per_epoch)
-        if found:
-            checkpoint.load(found, state)
+        if last:
+            checkpoint.load(last, state)
             training.time_up = training._time_is_up()
             if not training.ended:
                 say(f"resuming {run.path} at step {state.step} of {steps}")
         else:
-            say(f"training {run.path}: {_told(config, steps, separator)}")
+            say(f"training {run.path}: {_description(config, steps, separator)}")
         training._require_agreement()
         return training
 
     @property
     def ended(self) -> bool:
-        """Whether the last step is done, the time is up, or validations no longer get better."""
-        patience, mine = self.run.config.train.early_stopping, self.state.progress
-        return mine.step >= self.steps or self.time_up or (patience is not None and mine.since_best >= patience)
+        """Whether the last step is finished, the time is up, or validations no longer improve."""
+        patience, progress = self.run.config.train.early_stopping, self.state.progress
+        return progress.step >= self.steps or self.time_up or (patience is not None and progress.since_best >= patience)
 
     def feed(self) -> Feed:
-        """Return what gives the batches from where the training stands."""
+        """Return the feed of batches that starts at the next step."""
         config, state = self.run.config, self.state
         return Feed(
             self.batches.batch,
@@ -162,68 +178,55 @@ class Training:
             state.device,
             dtype_of(config),
             first=state.step,
-            processes=workers(config),
+            processes=worker_count(config),
         )
 
-    def agree(self, requests: Requests, clock: "Clock") -> tuple[int, bool]:
-        """Return the exit code of a wish to stop, 0 for none, and whether to save: the same in all processes."""
-        due = self.run.config.train.saves_at(self.state.step, clock.since_saved())
+    def agree(self, requests: SignalRequests, clock: Clock) -> Requested:
+        """Return what was requested in any process, the same for all; also note whether the time is up.
+
+        The clocks of the processes differ, and a signal may reach only one of them. Alone, a process would leave the
+        others waiting for its part of the next gradient.
+        """
+        due = self.run.config.train.saves_at(self.state.step, clock.since_save())
         codes = (EXIT_INTERRUPTED, EXIT_TERMINATED)
         flags = [*(requests.exit_code == code for code in codes), requests.save or due, self._time_is_up()]
-        interrupted, terminated, save, self.time_up = self.ranks.any(flags)
+        *stops, save, self.time_up = self.ranks.any(flags)
         requests.save = False
-        return next((code for code, set_ in zip(codes, (interrupted, terminated), strict=True) if set_), 0), save
+        return Requested(next((code for code, stop in zip(codes, stops, strict=True) if stop), 0), save)
 
     def save(self, which: str, keep: int = 1) -> None:
-        """Save a checkpoint, by the first process, after all agree on what it holds."""
+        """Save a checkpoint from the first process, after checking that the state of all processes is the same."""
         self._require_agreement()
         if self.ranks.first:
             checkpoint.save(self.run.checkpoint_path(which), self.state, keep)
 
     def _require_agreement(self) -> None:
+        """Raise UserError if step, sum of the weights or the last loss, norm and threshold differ between processes."""
         if self.ranks.size > 1:
             weights = sum(parameter.double().abs().sum().item() for parameter in self.state.separator.parameters())
             latest = self.state.recent[-1] if self.state.recent else [0.0, 0.0, 0.0]
             self.ranks.require_same([float(self.state.step), weights, *latest])
 
     def _time_is_up(self) -> bool:
-        most = self.run.config.train.max_minutes
-        return most is not None and self.state.progress.seconds >= 60 * most
+        max_minutes = self.run.config.train.max_minutes
+        return max_minutes is not None and self.state.progress.seconds >= 60 * max_minutes
 
 
-class Clock:
-    """Keeps the time of a training in its state, that since the last checkpoint, and that spent waiting for data."""
-
-    def __init__(self, state: TrainingState):
-        self._state, now = state, time.monotonic()
-        self._began, self._saved = now - state.progress.seconds, now
-        self._waited = 0.0  # for the batch at hand
-        self._row_began, self._row_waited = now, 0.0  # since the last row
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside as spent waiting."""
-        began = time.monotonic()
-        yield
-        self._waited = time.monotonic() - began
-        self._row_waited += self._waited
-
-    def tick(self) -> tuple[float, float]:
-        """Take the time at the end of a step; returns the seconds waited for its data, and those since the last."""
-        before, self._state.progress.seconds = self._state.progress.seconds, time.monotonic() - self._began
-        return self._waited, self._state.progress.seconds - before
-
-    def waited_share(self) -> float:
-        """Return the share of the time spent waiting since the last call."""
-        now = time.monotonic()
-        share = self._row_waited / max(now - self._row_began, 1e-9)
-        self._row_began, self._row_waited = now, 0.0
-        return share
-
-    def since_saved(self) -> float:
-        """Return the seconds since :meth:`saved`."""
-        return time.monotonic() - self._saved
-
-    def saved(self) -> None:
-        """Note that a checkpoint was saved just now."""
-        self._saved = time.monotonic()
+def _open_data(config: Config, data: MixtureSet, segment: int, ranks: Ranks) -> tuple[Batches, ValidationCrops]:
+    """Return the batches to train on and the crops to validate on, of ``segment`` samples each."""
+    settings, readers, workers = config.data, reader_count(config), worker_count(config)
+    batches = training_data(
+        data,
+        segment=segment,
+        batch_size=settings.batch_size,
+        dynamic=settings.dynamic,
+        seed=config.seed,
+        memory_gib=settings.memory_gib,
+        excerpts=settings.excerpts,
+        share=ranks.share,
+        augmentation=Augmentation(settings.speed, settings.noise_snr_db),
+        readers=1 if workers else readers,
+        shared=workers > 0,
+    )
+    crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share, readers)
+    return batches, crops

@@ -1,4 +1,4 @@
-"""Where the time of a training goes: ``sepclip train --profile``."""
+"""A profile of a training, stage by stage: ``sepclip train --profile``."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -13,56 +13,58 @@ from sepclip.terminal import say, warn
 
 STAGES = ("data", "STFT", "forward", "loss", "backward", "clip", "optimizer")
 VALIDATION = "validation"
-WARM_UP, STEPS = 5, 10  # steps: those before, in which memory and caches fill, and those looked at
+WARM_UP, STEPS = 5, 10  # steps before the profile, in which memory and caches fill, and steps of the profile
 _CPU, _CUDA = torch.autograd.DeviceType.CPU, torch.autograd.DeviceType.CUDA  # type: ignore[attr-defined]
-_STEP = "ProfilerStep"  # what torch calls its range around each step
+_STEP = "ProfilerStep"  # the prefix of torch's name for the range around each step
 
 
 def stage(name: str) -> AbstractContextManager[object]:
-    """Name a stage of the step, one of ``STAGES``, to a profiler; where none looks this does nothing."""
+    """Mark a stage of the step, one of ``STAGES``, for the profiler; does nothing if no profiler is running."""
     return record_function(name) if torch.autograd.profiler._is_profiler_enabled else nullcontext()
 
 
 @contextmanager
 def profiling(trace: Path | None) -> Iterator[Callable[[], None]]:
-    """Look at some steps of the training in the block, which calls what this yields after each step.
+    """Profile some steps of the training in the block, which must call the yielded function after each step.
 
-    Writes ``trace``, for chrome://tracing or ui.perfetto.dev, and says where the time went; None looks at nothing.
+    Writes ``trace``, for chrome://tracing or ui.perfetto.dev, and prints a table. Does nothing if ``trace`` is None.
     """
     if trace is None:
         yield lambda: None
         return
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # what is behind the profiler would tell of itself
-    done = []
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # silences the library behind the profiler
+    traces = []
 
-    def write(found: profile) -> None:
-        part = trace.with_name(f".{trace.name}")  # it ends in .gz still: torch packs it
-        found.export_chrome_trace(str(part))
-        part.replace(trace)
-        done.append(trace)
-        for line in table(list(found.events())):  # type: ignore[no-untyped-call]
+    def write(profiler: profile) -> None:
+        temporary = trace.with_name(f".{trace.name}")  # still ends in .gz, which makes torch compress it
+        profiler.export_chrome_trace(str(temporary))
+        temporary.replace(trace)
+        traces.append(trace)
+        for line in time_table(list(profiler.events())):  # type: ignore[no-untyped-call]
             say(line)
-        say(f"all operations stand in {trace}: open it in chrome://tracing or ui.perfetto.dev")
+        say(f"all operations are in {trace}: open it in chrome://tracing or ui.perfetto.dev")
 
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     when = schedule(wait=0, warmup=WARM_UP, active=STEPS, repeat=1)
-    with profile(activities=activities, schedule=when, on_trace_ready=write) as watching:
-        yield watching.step
-    if not done:
-        warn(f"--profile: the training ended within its first {WARM_UP} steps, which it does not look at: no profile")
+    with profile(activities=activities, schedule=when, on_trace_ready=write) as profiler:
+        yield profiler.step
+    if not traces:
+        warn(f"--profile: the training ended within its first {WARM_UP} steps, which are a warm-up: no profile")
 
 
-def table(events: list[Any]) -> list[str]:
-    """Return where the time of the profiled ``events`` went, as lines: each stage, the rest, and the GPU's share.
+def time_table(events: list[Any]) -> list[str]:
+    """Return the time of each stage, of the rest, and the share in which a GPU was busy, as lines.
 
-    On a GPU the times are those of the processor, which runs ahead and waits where it needs a result: in the clip rule.
+    With a GPU the times are those of the CPU, which runs ahead and waits in the stage that needs a result: the clip
+    rule.
     """
     ranges = [event for event in events if event.device_type == _CPU]
     steps = [event for event in ranges if event.name.startswith(_STEP)]
     validations = [event.time_range for event in ranges if event.name == VALIDATION]
     whole = sum(event.time_range.elapsed_us() for event in steps)
     parts = dict.fromkeys(STAGES, 0.0)
-    for event in ranges:  # what a validation does with the same functions is its own
+    # a validation calls the same functions: its stages count as validation
+    for event in ranges:
         if event.name in parts and not any(v.start <= event.time_range.start < v.end for v in validations):
             parts[event.name] += event.time_range.elapsed_us()
     parts[VALIDATION] = sum(span.elapsed_us() for span in validations)
@@ -74,7 +76,7 @@ def table(events: list[Any]) -> list[str]:
 
 
 def _covered(spans: list[Any], steps: list[Any]) -> float:
-    """Return how many microseconds of the ``steps`` are covered by at least one of the ``spans``."""
+    """Return the microseconds of the ``steps`` that are covered by at least one of the ``spans``."""
     first, last = min(e.time_range.start for e in steps), max(e.time_range.end for e in steps)
     covered, reached = 0.0, first
     for span in sorted(spans, key=lambda span: span.start):

@@ -1,4 +1,4 @@
-"""The folder of a run: its resolved configuration, what it ran on and on which data, and its checkpoints."""
+"""The folder of a run: its resolved configuration, its data and environment, and its checkpoints."""
 
 import fcntl
 import json
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -23,13 +23,13 @@ from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.inference import BlockSeparator, InferenceOptions
 from sepclip.model.separator import SeparationModel, require_trainable
 from sepclip.training import checkpoint, tensorboard
-from sepclip.training.hardware import AUTOMATIC, resolve_device, resolved
+from sepclip.training.hardware import AUTOMATIC, resolve_device, resolve_hardware
 from sepclip.training.state import build_separator
 
 CONFIG, ENVIRONMENT, METRICS, DYNAMICS = "config.yaml", "environment.json", "metrics.jsonl", "dynamics.jsonl"
-NONFINITE = "nonfinite"  # folder of the steps that diagnosis keeps
+NONFINITE = "nonfinite"  # folder of the steps that diagnosis saves
 TRACE = "trace.json.gz"  # of --profile
-# a resumed run may change what does not change the course of its training
+# keys that a resumed run may change, since they do not change the course of its training
 MAY_CHANGE = {
     "device",
     "threads",
@@ -50,9 +50,46 @@ MAY_CHANGE = {
 }
 
 
+# what a run writes before it has saved a checkpoint: a new run may overwrite it, as nothing would be lost
+_FILES = {CONFIG, ENVIRONMENT, METRICS, DYNAMICS, TRACE, tensorboard.FOLDER, "checkpoints", NONFINITE}
+
+
+class GitState(TypedDict):
+    """A commit, and whether tracked files were changed after it."""
+
+    commit: str
+    changed: bool
+
+
+class Environment(TypedDict):
+    """What the results of a run depend on besides its configuration and data."""
+
+    sepclip: str  # version, as those below
+    torch: str
+    python: str
+    platform: str
+    cpu_threads: int
+    gpu: str | None
+    git: GitState | None  # None outside a git checkout
+
+
+class DataFacts(TypedDict):
+    """The mixture set that a run is trained on."""
+
+    path: str
+    digest: str
+    layout: dict[str, Any]  # the fields of Layout
+
+
+class RunFacts(Environment):
+    """The content of ``environment.json``."""
+
+    data: DataFacts
+
+
 @dataclass(frozen=True)
 class Run:
-    """A run in the folder ``path``, its configuration with nothing left to ``auto``, and what its data is like."""
+    """A run in the folder ``path``, its configuration without any ``auto``, and the layout of its data."""
 
     path: Path
     config: Config
@@ -60,10 +97,10 @@ class Run:
 
     @classmethod
     def start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
-        """Make the folder of a new run, or return the one that is there if ``config`` and ``data`` are its own.
+        """Create the folder of a new run, or return the run in it if it has the same ``config`` and ``data``.
 
-        Raises UserError when the folder holds something else, a run of another configuration or other data, or one
-        that another process trains.
+        Raises UserError if the folder contains something else, a run with another configuration or other data, or one
+        that another process is training.
         """
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose a folder for the run")
@@ -72,77 +109,70 @@ class Run:
 
     @classmethod
     def _start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
-        started = checkpoint.find(path / "checkpoints" / "last")
-        if started and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
+        last = checkpoint.find(path / "checkpoints" / "last")
+        if last and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
             return cls._resume(path, config, data)
-        # a kill before the first file was whole leaves a hidden one
-        own = {
-            CONFIG,
-            ENVIRONMENT,
-            METRICS,
-            DYNAMICS,
-            TRACE,
-            tensorboard.FOLDER,
-            "checkpoints",
-            NONFINITE,
-        }  # of a run that has not saved yet: nothing to keep
-        others = sorted(child.name for child in path.glob("[!.]*") if child.name not in own)
+        # hidden files are ignored: a kill while the first file was being written leaves one
+        others = sorted(child.name for child in path.glob("[!.]*") if child.name not in _FILES)
         if others:
-            raise UserError(f"{path} already holds something else ({', '.join(others[:3])}): choose another --run")
+            raise UserError(f"{path} already contains something else ({', '.join(others[:3])}): choose another --run")
+        # check everything before anything is written
         layout = data.layout
         require_trainable(layout, loss=config.loss.name, network=config.model.network)
-        config = resolved(_with_origin(config)).model_copy(update={"stft": config.stft.at(layout.rate_hz)})
-        _origin(config, layout)  # before anything is written
-        data_facts = {"path": str(data.path.resolve()), "digest": data.digest, "layout": asdict(layout)}
-        write_text(path / ENVIRONMENT, json.dumps({"data": data_facts, **environment()}, indent=1) + "\n")
+        config = resolve_hardware(_with_full_path(config)).model_copy(update={"stft": config.stft.at(layout.rate_hz)})
+        _initial_run(config, layout)
+        data_facts: DataFacts = {"path": str(data.path.resolve()), "digest": data.digest, "layout": asdict(layout)}
+        facts: RunFacts = {"data": data_facts, **environment()}
+        write_text(path / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
         write_text(path / CONFIG, config.to_yaml())
         return cls(path, config, layout)
 
     @classmethod
     def _resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
-        run, config = cls.open(path), _with_origin(config)
+        run, config = cls.open(path), _with_full_path(config)
+        # the data must be the same
         if run.layout != data.layout:
             raise UserError(f"{path} was trained on {run.layout}; {data.path} has {data.layout}: choose another --run")
         if _read_environment(path)["data"]["digest"] != data.digest:
             raise UserError(f"{path} was trained on other mixtures than {data.path}: choose another --run")
         config = config.model_copy(update={"stft": config.stft.at(run.layout.rate_hz)})
-        changed = differences(run.config, config)
-        automatic = {key for key in AUTOMATIC if changed.get(key, ("", ""))[1] == "auto"}
+        # so must the settings be, except those that do not change the results
+        changes = differences(run.config, config)
+        automatic = {key for key in AUTOMATIC if changes.get(key, ("", ""))[1] == "auto"}
         allowed = MAY_CHANGE | automatic
-        if config.optimizer.schedule == "cosine":  # its learning rates follow from the number of steps
+        if config.optimizer.schedule == "cosine":  # its learning rates depend on the number of steps
             allowed = allowed - {"train.epochs", "train.steps"}
-        refused = {key: change for key, change in changed.items() if key not in allowed or _shortens(key, *change)}
+        refused = {key: change for key, change in changes.items() if key not in allowed or _shortens(key, *change)}
         if refused:
-            told = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
-            raise UserError(f"{path} is a run with other settings ({told}): use those, or choose another --run")
-        kept = {key: changed[key][0] for key in automatic}
-        config = config.model_copy(update=kept)
+            text = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
+            raise UserError(f"{path} is a run with other settings ({text}): use those, or choose another --run")
+        # what was resolved when the run started stays as it is
+        config = config.model_copy(update={key: changes[key][0] for key in automatic})
         resolve_device(config.device)
         write_text(path / CONFIG, config.to_yaml())
         return cls(path, config, run.layout)
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """Open a run to use what it learned; UserError where ``path`` is none."""
+        """Open a run to use or inspect it. Raises UserError if ``path`` is not a run, or if its files are damaged."""
         if not path.exists():
-            raise UserError(f"{path}: no such run; `sepclip train DATA --run {path}` makes one")
+            raise UserError(f"{path}: no such run; `sepclip train DATA --run {path}` creates one")
         if not (path / CONFIG).is_file() or not (path / ENVIRONMENT).is_file():
-            raise UserError(f"{path} is no run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` makes one")
+            raise UserError(f"{path} is not a run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` creates one")
         return cls(path, load_run_config(path / CONFIG), _layout(_read_environment(path)))
 
-    def begin_from(self, separator: SeparationModel) -> None:
-        """Load the weights of the run ``init_from`` into ``separator``; UserError where they do not fit."""
-        origin = _origin(self.config, self.layout)
-        if origin is None:
-            return
-        checkpoint.load_weights(origin._trained(), separator)
+    def load_initial_weights(self, separator: SeparationModel) -> None:
+        """Load the weights of the run ``init_from``, if set, into ``separator``; UserError if they do not fit."""
+        initial_run = _initial_run(self.config, self.layout)
+        if initial_run is not None:
+            checkpoint.load_weights(initial_run._trained(), separator)
 
-    def alone(self) -> AbstractContextManager[None]:
-        """Hold the run for this process; UserError where another one trains it. A kill lets go of it."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Lock the run for this process, until the end of the block or a kill; UserError if another one trains it."""
         return hold(self.path)
 
     def checkpoint_path(self, which: str) -> Path:
-        """Return where the checkpoint ``last`` or ``best`` is saved."""
+        """Return the folder of the checkpoint ``last`` or ``best``."""
         return self.path / "checkpoints" / which
 
     def separator(
@@ -162,45 +192,46 @@ class Run:
         return separator
 
     def trained_at(self) -> float:
-        """Return when the weights of :meth:`separator` were saved, in seconds since the epoch."""
+        """Return the time when the weights of :meth:`separator` were saved, in seconds since the epoch."""
         return (self._trained() / checkpoint.WEIGHTS).stat().st_mtime
 
     def _trained(self) -> Path:
+        """Return the best checkpoint, or the last one if there is none yet."""
         for which in ("best", "last"):
-            found = checkpoint.find(self.checkpoint_path(which))
-            if found:
-                return found
-        raise UserError(f"{self.path} has no checkpoint yet: let `sepclip train` reach one")
+            folder = checkpoint.find(self.checkpoint_path(which))
+            if folder:
+                return folder
+        raise UserError(f"{self.path} has no checkpoint yet: continue it with `sepclip train`")
 
 
-def _origin(config: Config, layout: Layout) -> Run | None:
-    """Return the run ``init_from``, None for none; UserError where there is no such run, or one of other sources."""
+def _initial_run(config: Config, layout: Layout) -> Run | None:
+    """Return the run ``init_from``, or None if not set. Raises UserError if it is not a run or has another layout."""
     if config.init_from is None:
         return None
-    origin = Run.open(Path(config.init_from))
-    if origin.layout != layout:
-        raise UserError(f"--init-from {origin.path}: it separates {origin.layout}, these mixtures have {layout}")
-    return origin
+    run = Run.open(Path(config.init_from))
+    if run.layout != layout:
+        raise UserError(f"--init-from {run.path}: it separates {run.layout}, these mixtures have {layout}")
+    return run
 
 
 def _shortens(key: str, old: Any, new: Any) -> bool:
-    """Whether a run would have to be shorter than it was to be; what it has done cannot be undone."""
+    """Return whether a change makes a run shorter than it was planned, which is refused: steps cannot be undone."""
     return key in ("train.steps", "train.epochs") and old is not None and new is not None and new < old
 
 
-def _with_origin(config: Config) -> Config:
-    """Return ``config`` with the whole path of the run that it begins from: the command may be given elsewhere."""
-    origin = config.init_from
-    return config if origin is None else config.model_copy(update={"init_from": str(Path(origin).resolve())})
+def _with_full_path(config: Config) -> Config:
+    """Return ``config`` with the full path of ``init_from``, as the run may be resumed from another folder."""
+    path = config.init_from
+    return config if path is None else config.model_copy(update={"init_from": str(Path(path).resolve())})
 
 
 class Busy(UserError):
-    """Another process works in the folder."""
+    """Another process is working in the folder."""
 
 
 @contextmanager
 def hold(path: Path, doing: str = "being trained") -> Iterator[None]:
-    """Hold a folder for this process until the end of the block; Busy where another one does. A kill lets go of it."""
+    """Lock a folder for this process, until the end of the block or a kill; Busy if another process has locked it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -211,8 +242,8 @@ def hold(path: Path, doing: str = "being trained") -> Iterator[None]:
         os.close(handle)
 
 
-def environment() -> dict[str, Any]:
-    """Return what a run's numbers depend on beside its configuration."""
+def environment() -> Environment:
+    """Return what the results of a run depend on besides its configuration and data."""
     return {
         "sepclip": sepclip.__version__,
         "torch": torch.__version__,
@@ -224,29 +255,32 @@ def environment() -> dict[str, Any]:
     }
 
 
-def git_state(folder: Path) -> dict[str, Any] | None:
-    """Return commit and whether anything was changed after it, where ``folder`` is part of a git checkout."""
+def git_state(folder: Path) -> GitState | None:
+    """Return the git state of ``folder``; None if it is not in a git checkout, or git is not installed."""
     try:
         commit, changed = (
             subprocess.run(
-                ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
             ).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
+            for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
         )
     except (OSError, subprocess.SubprocessError):
-        return None  # no git, or no checkout: nothing to say
+        return None
     return {"commit": commit, "changed": bool(changed)}
 
 
-def _read_environment(path: Path) -> dict[str, Any]:
+def _read_environment(path: Path) -> RunFacts:
+    """Return the facts about the run in ``path``. Raises UserError if their file is damaged."""
     try:
-        facts: dict[str, Any] = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
+        facts: RunFacts = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
         _ = (facts["data"]["digest"], _layout(facts))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / ENVIRONMENT} is damaged ({error!r}): start the run anew in another folder") from error
+        raise UserError(
+            f"{path / ENVIRONMENT} is damaged ({error!r}): start the run again in another folder"
+        ) from error
     return facts
 
 
-def _layout(facts: dict[str, Any]) -> Layout:
+def _layout(facts: RunFacts) -> Layout:
     saved = dict(facts["data"]["layout"])
     return Layout(**{**saved, "names": tuple(saved["names"])})

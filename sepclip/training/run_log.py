@@ -1,4 +1,4 @@
-"""What a run writes down (``metrics.jsonl``) and shows while it goes on."""
+"""The log of a run: the rows of ``metrics.jsonl``, what the terminal shows during a training, and its summary."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from rich.console import Group
 from rich.live import Live
@@ -27,20 +27,69 @@ from sepclip.audio.files import write_text
 from sepclip.errors import UserError
 from sepclip.terminal import notes, say
 from sepclip.training.state import TrainingState
-from sepclip.training.tensorboard import Scalars
+from sepclip.training.tensorboard import TensorBoardWriter
+from sepclip.training.validation import ValidationScores
 
-Value = float | int | str | None | dict[str, float]
-_SHOWN_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
-_PLAIN_SECONDS = 30.0  # between lines where there is no terminal
+_MOST_PARTS = 3  # of the layers or tensors most often clipped, in a row of metrics.jsonl
+_PLAIN_SECONDS = 30.0  # between lines if there is no terminal
+# keys of metrics.jsonl that the terminal shows, and how
+_SHOWN = {
+    "loss": "loss {:.3g}",
+    "valid_si_sdr_improvement": "SI-SDRi {:.1f} dB",
+    "grad_norm": "norm {:.2g}",
+    "threshold": "threshold {:.2g}",
+    "clipped_share": "clipped {:.0%}",
+}
 
 
-def finite(value: float) -> float | None:
-    """Return ``value``, or None where JSON has no number for it."""
+class ProgressRow(TypedDict):
+    """A row of ``metrics.jsonl`` over the steps since the previous one; None stands for a number that is not finite."""
+
+    step: int
+    loss: float | None  # mean
+    grad_norm: float | None  # mean of the finite ones
+    threshold: float | None  # of the last step
+    clipped_share: float  # of all steps so far
+    skipped: int  # of all steps so far
+    learning_rate: float  # of the next step
+    seconds: float  # of training in total
+    steps_per_second: float | None
+    waited_share: float  # share of the time spent waiting for data
+    # share of clipped steps of the most clipped layers or tensors, if each has its own threshold
+    most_clipped: NotRequired[dict[str, float]]
+
+
+class ValidationRow(TypedDict):
+    """A row of ``metrics.jsonl`` with the scores of a validation; None stands for a number that is not finite."""
+
+    step: int
+    valid_loss: float | None
+    valid_si_sdr_improvement: float | None  # dB
+
+
+class TrainingSummary(TypedDict):
+    """The state of a run in numbers: the JSON document of ``sepclip train``."""
+
+    steps: int
+    seconds: float
+    best_step: int
+    best_valid_loss: float | None
+    best_valid_si_sdr_improvement: float | None  # dB
+    clip: str
+    grad_norm: float | None  # as last recorded
+    threshold: float | None  # as last recorded
+    clipped_share: float
+    skipped_steps: int
+    clipped_share_of: dict[str, float]  # by layer or tensor
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return ``value``, or None if it is a number that JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 
-def cut_metrics(path: Path, step: int) -> None:
-    """Leave out of a file of rows what came after the checkpoint of ``step``, half a line included."""
+def cut_rows(path: Path, step: int) -> None:
+    """Remove from a file of JSON rows those after the checkpoint of ``step``, and half a row at its end."""
     if not path.is_file():
         return
     kept = []
@@ -53,15 +102,15 @@ def cut_metrics(path: Path, step: int) -> None:
     write_text(path, "".join(kept))
 
 
-def last_with(path: Path, key: str) -> dict[str, Value]:
-    """Return the last row that has ``key``; an empty one where there is none."""
+def last_row_with(path: Path, key: str) -> dict[str, float | None]:
+    """Return the last row of a file that has ``key``; an empty one if there is none."""
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     rows = (json.loads(line) for line in reversed(lines))
     return next((row for row in rows if key in row), {})
 
 
-def append_row(path: Path, row: Mapping[str, Value]) -> None:
-    """Append one row to a file of a row a line."""
+def append_row(path: Path, row: Mapping[str, object]) -> None:
+    """Append one row to a file with one JSON document per line. Raises UserError if it cannot be written."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -69,38 +118,46 @@ def append_row(path: Path, row: Mapping[str, Value]) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def progress_row(state: TrainingState, waited: float) -> dict[str, Any]:
-    """Return the row of ``metrics.jsonl`` over the steps since the last one, and forget them.
+def progress_row(state: TrainingState, waited_share: float) -> ProgressRow:
+    """Return the row over the steps since the previous one, and start the next one.
 
-    Means of loss and gradient norm, the last threshold, the share of all steps so far that were clipped, and the layers
-    or tensors that were most often, where each has its own threshold; ``waited``: the share of the time for data.
+    ``waited_share``: the share of the time since then that was spent waiting for data.
     """
     losses, norms, thresholds = zip(*state.recent, strict=True)
-    usable = [norm for norm in norms if math.isfinite(norm)]
+    finite_norms = [norm for norm in norms if math.isfinite(norm)]
     seconds = state.progress.seconds
     elapsed = seconds - state.recent_since
-    row: dict[str, Any] = {
+    row: ProgressRow = {
         "step": state.step,
-        "loss": finite(fmean(losses)),
-        "grad_norm": fmean(usable) if usable else None,
-        "threshold": finite(thresholds[-1]),
+        "loss": finite_or_none(fmean(losses)),
+        "grad_norm": fmean(finite_norms) if finite_norms else None,
+        "threshold": finite_or_none(thresholds[-1]),
         "clipped_share": state.clip.clipped / state.clip.steps,
-        "skipped": state.clip.skipped + state.progress.refused,
+        "skipped": state.skipped,
         "learning_rate": state.learning_rate,
         "seconds": round(seconds, 3),
         "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
-        "waited_share": round(waited, 3),
+        "waited_share": round(waited_share, 3),
     }
     shares = state.clip.shares()
     if shares:
-        row["most_clipped"] = dict(list(shares.items())[:_SHOWN_PARTS])
+        row["most_clipped"] = dict(list(shares.items())[:_MOST_PARTS])
     state.recent, state.recent_since = [], seconds
     return row
 
 
-def summary(state: TrainingState, metrics: Path) -> dict[str, Any]:
-    """Return where a run stands, for people and for ``--json``; gradient norm and threshold as last recorded."""
-    last = last_with(metrics, "grad_norm")
+def validation_row(step: int, scores: ValidationScores) -> ValidationRow:
+    """Return the row for the scores of the validation after ``step`` steps."""
+    return {
+        "step": step,
+        "valid_loss": finite_or_none(scores["valid_loss"]),
+        "valid_si_sdr_improvement": finite_or_none(scores["valid_si_sdr_improvement"]),
+    }
+
+
+def training_summary(state: TrainingState, metrics: Path) -> TrainingSummary:
+    """Return the summary of a run; gradient norm and threshold are read from its file of ``metrics``."""
+    last_row = last_row_with(metrics, "grad_norm")
     return {
         "steps": state.step,
         "seconds": round(state.progress.seconds, 1),
@@ -108,36 +165,37 @@ def summary(state: TrainingState, metrics: Path) -> dict[str, Any]:
         "best_valid_loss": state.progress.best_loss,
         "best_valid_si_sdr_improvement": state.progress.best_score,
         "clip": repr(state.clip),
-        "grad_norm": last.get("grad_norm"),
-        "threshold": last.get("threshold"),
+        "grad_norm": last_row.get("grad_norm"),
+        "threshold": last_row.get("threshold"),
         "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
-        "skipped_steps": state.clip.skipped + state.progress.refused,
+        "skipped_steps": state.skipped,
         "clipped_share_of": state.clip.shares(),
     }
 
 
 class RunLog:
-    """Appends rows to ``metrics.jsonl`` and shows the latest: two live lines, or now and then a plain one in a log.
+    """Appends rows to ``metrics.jsonl`` and shows the latest: two live lines in a terminal, or a plain line at times.
 
-    Without a ``path`` it does neither: the processes of a training but the first.
+    Without a ``path``, as in all processes of a training except the first, it does nothing.
     """
 
     def __init__(self, path: Path | None, steps: int, start: int):
         self._path, self._steps = path, steps
+        # a resumed run takes its last steps again, and their rows
         if path is not None:
-            cut_metrics(path, start)
-        self._scalars = None if path is None else Scalars(path)
-        self._shown: dict[str, Value] = {}
+            cut_rows(path, start)
+        self._tensorboard = None if path is None else TensorBoardWriter(path)
+        self._latest: dict[str, object] = {}  # values by key
         self._last_plain = time.monotonic()
         self._bar = Progress(
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._task = self._bar.add_task("", total=steps, completed=start)
-        shown = notes.is_terminal and path is not None and not terminal.volume.quiet
-        self._live = Live(get_renderable=self._screen, console=notes) if shown else None
+        is_live = notes.is_terminal and path is not None and not terminal.volume.quiet
+        self._live = Live(get_renderable=self._live_lines, console=notes) if is_live else None
 
-    def _screen(self) -> Group:
-        return Group(self._bar.get_renderable(), Text(self._facts(), overflow="fold"))
+    def _live_lines(self) -> Group:
+        return Group(self._bar.get_renderable(), Text(self._latest_text(), overflow="fold"))
 
     def __enter__(self) -> "RunLog":
         if self._live:
@@ -149,42 +207,35 @@ class RunLog:
     ) -> None:
         if self._live:
             self._live.stop()
-        if self._scalars is not None:
-            self._scalars.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
 
-    def record(self, row: Mapping[str, Value]) -> None:
-        """Append one row and show it."""
-        if self._path is None or self._scalars is None:
+    def record(self, row: ProgressRow | ValidationRow) -> None:
+        """Append one row and show it. Raises UserError if it cannot be written."""
+        if self._path is None or self._tensorboard is None:
             return
         append_row(self._path, row)
-        self._scalars.add(row)
-        self._shown.update(row)
+        self._tensorboard.add(row)
+        self._latest.update(row)
         due = time.monotonic() - self._last_plain > _PLAIN_SECONDS
         if not self._live and (due or terminal.volume.verbose or "valid_loss" in row):
             self._last_plain = time.monotonic()
-            say(f"step {row['step']}/{self._steps}  {self._facts()}")
+            say(f"step {row['step']}/{self._steps}  {self._latest_text()}")
 
     def flush(self) -> None:
-        """Have all rows on the disk, before the checkpoint that counts on them."""
+        """Write all rows to the disk; called before a checkpoint is saved that relies on them."""
         if self._path is not None and self._path.is_file():
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def advance(self, step: int) -> None:
-        """Show that ``step`` steps are done."""
+        """Show that ``step`` steps are finished."""
         self._bar.update(self._task, completed=step)
 
-    def _facts(self) -> str:
-        names = {
-            "loss": "loss {:.3g}",
-            "valid_si_sdr_improvement": "SI-SDRi {:.1f} dB",
-            "grad_norm": "norm {:.2g}",
-            "threshold": "threshold {:.2g}",
-            "clipped_share": "clipped {:.0%}",
-        }
-        facts = [
-            text.format(value) for name, text in names.items() if isinstance(value := self._shown.get(name), float)
-        ]
-        if isinstance(parts := self._shown.get("most_clipped"), dict):
-            facts.append("most " + ", ".join(f"{part} {share:.0%}" for part, share in parts.items()))
-        return "  ".join(facts)
+    def _latest_text(self) -> str:
+        """Return the latest values as one line; no number is shown for values that were not finite."""
+        latest = self._latest
+        texts = [text.format(value) for key, text in _SHOWN.items() if isinstance(value := latest.get(key), float)]
+        if isinstance(parts := latest.get("most_clipped"), dict):
+            texts.append("most " + ", ".join(f"{part} {share:.0%}" for part, share in parts.items()))
+        return "  ".join(texts)

@@ -1,4 +1,7 @@
-"""Optimizers and learning rates by name. To add one: a line in ``OPTIMIZERS``, or a branch of ``Schedule.rate``."""
+"""Optimizers and learning-rate schedules by name.
+
+To add one: a line in ``OPTIMIZERS``, or a branch of ``Schedule.rate``.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -10,7 +13,7 @@ from torch.optim import SGD, Adam, AdamW
 
 from sepclip.config.schema import Optimizer as Settings
 
-_LESS = 1e-4  # share of the best loss by which a loss must be lower, as in torch's ReduceLROnPlateau
+_LEAST_FALL = 1e-4  # share of the best loss by which a loss must be lower, as in torch's ReduceLROnPlateau
 
 
 def _adam(kind: type[Adam]) -> Callable[..., torch.optim.Optimizer]:
@@ -29,16 +32,16 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], settings: Settings) -> torch.optim.Optimizer:
-    """Return the optimizer of the section ``optimizer``, fused: one pass over all parameters."""
+    """Return the optimizer of the section ``optimizer``; it is fused, which updates all parameters in one pass."""
     return OPTIMIZERS[settings.name](parameters, settings)
 
 
 class Schedule:
-    """The learning rate of each step: ``learning_rate`` times a warm-up times what ``schedule`` says.
+    """The learning rate of each step: ``learning_rate`` times a warm-up factor times the factor of the ``schedule``.
 
-    Warm-up: step k of the first W (from 1) has k / W. ``cosine``: (1 + cos(pi t)) / 2, where t goes from 0 after the
-    warm-up to 1 at the last of ``steps``. ``plateau``: halved once more than ``patience`` validations in a row had no
-    lower loss; lower by at least 1e-4 of the best, for losses below zero too.
+    Warm-up: k / W for step k (from 1) of the first W. ``cosine``: (1 + cos(pi t)) / 2, in which t rises from 0 after
+    the warm-up to 1 at the last of ``steps``. ``plateau``: halved whenever more than ``patience`` validations in a row
+    had no lower loss; lower means by at least 1e-4 of the best one, for losses below zero too.
     """
 
     def __init__(self, settings: Settings, steps: int):
@@ -46,7 +49,7 @@ class Schedule:
         self.halvings, self.best_loss, self.worse = 0, math.inf, 0
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of the step that follows ``step`` steps."""
+        """Return the learning rate of the step after ``step`` steps."""
         settings, warmup = self._settings, self._settings.warmup_steps
         rate = settings.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
         if settings.schedule == "cosine" and step > warmup:
@@ -57,7 +60,7 @@ class Schedule:
         """Take the loss of a validation into account; one that is not finite counts as worse."""
         if self._settings.schedule != "plateau":
             return
-        least = self.best_loss - _LESS * abs(self.best_loss) if math.isfinite(self.best_loss) else math.inf
+        least = self.best_loss - _LEAST_FALL * abs(self.best_loss) if math.isfinite(self.best_loss) else math.inf
         if loss < least:
             self.best_loss, self.worse = loss, 0
         else:
@@ -66,10 +69,10 @@ class Schedule:
             self.halvings, self.worse = self.halvings + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what has to be remembered."""
+        """Return what a checkpoint must save."""
         return {"halvings": self.halvings, "best_loss": self.best_loss, "worse": self.worse}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from ``state``."""
+        """Continue from ``state``."""
         self.halvings, self.worse = int(state["halvings"]), int(state["worse"])
         self.best_loss = float(state["best_loss"])

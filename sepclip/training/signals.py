@@ -1,4 +1,4 @@
-"""What signals ask of a training: to save, or to save and stop."""
+"""Signals during a training: requests to save, or to save and stop."""
 
 import signal
 from types import FrameType, TracebackType
@@ -8,28 +8,28 @@ from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED
 _STOPS = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGTERM: EXIT_TERMINATED}
 
 
-class Requests:
-    """Collects signals while it is entered; the step that is under way is finished whatever they ask.
+class SignalRequests:
+    """Records signals while it is entered, so that the current step is always finished first.
 
-    Ctrl-C and a termination ask to stop, SIGUSR1, which batch systems send before the time is up, to save and go on. A
-    second Ctrl-C stops at once.
+    Ctrl-C and SIGTERM request a stop; SIGUSR1, which batch systems send before the time limit, requests a checkpoint
+    without a stop. A second Ctrl-C stops at once.
     """
 
     def __init__(self) -> None:
-        self.exit_code = 0  # of the first signal that asked to stop; 0: none has
+        self.exit_code = 0  # of the first signal that requested a stop; 0 if there was none
         self.save = False
 
-    def __enter__(self) -> "Requests":
-        self._before = {number: signal.signal(number, self._take) for number in (*_STOPS, signal.SIGUSR1)}
+    def __enter__(self) -> "SignalRequests":
+        self._handlers_before = {number: signal.signal(number, self._record) for number in (*_STOPS, signal.SIGUSR1)}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers_before.items():
             signal.signal(number, handler)
 
-    def _take(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self.save = True
         elif self.exit_code and number == signal.SIGINT:

@@ -1,4 +1,4 @@
-"""Everything that must survive a restart, in one object."""
+"""The state of a training: everything that must survive a restart, in one object."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from sepclip.audio.layout import Layout
 from sepclip.config.schema import Config
 from sepclip.mixing.chance import generator
 from sepclip.model.separator import SeparationModel
-from sepclip.training.average import Average
+from sepclip.training.average import WeightAverage
 from sepclip.training.schedules import Schedule, build_optimizer
 
 
@@ -31,28 +31,32 @@ def build_separator(config: Config, layout: Layout) -> SeparationModel:
     )
 
 
+class StateMismatch(ValueError):
+    """A saved state is of another network or clip rule; the message names which, and the difference."""
+
+
 @dataclass
 class Progress:
-    """Where a run stands, as plain numbers that people may read."""
+    """The progress of a run as plain numbers: the content of a checkpoint's ``state.json``."""
 
     step: int = 0
-    seconds: float = 0.0  # of training in all
+    seconds: float = 0.0  # total training time
     best_step: int = 0
-    best_loss: float | None = None  # of the best validation, as the score below
-    best_score: float | None = None  # SI-SDR improvement in dB
-    since_best: int = 0  # validations without a better one
-    refused: int = 0  # steps that were not done, but for the clip rule's own
+    best_loss: float | None = None  # loss of the best validation
+    best_score: float | None = None  # SI-SDR improvement of the best validation in dB
+    since_best: int = 0  # validations since the best one
+    refused: int = 0  # skipped steps that the clip rule accepted; TrainingState.skipped counts all
     refused_in_a_row: int = 0
-    first_loss: float = 0.0  # mean over the first steps, so far
-    stall_loss: float = 0.0  # mean over those at whose end the loss must have fallen, so far
+    first_loss: float = 0.0  # running mean of the loss over the first steps
+    stall_loss: float = 0.0  # running mean over the last steps before the check that the loss has fallen
 
 
 @dataclass
 class TrainingState:
-    """Model, average of weights, optimizer, schedule, clip rule, scaler of gradients, and where the run stands.
+    """Separator, averaged weights, optimizer, schedule, clip rule, gradient scaler and progress of a run.
 
-    The position in the data is the step, and so is the state of the random generators: batches and dropout masks are
-    functions of it.
+    The step number is also the position in the data and the state of the random generators, since batches and dropout
+    masks are functions of it.
     """
 
     separator: SeparationModel
@@ -60,15 +64,15 @@ class TrainingState:
     schedule: Schedule
     clip: clip.Rule
     scaler: GradScaler
-    average: Average | None
+    average: WeightAverage | None
     device: torch.device
     progress: Progress = field(default_factory=Progress)
-    recent: list[list[float]] = field(default_factory=list)  # loss, norm, threshold of each step since the last row
-    recent_since: float = 0.0  # seconds
+    recent: list[list[float]] = field(default_factory=list)  # (loss, norm, threshold) of each step since the last row
+    recent_since: float = 0.0  # training time in seconds at the last row
 
     @classmethod
     def start(cls, config: Config, separator: SeparationModel, device: torch.device, steps: int) -> "TrainingState":
-        """Return the state of a run before its first step."""
+        """Return the state of a run before its first step; ``steps``: its total number, for the schedule."""
         separator = separator.to(device, dtype_of(config))
         return cls(
             separator,
@@ -76,13 +80,13 @@ class TrainingState:
             Schedule(config.optimizer, steps),
             clip.parse(config.clip),
             GradScaler(device.type, enabled=config.precision == "fp16"),
-            None if config.train.average is None else Average(separator, config.train.average),
+            None if config.train.average is None else WeightAverage(separator, config.train.average),
             device,
         )
 
     @property
     def step(self) -> int:
-        """The number of steps done."""
+        """The number of finished steps, skipped ones included."""
         return self.progress.step
 
     @property
@@ -91,28 +95,46 @@ class TrainingState:
         return self.schedule.rate(self.step)
 
     @property
-    def judged(self) -> SeparationModel:
-        """The separator that validation and users take: that of the averaged weights, where there is an average."""
+    def eval_separator(self) -> SeparationModel:
+        """The separator for validation: the one with the averaged weights if the run averages them."""
         return self.separator if self.average is None else self.average.separator
 
+    @property
+    def skipped(self) -> int:
+        """The number of skipped steps. Each is counted once: by the clip rule, or by :meth:`count_refused`."""
+        return self.clip.skipped + self.progress.refused
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """The number of skipped steps since the last one that was not skipped, or skipped for another reason."""
+        return self.clip.skipped_in_a_row + self.progress.refused_in_a_row
+
+    def count_refused(self, refused: bool) -> None:
+        """Count a step if it was ``refused`` although the clip rule accepted it; the rule counts those it skips."""
+        self.progress.refused += refused
+        self.progress.refused_in_a_row = self.progress.refused_in_a_row + 1 if refused else 0
+
     def note_validation(self, loss: float, si_sdr_improvement: float, *, by: str) -> bool:
-        """Adapt the schedule and the best score to a validation; True where it is the best so far."""
+        """Update the schedule and the best scores after a validation; return whether it is the best so far.
+
+        ``by``: what decides, ``"si-sdr"`` or ``"loss"``. A score that is not finite is never the best.
+        """
         self.schedule.note_validation(loss)
-        mine = self.progress
+        progress = self.progress
         score, best = (
-            (si_sdr_improvement, mine.best_score)
+            (si_sdr_improvement, progress.best_score)
             if by == "si-sdr"
-            else (-loss, None if mine.best_loss is None else -mine.best_loss)
+            else (-loss, None if progress.best_loss is None else -progress.best_loss)
         )
         if math.isfinite(score) and (best is None or score > best):
-            mine.best_step, mine.best_loss, mine.best_score = self.step, loss, si_sdr_improvement
-            mine.since_best = 0
+            progress.best_step, progress.best_loss, progress.best_score = self.step, loss, si_sdr_improvement
+            progress.since_best = 0
             return True
-        mine.since_best += 1
+        progress.since_best += 1
         return False
 
     def rest(self) -> dict[str, Any]:
-        """Return what is neither weights nor progress, as tensors and plain data."""
+        """Return everything except weights and progress, as tensors and plain data."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -122,36 +144,83 @@ class TrainingState:
             "recent_since": self.recent_since,
         }
 
-    def restore(self, progress: Progress, rest: dict[str, Any]) -> None:
-        """Go on from what :meth:`rest` returned and from ``progress``; the weights are loaded by themselves.
+    def require_compatible(self, rest: object) -> None:
+        """Raise ValueError if ``rest`` does not have the structure of :meth:`rest`, so that it cannot be restored.
 
-        Raises ValueError, KeyError and the like where it is not of this state.
+        Raises StateMismatch, which is one, if its optimizer is that of another network.
         """
-        self._require_shapes(rest["optimizer"]["state"])
+        optimizer = self.optimizer.state_dict()
+        template = {**self.rest(), "optimizer": {"state": {}, "param_groups": []}}
+        if not self.scaler.is_enabled():
+            template.pop("scaler")
+        _require_like(rest, template, "its state")
+        assert isinstance(rest, dict)
+        if any(not isinstance(row, list) or list(map(_is_number, row)) != [True] * 3 for row in rest["recent"]):
+            raise ValueError("its recent steps are not loss, norm and threshold each")
+        _require_groups(rest["optimizer"]["param_groups"], optimizer["param_groups"])
+        _require_shapes(rest["optimizer"]["state"], list(self.separator.parameters()))
+
+    def restore(self, progress: Progress, rest: dict[str, Any]) -> None:
+        """Continue from ``progress`` and from what :meth:`rest` returned; the weights are loaded separately.
+
+        ``rest`` must be compatible: see :meth:`require_compatible`. Raises StateMismatch if it is of another clip rule.
+        """
         self.optimizer.load_state_dict(rest["optimizer"])
         self.schedule.load_state_dict(rest["schedule"])
-        self.clip.load_state_dict(rest["clip"])
+        try:
+            self.clip.load_state_dict(rest["clip"])
+        except ValueError as error:  # the one documented error of a rule; any other is a bug in it
+            raise StateMismatch(f"another clip rule ({error})") from error
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(rest["scaler"])
-        recent, since = rest["recent"], rest["recent_since"]
-        self.recent, self.recent_since = [[float(x) for x in row] for row in recent], float(since)
-        if any(len(row) != 3 for row in self.recent):
-            raise ValueError("its recent steps are not loss, norm and threshold each")
+        self.recent = [[float(number) for number in row] for row in rest["recent"]]
+        self.recent_since = float(rest["recent_since"])
         self.progress = progress
 
-    def _require_shapes(self, moments: dict[int, dict[str, Any]]) -> None:
-        """Raise ValueError where the optimizer's moments are not of these parameters, which torch does not look at."""
-        for index, parameter in enumerate(self.separator.parameters()):
-            for name, value in moments.get(index, {}).items():
-                if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
-                    raise ValueError(f"the optimizer's {name} is {tuple(value.shape)}, not {tuple(parameter.shape)}")
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _require_like(saved: object, template: object, name: str) -> None:
+    """Raise ValueError if ``saved`` lacks a key of ``template`` or has a value of another kind; None matches all."""
+    if isinstance(template, dict):
+        if not isinstance(saved, dict):
+            raise ValueError(f"{name} is not a mapping")
+        for key, value in template.items():
+            if key not in saved:
+                raise ValueError(f"{name} has no {key!r}")
+            _require_like(saved[key], value, f"{name}, {key}")
+    elif isinstance(template, list | str) and not isinstance(saved, type(template)):
+        raise ValueError(f"{name} is {saved!r:.40}, not a {type(template).__name__}")
+    elif _is_number(template) and saved is not None and not _is_number(saved):
+        raise ValueError(f"{name} is {saved!r:.40}, not a number")
+
+
+def _require_groups(saved: list[Any], groups: list[dict[str, Any]]) -> None:
+    """Raise StateMismatch if the optimizer's parameter groups are of other sizes; ValueError if they are not groups."""
+    for group in saved:
+        _require_like(group, {"lr": 0.0, "params": []}, "its optimizer")
+    sizes = [[len(group["params"]) for group in entries] for entries in (saved, groups)]
+    if sizes[0] != sizes[1]:
+        raise StateMismatch(f"another network (the optimizer has {sizes[0]} parameters, not {sizes[1]})")
+
+
+def _require_shapes(moments: dict[int, Any], parameters: list[torch.nn.Parameter]) -> None:
+    """Raise StateMismatch if the optimizer's moments have other shapes, which torch does not check on loading."""
+    for index, parameter in enumerate(parameters):
+        _require_like(moments.get(index, {}), {}, "its optimizer")
+        for name, value in moments.get(index, {}).items():
+            if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
+                shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
+                raise StateMismatch(f"another network (the optimizer's {name} is {shapes})")
 
 
 def dtype_of(config: Config) -> torch.dtype:
-    """Return in what parameters and audio are kept; lower precisions are autocast's."""
+    """Return the type of parameters and audio; the lower precisions are left to autocast."""
     return torch.float64 if config.precision == "fp64" else torch.float32
 
 
 def seed_dropout(seed: int, step: int, rank: int = 0) -> None:
-    """Make the dropout masks of the step that follows ``step`` steps depend on nothing but these and the process."""
+    """Seed the dropout masks of the step after ``step`` steps: a function of seed, step and process only."""
     torch.manual_seed(generator(seed, f"dropout {rank}", step).getrandbits(63))

@@ -19,8 +19,8 @@ from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.profiling import stage
 from sepclip.training.state import TrainingState
 
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that are autocast's
-_MOST_REFUSED = 100  # in a row, as of a clip rule
+_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions that are left to autocast
+_MOST_SKIPPED = 100  # in a row, the same limit as that of the clip rules
 
 
 @dataclass(frozen=True)
@@ -50,42 +50,46 @@ def mean_loss(separator: SeparationModel, batch: Batch, config: Config) -> Tenso
 
 
 @dataclass(frozen=True)
-class Done:
-    """What a step did: the loss of every excerpt of all processes, what the clip rule did, why it was not done."""
+class StepResult:
+    """The result of one step: the loss of each excerpt of all processes, and what the clip rule did."""
 
     losses: list[float]
     clipped: clip.Step
-    refused: str = ""
+    skip_reason: str = ""  # why the step was skipped; empty if it was not
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradient were."""
+        """Whether loss and gradient are finite."""
         return math.isfinite(fmean(self.losses)) and math.isfinite(self.clipped.norm)
 
 
-def take_step(state: TrainingState, batch: Batch, config: Config, ranks: Ranks = ALONE) -> Done:
-    """Do one step and note in the state what it did; UserError where training cannot go on.
+def take_step(state: TrainingState, batch: Batch, config: Config, ranks: Ranks = ALONE) -> StepResult:
+    """Take one training step, record it in the state and return its result.
 
-    A step that is refused leaves weights, moments and running statistics as they were.
+    A skipped step leaves weights, moments and running statistics as they were. Raises UserError if training cannot
+    continue.
     """
-    before = [buffer.clone() for buffer in state.separator.buffers()]
+    # copied at every step, since only the gradient shows whether the step is skipped; running statistics are small
+    buffers_before = [buffer.clone() for buffer in state.separator.buffers()]
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate
-    losses = _gradient(state, batch, config, ranks)
+    losses = _gradient(state, batch, config, ranks)  # (B,)
+    # clip the true gradient: under float16 it is scaled until here
     with stage("clip"):
         state.scaler.unscale_(state.optimizer)
-        done = _clip(state, losses, config)
+        result = _clip(state, losses, config)
+    # of a skipped step no gradient is left, and the optimizer moves nothing
     with stage("optimizer"):
         state.scaler.step(state.optimizer)
         state.scaler.update()
-    if done.refused:
-        for buffer, value in zip(state.separator.buffers(), before, strict=True):
+    if result.skip_reason:
+        for buffer, value in zip(state.separator.buffers(), buffers_before, strict=True):
             buffer.copy_(value)
     state.progress.step += 1
     if state.average is not None:
         state.average.update(state.separator, state.step)
-    state.recent.append([fmean(done.losses), done.clipped.norm, done.clipped.threshold])
-    return done
+    state.recent.append([fmean(result.losses), result.clipped.norm, result.clipped.threshold])
+    return result
 
 
 def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) -> Tensor:
@@ -94,14 +98,16 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
     parts = batch.split(config.train.accumulate)
     if len(parts) > 1 or ranks.size > 1:
         _share_statistics(state.separator, parts, ranks, config.train.accumulate)
+    # each process fills in its own places of the losses, and the sum over all of them completes the vector
     losses = torch.zeros(batch.total or len(batch.mixture), device=batch.mixture.device, dtype=batch.mixture.dtype)
     for part in parts:
         loss = compute_loss(state.separator, part, config).loss
+        # weighted by the part's share of the excerpts, the gradients of all parts add up to that of the mean
         mean = loss.mean() if part.share == 1 else loss.mean() * part.share
         with stage("backward"):
             state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         losses[part.first : part.first + len(loss)] = loss.detach()
-    ranks.add_up([p.grad for p in state.separator.parameters() if p.grad is not None] + [losses])
+    ranks.sum_tensors([p.grad for p in state.separator.parameters() if p.grad is not None] + [losses])
     return losses
 
 
@@ -115,27 +121,34 @@ def _share_statistics(separator: SeparationModel, parts: list[Batch], ranks: Ran
         separator.use_input_statistics(ranks.gather(torch.stack(own)))
 
 
-def _clip(state: TrainingState, losses: Tensor, config: Config) -> Done:
-    """Clip the gradient, and drop it where the step is not to be done."""
+def _clip(state: TrainingState, losses: Tensor, config: Config) -> StepResult:
+    """Clip the gradient, or drop it if the step must be skipped; UserError after too many skipped steps in a row."""
     try:
         clipped = state.clip(state.separator.named_parameters())
     except clip.TooManySkipped as error:
         raise UserError(f"training stopped at step {state.step + 1}: {error}; lower the learning rate") from error
-    found: list[float] = losses.tolist()  # after the rule, which has waited for the device already
-    most, refused = config.train.skip_norm, clipped.skipped
-    if not refused and not math.isfinite(fmean(found)):
-        refused = "loss is not finite"
-    elif not refused and most is not None and clipped.norm > most:
-        refused = f"gradient norm {clipped.norm:.3g} is above train.skip_norm={most:g}"
-    mine = state.progress
-    if not refused or clipped.skipped:
-        mine.refused_in_a_row = 0
-    else:
-        mine.refused, mine.refused_in_a_row = mine.refused + 1, mine.refused_in_a_row + 1
+    loss_values: list[float] = losses.tolist()  # after the rule, which has already waited for the device
+    skip_reason = clipped.skipped or _refusal(fmean(loss_values), clipped.norm, config.train.skip_norm)
+    refused = bool(skip_reason) and not clipped.skipped
+    state.count_refused(refused)
+    # the rule drops the gradient of the steps that it skips; do the same here
+    if refused:
         for parameter in state.separator.parameters():
             parameter.grad = None
-        if mine.refused_in_a_row >= _MOST_REFUSED:
-            raise UserError(f"training stopped at step {state.step + 1}: {_MOST_REFUSED} steps in a row: {refused}")
-    if refused and state.clip.skipped_in_a_row + mine.refused_in_a_row == 1:
-        warn(f"step {state.step + 1}: skipped, {refused}")
-    return Done(found, clipped, refused)
+        if state.skipped_in_a_row >= _MOST_SKIPPED:
+            count = state.skipped_in_a_row
+            raise UserError(
+                f"training stopped at step {state.step + 1}: {count} steps in a row were skipped: {skip_reason}"
+            )
+    if skip_reason and state.skipped_in_a_row == 1:  # a warning for the first of a series only
+        warn(f"step {state.step + 1}: skipped, {skip_reason}")
+    return StepResult(loss_values, clipped, skip_reason)
+
+
+def _refusal(loss: float, norm: float, skip_norm: float | None) -> str:
+    """Return why a step must be skipped although the clip rule accepts its gradient; empty if it need not be."""
+    if not math.isfinite(loss):
+        return "loss is not finite"
+    if skip_norm is not None and norm > skip_norm:
+        return f"gradient norm {norm:.3g} is above train.skip_norm={skip_norm:g}"
+    return ""

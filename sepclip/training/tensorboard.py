@@ -1,4 +1,4 @@
-"""Scalars for TensorBoard, as a view of ``metrics.jsonl``: ``RUN/tensorboard`` can be made anew from it at any time."""
+"""Scalars for TensorBoard, a copy of ``metrics.jsonl`` from which ``RUN/tensorboard`` can always be rewritten."""
 
 import json
 import shutil
@@ -13,18 +13,18 @@ FOLDER = "tensorboard"
 
 
 def require_tensorboard() -> None:
-    """Raise UserError where TensorBoard is not installed."""
+    """Raise UserError if TensorBoard is not installed."""
     try:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise UserError("--tensorboard needs TensorBoard: pip install 'sepclip[tensorboard]'") from error
 
 
-class Scalars:
-    """Writes every number of a row as a scalar of its key; a run that has the folder is followed, others are not."""
+class TensorBoardWriter:
+    """Writes every number of a row as a scalar named by its key, if the run has a folder for TensorBoard."""
 
     def __init__(self, metrics: Path):
-        """Begin anew with the rows that ``metrics`` holds: what a resumed run has cut off is then gone here too."""
+        """Write the rows in ``metrics`` again, so that rows which a resumed run has cut off disappear here too."""
         self._writer: Any = None
         folder = metrics.parent / FOLDER
         if not folder.is_dir():
@@ -32,7 +32,7 @@ class Scalars:
         try:
             require_tensorboard()
         except UserError as error:
-            warn(f"{folder} is not written any further: {error}")
+            warn(f"{folder} is not updated: {error}")
             return
         from torch.utils.tensorboard import SummaryWriter
 
@@ -42,7 +42,7 @@ class Scalars:
             self.add(json.loads(line))
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Write the numbers of a row at its step."""
+        """Write the numbers of a row, at its step."""
         if self._writer is None:
             return
         for key, value in row.items():
@@ -50,6 +50,6 @@ class Scalars:
                 self._writer.add_scalar(key, value, row["step"])
 
     def close(self) -> None:
-        """Write all that is left."""
+        """Write what is still buffered."""
         if self._writer is not None:
             self._writer.close()

@@ -33,6 +33,8 @@ def python(code: str, *, first: Path | None = None, **environment: str) -> str:
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     if first:
         variables["PYTHONPATH"] = str(first)
-    done = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -30,7 +30,9 @@ def encode(path, streams=STREAMS):
         sources += ["-f", "lavfi", "-i", f"aevalsrc={left}|0.5*({left}):s={RATE}:d={SECONDS}"]
         maps += ["-map", f"{index}:a"]
     subprocess.run(
-        ["ffmpeg", "-v", "error", *sources, *maps, "-c:a", "aac", "-b:a", "256k", "-f", "mp4", path], check=True
+        ["ffmpeg", "-v", "error", *sources, *maps, "-c:a", "aac", "-b:a", "256k", "-f", "mp4", path],
+        timeout=60,
+        check=True,
     )
     return path
 

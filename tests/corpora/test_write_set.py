@@ -48,7 +48,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(corpus, tmp_path):
         running = start(corpus, out, *counts)
         time.sleep(chance.uniform(0, 0.15))
         running.kill()
-        running.communicate()
+        running.communicate(timeout=60)
         half_done += 0 < len(list(out.rglob("*.wav"))) < 3 * 1210 and not (out / "set.json").exists()
     assert half_done  # or the test says nothing
     assert sepclip("prepare", "speakers", corpus, out, *counts).returncode == 0
@@ -121,6 +121,7 @@ def test_full_disk_is_told_and_costs_nothing_but_time(corpus, mixtures, tmp_path
         [sys.executable, "-m", "sepclip", *map(str, arguments)],
         capture_output=True,
         text=True,
+        timeout=600,
         check=False,
         # Python ignores SIGXFSZ: a write beyond the limit fails as on a full disk
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
@@ -134,13 +135,14 @@ def test_full_disk_is_told_and_costs_nothing_but_time(corpus, mixtures, tmp_path
 
 def test_a_disk_too_small_is_told_before_anything_is_written(corpus, tmp_path):
     mount = f"mount -t tmpfs -o size=500k none {tmp_path}"
-    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, timeout=60, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     command = f"{sys.executable} -m sepclip prepare speakers {corpus} {tmp_path}/sub/out"
     told = subprocess.run(
         ["unshare", "-rm", "sh", "-c", f"{mount}; {command}; code=$?; ls -A {tmp_path}; exit $code"],
         capture_output=True,
         text=True,
+        timeout=600,
         check=False,
     )
     assert_told(told, "GB free and the mixtures need", "--no-audio")

@@ -333,7 +333,7 @@ def test_input_that_cannot_be_scored_is_an_error_with_a_message(
         (("--estimates", tmp_path / "other", "--references", tmp_path / "ref"), "contains no estimate"),
         ((tiny_run, tmp_path / "missing"), "no such folder"),
         ((tiny_run, small_set, "--split", "dev"), "tr, cv, tt"),
-        ((tmp_path / "empty", small_set), "is no run"),
+        ((tmp_path / "empty", small_set), "is not a run"),
     ):
         assert_told(sepclip("eval", *arguments), words)
     assert_told(sepclip("eval", tiny_run), "either RUN and DATA", code=2)

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import soundfile
 
 from sepclip.evaluation.evaluate_items import JOURNAL
 from tests.conftest import sepclip
+from tests.processes import kill, wait_until
 
 RATE = 1000  # Hz: windows of 1000 samples, so that a thousand files take seconds
 
@@ -44,11 +44,8 @@ def kill_and_resume(tmp_path: Path, count: int, kill_at: int) -> None:
     line = [sys.executable, "-m", "sepclip", *map(str, arguments(tmp_path, "out", "--jobs", 2))]
     process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     journal = tmp_path / "out" / JOURNAL
-    while not journal.is_file() or journal.read_bytes().count(b"\n") < kill_at:
-        assert process.poll() is None, "scoring ended before it could be killed"
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    wait_until(lambda: journal.is_file() and journal.read_bytes().count(b"\n") >= kill_at, process, seconds=300)
+    kill(process)
     assert not (tmp_path / "out" / "scores.json").exists()
     journal_bytes = journal.read_bytes()
     again = sepclip(*arguments(tmp_path, "out", "--jobs", 2))

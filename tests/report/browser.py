@@ -72,16 +72,16 @@ class Browser:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
-            answer = self._read()
+            answer = self._read(deadline)
             if answer.get("id") == self._number:
                 assert "error" not in answer, f"{method}: {answer['error']}"
                 return dict(answer["result"])
 
-    def _read(self) -> dict[str, Any]:
-        until = time.monotonic() + _PATIENCE_SECONDS
+    def _read(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._waiting:
-            ready, _, _ = select.select([self._in], [], [], max(0.0, until - time.monotonic()))
+            ready, _, _ = select.select([self._in], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, "the browser does not answer"
             self._waiting += os.read(self._in, 1 << 20)
         line, self._waiting = self._waiting.split(b"\0", 1)
@@ -109,8 +109,9 @@ class Browser:
         self.look(width, height, scheme)
         self._loaded = False
         self.call("Page.navigate", url=path.resolve().as_uri())
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self._loaded:
-            self._read()
+            self._read(deadline)
 
     def look(self, width: int, height: int = 900, scheme: str = "light") -> None:
         """Change the size of the window and the colour scheme."""

@@ -116,7 +116,7 @@ def test_the_memory_taken_is_within_the_rule(engine, samples, tmp_path):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         soundfile.write(tmp_path / path, 0.1 * chance.standard_normal(samples, np.float32), RATE, subtype="FLOAT")
     run = [sys.executable, "-c", PEAK, engine, str(tmp_path)]
-    done = subprocess.run(run, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    done = subprocess.run(run, capture_output=True, text=True, timeout=600, check=True, cwd=REPOSITORY)
     # more than a third of it too: a rule that says too much scores fewer files at a time
     assert 1 / 3 < int(done.stdout) / memory_needed(engine, samples, 2, 1) < 1.1
 

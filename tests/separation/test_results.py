@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import soundfile
 from sepclip.cli import main
 from sepclip.separation.origins import FILE
 from tests.conftest import SPEECH, assert_told, sepclip
+from tests.processes import wait_until
 
 RATE = 8000
 
@@ -237,6 +237,7 @@ def test_stdin_is_separated_even_where_its_header_promises_too_much(tiny_run: Pa
             [sys.executable, "-m", "sepclip", "separate", tiny_run, "-", "--out", tmp_path / "out", "--overwrite"],
             input=content,
             capture_output=True,
+            timeout=600,
             check=False,
         )
         assert done.returncode == 0, done.stderr
@@ -250,7 +251,9 @@ def test_the_pipe_from_sox_is_separated(format_name, tiny_run: Path, tmp_path: P
     soundfile.write(tmp_path / "talk.flac", np.stack([speech(1.0)] * 2, 1), RATE)
     separate = f"{sys.executable} -m sepclip separate {tiny_run} - --out {tmp_path / 'out'}"
     line = f"sox {tmp_path / 'talk.flac'} -t {format_name} - | {separate}"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     for source in ("s1", "s2"):
         info = soundfile.info(tmp_path / "out" / f"stdin_{source}.wav")
@@ -262,6 +265,7 @@ def test_an_empty_stdin_is_told(tiny_run: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "sepclip", "separate", tiny_run, "-", "--out", tmp_path / "out"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
+        timeout=600,
         text=True,
         check=False,
     )
@@ -275,7 +279,7 @@ def test_what_ffmpeg_reads_is_separated(extension, separate, tmp_path: Path) -> 
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "a.wav", np.stack([speech(1.0)] * 2, 1), RATE)
     path = tmp_path / "in" / f"a.{extension}"
-    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", path], check=True)
+    subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", path], timeout=60, check=True)
     given = tmp_path / "in" if extension == "m4a" else path  # in a folder its name tells what it is
     assert separate(given, "--out", tmp_path / "out")[0] == 0
     info = soundfile.info(tmp_path / "out" / "a_s1.wav")
@@ -296,8 +300,7 @@ def test_an_interrupted_command_leaves_whole_files_and_goes_on(tiny_run: Path, t
     command = [sys.executable, "-c", start + "runpy.run_module('sepclip', run_name='__main__')"]
     command += ["separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out"]
     with subprocess.Popen([*command, "--jobs", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
-        while not list((tmp_path / "out").glob("*_s2.wav")) and running.poll() is None:
-            time.sleep(0.02)
+        wait_until(lambda: list((tmp_path / "out").glob("*_s2.wav")), running)
         running.send_signal(signal.SIGINT)
         said = running.communicate(timeout=60)[1].decode()
     assert running.returncode == 130, said
@@ -324,7 +327,7 @@ def test_memory_does_not_grow_with_length(tiny_run: Path, tmp_path: Path) -> Non
         path = tmp_path / f"{seconds}.wav"
         soundfile.write(path, np.resize(speech(6).astype(np.float32), seconds * RATE), RATE)
         command = [sys.executable, "-c", script, "separate", tiny_run, path, "--out", tmp_path / "out", "--residual"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
         peaks[seconds] = int(done.stdout.split()[-1]) / 1024  # MB
         assert soundfile.info(tmp_path / "out" / f"{seconds}_s2.wav").frames == seconds * RATE
     # whole and in float32, one source of the longer one takes 148 MB more, its spectra and hidden layers far more

@@ -226,7 +226,7 @@ def test_what_cannot_work_is_told(tiny_run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert_told(sepclip("separate", tiny_run, tmp_path / "empty", "--out", out), "without sound files")
     assert_told(sepclip("separate", tmp_path / "norun", tmp_path / "a", "--out", out), "no such run", "sepclip train")
-    assert_told(sepclip("separate", tmp_path / "empty", tmp_path / "a", "--out", out), "is no run")
+    assert_told(sepclip("separate", tmp_path / "empty", tmp_path / "a", "--out", out), "is not a run")
     assert_told(sepclip("separate", tiny_run, tmp_path / "a", "--out", tmp_path / "file"), "is a file")
     both = sepclip("separate", tiny_run, tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav", "--out", out)
     assert_told(both, "would both be written")

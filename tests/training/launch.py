@@ -1,17 +1,20 @@
-"""Trainings in processes of their own that can be killed, without the seconds that importing torch takes each time.
+"""Trainings in separate processes that can be killed, without the seconds that importing torch takes each time.
 
 A server process imports sepclip once and then forks a child for every training (``multiprocessing``'s "forkserver");
-the server itself has computed nothing, so that its children are as good as new.
+the server itself has computed nothing, so that its children start in a clean state.
 """
 
 import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import pytest
+
+from tests.processes import kill
 
 CONTEXT = multiprocessing.get_context("forkserver")
 # torch._dynamo is what the first optimizer imports, for longer than any of these trainings takes
@@ -20,43 +23,36 @@ FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil
 
 
 def start(arguments: Sequence[object], log: Path, *, die_at: int = 0, below: Path | None = None, **environment: str):
-    """Start ``sepclip ARGUMENTS``; its output goes to the end of ``log``.
+    """Start ``sepclip ARGUMENTS``; its output is appended to ``log``.
 
-    ``die_at``: kill it by SIGKILL at the N-th operation on files whose path lies ``below`` a folder.
+    ``die_at``: the process kills itself at the N-th operation on files ``below`` a folder.
     """
-    told = [str(argument) for argument in arguments]
-    process = CONTEXT.Process(target=_main, args=(told, str(log), die_at, str(below), environment))
+    words = [str(argument) for argument in arguments]
+    process = CONTEXT.Process(target=_main, args=(words, str(log), die_at, str(below), environment))
     process.start()
     return process
 
 
 def run(arguments: Sequence[object], log: Path, **options) -> tuple[int, str]:
-    """Run ``sepclip ARGUMENTS``; returns the exit code, and what it has added to ``log``."""
+    """Run ``sepclip ARGUMENTS``; return the exit code and its output, which is also appended to ``log``."""
     before = log.stat().st_size if log.exists() else 0
     process = start(arguments, log, **options)
     process.join(300)
+    if process.exitcode is None:
+        kill(process)
+        pytest.fail(f"not finished after 300 s\n{log.read_text()}")
     with log.open() as file:
         file.seek(before)
         return process.exitcode, file.read()
 
 
 def kill_after(process: BaseProcess, seconds: float) -> bool:
-    """Kill a process in so many seconds; whether it was still at work."""
+    """Kill a process after so many seconds; return whether it was still running."""
     process.join(seconds)
     if process.exitcode is not None:
         return False
-    process.kill()
-    process.join(60)
+    kill(process)
     return process.exitcode == -signal.SIGKILL
-
-
-def wait_for(ready, process: BaseProcess, seconds: float = 120) -> None:
-    """Wait until ``ready()``."""
-    until = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < until
-        assert process.exitcode is None
-        time.sleep(0.005)
 
 
 def _main(arguments: list[str], log: str, die_at: int, below: str, environment: dict[str, str]) -> None:

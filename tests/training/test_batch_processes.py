@@ -1,4 +1,4 @@
-"""Processes that make batches make those of one process, and none of them outlives the training."""
+"""Processes that make batches make the same ones as a single process, and none of them outlives the training."""
 
 import errno
 import os
@@ -19,11 +19,11 @@ from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import batch_processes, hardware
 from sepclip.training.batch_processes import BatchProcesses
 from sepclip.training.feed import Feed
-from tests.processes import ended
+from tests.processes import ended, wait_until
 from tests.training import launch
 from tests.training.test_resume import command, step_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
 
 def make(step):
@@ -31,69 +31,69 @@ def make(step):
     return Batch(waves.sum(1), waves, (f"mixture {step}",), 1, 9)
 
 
-def batches(made, steps, count):
-    """Return the batches of ``steps``, copied, and the processes that made them, which are ended by then."""
-    processes = BatchProcesses(made, steps, count)
-    processes.begin()
+def batches(make_batch, steps, count):
+    """Return copies of the batches of ``steps``, and the ids of the processes that made them, which have ended."""
+    processes = BatchProcesses(make_batch, steps, count)
+    processes.start()
     try:
         pids = [process.pid for process in processes._processes]
-        found = []
+        results = []
         for step in steps:
             batch = processes.batch(step)
-            found.append(Batch(batch.mixture.clone(), batch.sources.clone(), batch.names, batch.first, batch.total))
-        return found, pids
+            results.append(Batch(batch.mixture.clone(), batch.sources.clone(), batch.names, batch.first, batch.total))
+        return results, pids
     finally:
         processes.end()
 
 
 def alive(pids):
-    """Return those of the processes that have not ended."""
+    """Return the processes that have not ended."""
     return [pid for pid in pids if not ended(pid)]
 
 
 def children(pid):
-    """Return the processes that the main thread of one has begun and not waited for."""
+    """Return the child processes of the main thread of a process."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("steps", [range(0), range(3, 4), range(5), range(7, 20)])
-def test_every_batch_comes_with_all_that_belongs_to_it(steps, count):
-    found, pids = batches(make, steps, count)
-    for step, batch in zip(steps, found, strict=True):
-        want = make(step)
-        assert torch.equal(batch.mixture, want.mixture)
-        assert torch.equal(batch.sources, want.sources)
-        assert (batch.names, batch.first, batch.total) == (want.names, want.first, want.total)
+def test_every_batch_arrives_complete(steps, count):
+    results, pids = batches(make, steps, count)
+    for step, batch in zip(steps, results, strict=True):
+        expected = make(step)
+        assert torch.equal(batch.mixture, expected.mixture)
+        assert torch.equal(batch.sources, expected.sources)
+        assert (batch.names, batch.first, batch.total) == (expected.names, expected.first, expected.total)
     assert len(pids) == max(0, min(count, len(steps) - 1))
     assert not alive(pids)
 
 
-def test_the_processes_take_turns():
+def test_processes_take_turns():
     def by_whom(step):
         return Batch(torch.full((1, 1), float(os.getpid())), torch.zeros(1, 2, 1))
 
-    found, pids = batches(by_whom, range(8), 3)
-    assert [int(batch.mixture) for batch in found] == [os.getpid(), *pids, *pids, pids[0]]
+    results, pids = batches(by_whom, range(8), 3)
+    assert [int(batch.mixture) for batch in results] == [os.getpid(), *pids, *pids, pids[0]]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("gib", [0, 1e-4, 1])
-def test_real_batches_are_the_same(small_set: Path, dynamic, gib):
+def test_processes_make_the_batches_of_one_process(small_set: Path, dynamic, gib):
     def data(**more):
         return training_data(
             MixtureSet.open(small_set), segment=4000, batch_size=3, dynamic=dynamic, seed=0, memory_gib=gib, **more
         )
 
-    found, _ = batches(data(shared=True).batch, range(12), 3)
-    want = data()
-    for step, batch in enumerate(found):
-        assert torch.equal(batch.mixture, want.batch(step).mixture)
-        assert torch.equal(batch.sources, want.batch(step).sources)
-        assert batch.names == want.batch(step).names
+    results, _ = batches(data(shared=True).batch, range(12), 3)
+    expected = data()
+    for step, batch in enumerate(results):
+        assert torch.equal(batch.mixture, expected.batch(step).mixture)
+        assert torch.equal(batch.sources, expected.batch(step).sources)
+        assert batch.names == expected.batch(step).names
 
 
-def test_what_one_has_read_none_reads_again(tmp_path: Path):
+def test_a_file_that_one_process_has_read_is_not_read_again(tmp_path: Path):
     log = tmp_path / "log"
 
     def load(index):
@@ -103,12 +103,12 @@ def test_what_one_has_read_none_reads_again(tmp_path: Path):
 
     kept = Remembered(load, 1e6, shared=6)
 
-    def made(step):
+    def make_batch(step):
         time.sleep(0.02)  # so that none reads what another is reading
         return Batch(torch.from_numpy(kept[step % 6].astype(np.float32)), torch.zeros(1))
 
-    found, _ = batches(made, range(1, 40), 2)
-    assert all((batch.mixture == step % 6).all() for step, batch in enumerate(found, 1))
+    results, _ = batches(make_batch, range(1, 40), 2)
+    assert all((batch.mixture == step % 6).all() for step, batch in enumerate(results, 1))
     assert len(log.read_text().split()) <= 8  # twice at the beginning, maybe, by both at once
     before = log.stat().st_size
     assert all((kept[index] == index).all() for index in range(6))  # here too
@@ -116,7 +116,7 @@ def test_what_one_has_read_none_reads_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "told"),
+    ("error", "kind", "message"),
     [
         (UserError("x.wav is truncated"), UserError, r"^x\.wav is truncated$"),
         (MemoryError("too much"), MemoryError, "too much"),
@@ -127,33 +127,33 @@ def test_what_one_has_read_none_reads_again(tmp_path: Path):
         ),
     ],
 )
-def test_what_goes_wrong_is_told_at_its_step(error, kind, told):
+def test_an_error_is_raised_at_its_step(error, kind, message):
     def broken(step):
         if step == 4:
             raise error
         return make(step)
 
     processes = BatchProcesses(broken, range(9), 2)
-    processes.begin()
+    processes.start()
     for step in range(4):
         assert torch.equal(processes.batch(step).sources, make(step).sources)
-    with pytest.raises(kind, match=told):
+    with pytest.raises(kind, match=message):
         processes.batch(4)
     assert torch.equal(processes.batch(5).sources, make(5).sources)
     processes.end()
 
 
-def test_a_killed_one_is_told_and_what_may_help():
+def test_a_killed_process_is_reported_with_a_remedy():
     def killed(step):
         if step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return make(step)
 
-    with pytest.raises(UserError, match=r"was killed, perhaps for want of memory.*data\.memory_gib or data\.workers"):
+    with pytest.raises(UserError, match=r"was killed, possibly out of memory.*data\.memory_gib or data\.workers"):
         batches(killed, range(9), 2)
 
 
-def test_one_that_is_killed_while_it_holds_the_lock_does_not_stop_all_for_ever():
+def test_a_process_killed_while_it_holds_the_lock_does_not_block_the_others():
     kept = Remembered(lambda index: np.full(9, index, np.int16), 1e6, shared=99)
 
     def killed(step):
@@ -169,7 +169,7 @@ def test_one_that_is_killed_while_it_holds_the_lock_does_not_stop_all_for_ever()
 
 @pytest.mark.process  # started by Feed
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
-def test_none_is_left_where_the_feed_ends_early(seconds):
+def test_no_process_is_left_if_the_feed_ends_early(seconds):
     def slow(step):
         time.sleep(seconds)
         return make(step)
@@ -192,7 +192,7 @@ def test_batches_of_another_size_are_an_error():
         batches(growing, range(9), 2)
 
 
-def test_one_that_cannot_begin_ends_the_others(monkeypatch):
+def test_a_process_that_cannot_start_ends_the_others(monkeypatch):
     begun = []
 
     def fork():
@@ -203,8 +203,8 @@ def test_one_that_cannot_begin_ends_the_others(monkeypatch):
 
     real = os.fork
     monkeypatch.setattr(batch_processes.os, "fork", fork)
-    told = "process 3 of 4 .* cannot begin: Resource temporarily unavailable.* data.workers=2"
-    with pytest.raises(UserError, match=told):
+    message = "process 3 of 4 .* cannot start: Resource temporarily unavailable.* data.workers=2"
+    with pytest.raises(UserError, match=message):
         batches(make, range(9), 4)
     assert len(begun) == 2
     assert not alive(begun)
@@ -214,17 +214,19 @@ WORKERS = ("--set", "data.workers=2", "--steps", 100000, "--save-every", "60min"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_all_of_them_is_for_the_training_alone(number: int, small_set: Path, tmp_path: Path) -> None:
+def test_a_signal_to_all_processes_is_handled_by_the_training_only(
+    number: int, small_set: Path, tmp_path: Path
+) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     process = launch.start(command(small_set, run, *WORKERS), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     pids = children(process.pid)
     assert len(pids) == 2
     for pid in pids:
         os.kill(pid, signal.SIGUSR1)
         os.kill(pid, number)
     rows = len((run / "metrics.jsonl").read_text().splitlines())
-    launch.wait_for(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows + 1, process)
+    wait_until(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows + 1, process)
     assert alive(pids) == pids
     os.kill(process.pid, number)
     process.join(60)
@@ -234,24 +236,21 @@ def test_a_signal_to_all_of_them_is_for_the_training_alone(number: int, small_se
     assert log.read_text().count("saved at step") == 1
 
 
-def test_a_kill_ends_them_and_lets_go_of_the_run(small_set: Path, tmp_path: Path) -> None:
+def test_a_kill_of_the_training_ends_its_processes_and_unlocks_the_run(small_set: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     process = launch.start(command(small_set, run, *WORKERS), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     pids = children(process.pid)
     for pid in pids:
         assert str(run) not in {os.path.realpath(handle) for handle in Path(f"/proc/{pid}/fd").iterdir()}
     process.kill()
     process.join(60)
-    deadline = time.monotonic() + 10
-    while alive(pids) and time.monotonic() < deadline:
-        time.sleep(0.02)
     assert len(pids) == 2
-    assert not alive(pids)
+    wait_until(lambda: not alive(pids), seconds=10)
 
 
 @pytest.mark.parametrize(
-    ("cores", "local", "device", "wanted", "want", "readers"),
+    ("cores", "local", "device", "wanted", "expected", "readers"),
     [
         (2, 1, "cpu", "auto", 0, 2),
         (16, 1, "cuda", "auto", 8, 8),
@@ -263,15 +262,17 @@ def test_a_kill_ends_them_and_lets_go_of_the_run(small_set: Path, tmp_path: Path
         (16, 1, "cuda", 0, 0, 8),
     ],
 )
-def test_how_many_there_are(monkeypatch, cores, local, device, wanted, want, readers):
+def test_the_numbers_of_workers_and_readers_follow_cores_and_settings(
+    monkeypatch, cores, local, device, wanted, expected, readers
+):
     monkeypatch.setattr(hardware, "cores", lambda: cores)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(local))
     config = load_config(settings=[f"device={device}", f"data.workers={wanted}", "threads=2"])
-    assert hardware.workers(config) == want
-    assert hardware.readers(config) == readers
+    assert hardware.worker_count(config) == expected
+    assert hardware.reader_count(config) == readers
     monkeypatch.setattr(hardware.sys, "platform", "darwin")
     if wanted in ("auto", 0):
-        assert hardware.workers(config) == 0
+        assert hardware.worker_count(config) == 0
     else:
-        with pytest.raises(UserError, match=r"data\.workers=3: processes that make batches are for Linux"):
-            hardware.workers(config)
+        with pytest.raises(UserError, match=r"data\.workers=3: processes that make batches need Linux"):
+            hardware.worker_count(config)

@@ -14,11 +14,11 @@ from tests.conftest import TINY
 
 def state(step: int) -> TrainingState:
     config = load_config(settings=TINY)
-    made = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
-    made.progress.step = step
+    new_state = TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
+    new_state.progress.step = step
     with torch.no_grad():
-        next(made.separator.parameters()).fill_(step)
-    return made
+        next(new_state.separator.parameters()).fill_(step)
+    return new_state
 
 
 def loaded(folder: Path) -> int:
@@ -36,7 +36,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("moment", range(8))
-def test_whenever_saving_is_cut_a_whole_checkpoint_is_found(moment: int, tmp_path: Path, monkeypatch) -> None:
+def test_an_interrupted_save_leaves_a_whole_checkpoint(moment: int, tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "last"
     checkpoint.save(folder, state(1))
     calls = 0
@@ -73,18 +73,81 @@ def test_whenever_saving_is_cut_a_whole_checkpoint_is_found(moment: int, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
 
 
-def test_a_damaged_or_foreign_checkpoint_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.REST, checkpoint.COUNTERS])
+@pytest.mark.parametrize(
+    "damage", [lambda file: file.write_bytes(b"{"), Path.unlink, lambda file: file.write_bytes(b"")]
+)
+def test_a_checkpoint_with_an_unreadable_file_is_reported_as_damaged(name: str, damage, tmp_path: Path) -> None:
     folder = tmp_path / "last"
     checkpoint.save(folder, state(1))
-    config = load_config(settings=[*TINY, "model.hidden=9"])
-    with pytest.raises(UserError, match="of another network"):
-        checkpoint.load_weights(folder, build_separator(config, Layout(8000, 2)))
-    for name in (checkpoint.WEIGHTS, checkpoint.REST, checkpoint.COUNTERS):
-        broken = tmp_path / f"broken {name}"
-        shutil.copytree(folder, broken)
-        (broken / name).write_bytes(b"{")
-        with pytest.raises(UserError, match="damaged"):
-            checkpoint.load(broken, state(0))
+    damage(folder / name)
+    with pytest.raises(UserError, match=r"last is damaged \(.*\): remove it, or train again in another folder"):
+        checkpoint.load(folder, state(0))
+
+
+def change_rest(folder: Path, change) -> None:
+    """Apply ``change`` to the content of a checkpoint's state.pt."""
+    rest = torch.load(folder / checkpoint.REST, weights_only=True)
+    change(rest)
+    torch.save(rest, folder / checkpoint.REST)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda rest: rest.pop("clip"), "has no 'clip'"),
+        (lambda rest: rest["clip"].pop("histories"), "clip has no 'histories'"),
+        (lambda rest: rest["clip"].update(skipped="3"), "skipped is '3', not a number"),
+        (lambda rest: rest["clip"].update(histories=[1.0]), "histories is not a mapping"),
+        (lambda rest: rest.update(schedule=None), "schedule is not a mapping"),
+        (lambda rest: rest.update(recent=[[1.0, 2.0]]), "not loss, norm and threshold"),
+        (lambda rest: rest["optimizer"].update(param_groups=[3]), "optimizer is not a mapping"),
+        (lambda rest: rest["optimizer"]["state"].update({0: 3}), "optimizer is not a mapping"),
+        (lambda rest: rest.update(recent_since="now"), "recent_since is 'now', not a number"),
+    ],
+)
+def test_a_state_of_the_wrong_structure_is_reported_as_damaged(change, words: str, tmp_path: Path) -> None:
+    folder = tmp_path / "last"
+    checkpoint.save(folder, state(1))
+    change_rest(folder, change)
+    with pytest.raises(UserError, match=rf"last is damaged \(.*{words}.*\)"):
+        checkpoint.load(folder, state(0))
+
+
+def other_state(*settings: str) -> TrainingState:
+    config = load_config(settings=[*TINY, *settings])
+    return TrainingState.start(config, build_separator(config, Layout(8000, 2)), torch.device("cpu"), 10)
+
+
+@pytest.mark.parametrize("settings", [("model.hidden=9",), ("model.layers=2",), ("model.input_norm=none",)])
+def test_weights_of_another_network_are_not_reported_as_damaged(settings: tuple[str, ...], tmp_path: Path) -> None:
+    folder = tmp_path / "last"
+    checkpoint.save(folder, state(1))
+    other = other_state(*settings)
+    for load in (lambda: checkpoint.load_weights(folder, other.separator), lambda: checkpoint.load(folder, other)):
+        with pytest.raises(UserError, match=r"last is of another network \(.*\): use the settings"):
+            load()
+
+
+def test_a_state_of_another_clip_rule_is_not_reported_as_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "last"
+    checkpoint.save(folder, state(1))
+    with pytest.raises(UserError, match=r"last is of another clip rule \(.*'auto:10'.*\): use the settings"):
+        checkpoint.load(folder, other_state("clip=none"))
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, KeyError, AttributeError, ZeroDivisionError, OSError])
+@pytest.mark.parametrize("part", ["clip", "schedule", "optimizer"])
+def test_a_bug_while_restoring_a_good_checkpoint_is_not_reported_as_damage(error, part: str, tmp_path: Path) -> None:
+    folder, restored = tmp_path / "last", state(0)
+    checkpoint.save(folder, state(1))
+
+    def raise_bug(_) -> None:
+        raise error("bug")
+
+    getattr(restored, part).load_state_dict = raise_bug
+    with pytest.raises(error, match="bug"):
+        checkpoint.load(folder, restored)
 
 
 def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A training shared by processes is the training of one. As torchrun starts them, with gloo on the CPU."""
+"""A training shared by processes gives the results of one process. Started as by torchrun, with gloo on the CPU."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import checkpoint
 from tests.conftest import TINY
+from tests.processes import wait_until
 from tests.training import launch
 
 # five excerpts a step are shared unevenly by two and by four
@@ -29,7 +29,7 @@ def command(data: Path, run: Path, *more: object) -> list[object]:
 
 
 def start_all(size: int, arguments: list[object], folder: Path) -> list:
-    """Start the processes of a training; each writes ``folder/log RANK``."""
+    """Start the processes of a training; each writes its output to ``folder/log RANK``."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -42,16 +42,16 @@ def start_all(size: int, arguments: list[object], folder: Path) -> list:
 
 
 def end_all(processes: list, folder: Path) -> tuple[list[int], list[str]]:
-    """Wait for all; returns exit codes and what each has said."""
+    """Wait for all processes; return their exit codes and outputs."""
     for process in processes:
         process.join(120)
     return [p.exitcode for p in processes], [(folder / f"log {rank}").read_text() for rank in range(len(processes))]
 
 
 def trained(size: int, arguments: list[object], folder: Path) -> list[str]:
-    codes, told = end_all(start_all(size, arguments, folder), folder)
-    assert codes == [0] * size, told
-    return told
+    codes, outputs = end_all(start_all(size, arguments, folder), folder)
+    assert codes == [0] * size, outputs
+    return outputs
 
 
 def rows(run: Path) -> list[dict[str, float]]:
@@ -59,27 +59,27 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 def assert_alike(run: Path, whole: Path, tolerance: float = 1e-6) -> None:
-    """Assert that losses, norms, thresholds, scores and weights are those of the other run."""
-    mine, theirs = rows(run), rows(whole)
-    assert [row["step"] for row in mine] == [row["step"] for row in theirs]
-    for one, other in zip(mine, theirs, strict=True):
+    """Assert that losses, norms, thresholds, scores and weights of two runs are equal within a tolerance."""
+    run_rows, whole_rows = rows(run), rows(whole)
+    assert [row["step"] for row in run_rows] == [row["step"] for row in whole_rows]
+    for one, other in zip(run_rows, whole_rows, strict=True):
         for key in ("loss", "grad_norm", "threshold", "clipped_share", "valid_loss", "valid_si_sdr_improvement"):
             assert one.get(key) == (pytest.approx(other[key], rel=tolerance) if other.get(key) is not None else None)
-    weights, want = (load_file(path / "checkpoints" / "last" / checkpoint.WEIGHTS) for path in (run, whole))
-    for name, value in want.items():
+    weights, expected = (load_file(path / "checkpoints" / "last" / checkpoint.WEIGHTS) for path in (run, whole))
+    for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=tolerance, atol=1e-9)
 
 
 @pytest.fixture(scope="module", params=["mi", "dc"])
 def whole(request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory):
-    """Return a loss, and the run of one process."""
+    """Return the name of a loss, and its run by one process."""
     folder = tmp_path_factory.mktemp("whole")
-    code, told = launch.run(command(small_set, folder / "run", "--loss", request.param), folder / "log")
-    assert code == 0, told
+    code, outputs = launch.run(command(small_set, folder / "run", "--loss", request.param), folder / "log")
+    assert code == 0, outputs
     return request.param, folder / "run"
 
 
-def test_two_processes_train_what_one_does(whole, small_set: Path, tmp_path: Path) -> None:
+def test_two_processes_give_the_run_of_one(whole, small_set: Path, tmp_path: Path) -> None:
     loss, alone = whole
     more = ("--loss", loss, "--set", "data.workers=2")
     first, second = trained(2, command(small_set, tmp_path / "run", *more), tmp_path)
@@ -88,7 +88,7 @@ def test_two_processes_train_what_one_does(whole, small_set: Path, tmp_path: Pat
     assert second == ""  # only the first speaks
 
 
-def test_parts_train_what_the_whole_does(whole, small_set: Path, tmp_path: Path) -> None:
+def test_a_step_in_parts_gives_the_run_of_whole_steps(whole, small_set: Path, tmp_path: Path) -> None:
     loss, alone = whole
     more = ("--loss", loss, "--set", "train.accumulate=3")
     assert launch.run(command(small_set, tmp_path / "run", *more), tmp_path / "log")[0] == 0
@@ -99,23 +99,23 @@ def test_parts_train_what_the_whole_does(whole, small_set: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     "more", [(), ("--dynamic",), ("--set", "train.accumulate=2"), ("--set", "model.input_norm=bins")]
 )
-def test_four_processes_train_what_one_does(more: tuple[str, ...], small_set: Path, tmp_path: Path) -> None:
+def test_four_processes_give_the_run_of_one(more: tuple[str, ...], small_set: Path, tmp_path: Path) -> None:
     assert launch.run(command(small_set, tmp_path / "alone", *more), tmp_path / "log")[0] == 0
     trained(4, command(small_set, tmp_path / "run", *more), tmp_path / "four")
     assert_alike(tmp_path / "run", tmp_path / "alone")
 
 
-def test_a_run_goes_on_with_another_number_of_processes(whole, small_set: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_processes(whole, small_set: Path, tmp_path: Path) -> None:
     loss, alone = whole
     run = tmp_path / "run"
     trained(2, command(small_set, run, "--loss", loss, "--steps", 4), tmp_path)
-    code, told = launch.run(command(small_set, run, "--loss", loss, "--steps", 6), tmp_path / "log")
+    code, outputs = launch.run(command(small_set, run, "--loss", loss, "--steps", 6), tmp_path / "log")
     assert code == 0
-    assert f"resuming {run} at step 4" in told
+    assert f"resuming {run} at step 4" in outputs
     trained(2, command(small_set, run, "--loss", loss), tmp_path)
     assert rows(run)[-1]["step"] == STEPS
-    weights, want = (load_file(path / "checkpoints" / "last" / checkpoint.WEIGHTS) for path in (run, alone))
-    for name, value in want.items():
+    weights, expected = (load_file(path / "checkpoints" / "last" / checkpoint.WEIGHTS) for path in (run, alone))
+    for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-6, atol=1e-9)
 
 
@@ -125,30 +125,32 @@ def steps_of_a_rank(data: str, run: str, history: str, environment: dict[str, st
     from sepclip.training.distributed import joined
     from sepclip.training.loop import Training, _train
     from sepclip.training.run import Run
-    from sepclip.training.signals import Requests
+    from sepclip.training.signals import SignalRequests
 
     config = load_config(settings=[*EXACT, "precision=fp32", "model.dropout=0.3", "train.steps=12", "clip=auto:40"])
     mixtures = MixtureSet.open(Path(data))
-    with joined() as ranks, Requests() as requests:
-        opened = ranks.led(lambda: Run.start_or_resume(Path(run), config, mixtures), lambda: Run.open(Path(run)))
+    with joined() as ranks, SignalRequests() as requests:
+        opened = ranks.first_then_others(
+            lambda: Run.start_or_resume(Path(run), config, mixtures), lambda: Run.open(Path(run))
+        )
         training = Training.prepare(opened, mixtures, ranks)
         _train(training, requests)
     torch.save([training.state.clip.state_dict(), training.state.separator.state_dict()], history)
 
 
-def test_histories_and_weights_are_the_same_to_the_last_bit_on_all(small_set: Path, tmp_path: Path) -> None:
+def test_histories_and_weights_are_equal_to_the_last_bit_in_all_processes(small_set: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     children = []
     for rank in ("0", "1"):
-        told = (
+        child_arguments = (
             str(small_set),
             str(tmp_path / "run"),
             str(tmp_path / rank),
             {**where, "RANK": rank, "LOCAL_RANK": rank},
         )
-        children.append(launch.CONTEXT.Process(target=steps_of_a_rank, args=told))
+        children.append(launch.CONTEXT.Process(target=steps_of_a_rank, args=child_arguments))
         children[-1].start()
     for child in children:
         child.join(60)
@@ -160,7 +162,7 @@ def test_histories_and_weights_are_the_same_to_the_last_bit_on_all(small_set: Pa
 
 
 @pytest.mark.parametrize(("split", "workers"), [("cv", 0), ("tr", 0), ("tr", 2)])
-def test_what_one_process_cannot_read_stops_all_with_one_message(
+def test_an_unreadable_file_in_one_process_stops_all_with_one_message(
     split, workers, small_set: Path, tmp_path: Path
 ) -> None:
     import shutil
@@ -171,11 +173,11 @@ def test_what_one_process_cannot_read_stops_all_with_one_message(
     wave = data / split / "s1" / f"{recipes[-1].name}.wav"  # cv: of the second batch, which the second one validates
     wave.write_bytes(wave.read_bytes()[:1000])
     more = ("--set", "data.batch_size=2", "--set", f"data.workers={workers}", "--steps", 20)
-    codes, told = end_all(start_all(2, command(data, tmp_path / "run", *more), tmp_path), tmp_path)
-    assert codes == [1, 1], told
-    said = [line for line in "".join(told).splitlines() if "error" in line or "Traceback" in line]
-    assert len(said) == 1
-    assert wave.name in said[0]
+    codes, outputs = end_all(start_all(2, command(data, tmp_path / "run", *more), tmp_path), tmp_path)
+    assert codes == [1, 1], outputs
+    messages = [line for line in "".join(outputs).splitlines() if "error" in line or "Traceback" in line]
+    assert len(messages) == 1
+    assert wave.name in messages[0]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -183,19 +185,19 @@ def test_a_killed_process_stops_all_with_one_message(workers, small_set: Path, t
     run = tmp_path / "run"
     more = ("--steps", 100000, "--save-every", 2, "--set", f"data.workers={workers}")
     processes = start_all(2, command(small_set, run, *more), tmp_path)
-    launch.wait_for(lambda: (run / "checkpoints" / "last").exists(), processes[1])
+    wait_until(lambda: (run / "checkpoints" / "last").exists(), processes[1])
     processes[1].kill()
-    codes, told = end_all(processes, tmp_path)
-    assert codes == [1, -signal.SIGKILL], told
-    assert "another process of the training has ended" in told[0]
-    assert "Traceback" not in "".join(told)
+    codes, outputs = end_all(processes, tmp_path)
+    assert codes == [1, -signal.SIGKILL], outputs
+    assert "another process of the training has ended" in outputs[0]
+    assert "Traceback" not in "".join(outputs)
 
 
 def test_a_non_finite_step_stops_all_with_one_message(small_set: Path, tmp_path: Path) -> None:
     more = ("--on-nonfinite", "stop", "--set", "optimizer.learning_rate=3e38", "--set", "precision=fp32", "--steps", 99)
-    codes, told = end_all(start_all(2, command(small_set, tmp_path / "run", *more), tmp_path), tmp_path)
-    assert codes == [1, 1], told
-    everything = "".join(told)
+    codes, outputs = end_all(start_all(2, command(small_set, tmp_path / "run", *more), tmp_path), tmp_path)
+    assert codes == [1, 1], outputs
+    everything = "".join(outputs)
     assert everything.count("loss or gradient is not finite in mixtures") == 1
     assert "Traceback" not in everything
     (kept,) = (tmp_path / "run" / "nonfinite").iterdir()
@@ -205,43 +207,40 @@ def test_a_non_finite_step_stops_all_with_one_message(small_set: Path, tmp_path:
 def test_a_signal_to_one_process_saves_and_stops_all(small_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     processes = start_all(2, command(small_set, run, "--steps", 100000, "--save-every", "60min"), tmp_path)
-    launch.wait_for(lambda: (run / "checkpoints" / "last").exists(), processes[1])
+    wait_until(lambda: (run / "checkpoints" / "last").exists(), processes[1])
     os.kill(processes[1].pid, signal.SIGTERM)
-    codes, told = end_all(processes, tmp_path)
-    assert codes == [143, 143], told
-    assert "".join(told).count("the same command resumes") == 1
+    codes, outputs = end_all(processes, tmp_path)
+    assert codes == [143, 143], outputs
+    assert "".join(outputs).count("the same command resumes") == 1
 
 
-def test_what_cannot_be_shared_is_told(small_set: Path, tmp_path: Path) -> None:
+def test_settings_that_processes_cannot_share_are_refused(small_set: Path, tmp_path: Path) -> None:
     for more, words in (
         (("--set", "data.batch_size=1"), "2 processes cannot share 1 excerpts a step"),
         (("--dynamics", "every=2"), "only for trainings of one process"),
         (("--clip", "nonsense"), "nonsense"),
     ):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        codes, told = end_all(start_all(2, command(small_set, folder / "run", *more), folder), folder)
-        assert codes == [1, 1], told
-        said = [one for one in told if one]
-        assert len(said) == 1, told
-        assert words in said[0]
-        assert said[0].count("error:") == 1
-    code, told = launch.run(command(small_set, tmp_path / "run"), tmp_path / "log", WORLD_SIZE="2")
+        codes, outputs = end_all(start_all(2, command(small_set, folder / "run", *more), folder), folder)
+        assert codes == [1, 1], outputs
+        messages = [one for one in outputs if one]
+        assert len(messages) == 1, outputs
+        assert words in messages[0]
+        assert messages[0].count("error:") == 1
+    code, outputs = launch.run(command(small_set, tmp_path / "run"), tmp_path / "log", WORLD_SIZE="2")
     assert code == 1
-    assert "WORLD_SIZE is set and RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not" in told
+    assert "WORLD_SIZE is set but not RANK, LOCAL_RANK, MASTER_ADDR, MASTER_PORT" in outputs
 
 
 @pytest.mark.slow
-def test_torchrun_trains_saves_at_its_end_and_resumes(small_set: Path, tmp_path: Path) -> None:
+def test_torchrun_training_saves_when_it_is_stopped(small_set: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sepclip"]
     more = ["--", *command(small_set, run, "--steps", 100000, "--save-every", "60min")]
     process = subprocess.Popen(list(map(str, [*start, *more])), stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 120
-    while not (run / "checkpoints" / "last").exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_until((run / "checkpoints" / "last").exists, process)
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=120)
-    assert told.count("the same command resumes") == 1
+    _, outputs = process.communicate(timeout=120)
+    assert outputs.count("the same command resumes") == 1
     more[more.index(100000)] = checkpoint.load_progress(run / "checkpoints" / "last").step + 100001
     assert rows(run)[-1]["step"] <= checkpoint.load_progress(run / "checkpoints" / "last").step

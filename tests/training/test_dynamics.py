@@ -16,7 +16,14 @@ from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.report.dynamics_figure import draw_dynamics
-from sepclip.training.dynamics import Records, Surroundings, Watch, correlation, local_smoothness, parse_dynamics
+from sepclip.training.dynamics import (
+    DynamicsRecorder,
+    LossEnvironment,
+    Records,
+    correlation,
+    local_smoothness,
+    parse_dynamics,
+)
 from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.state import TrainingState, build_separator
@@ -29,7 +36,7 @@ ALL = (0.25, 0.5, 0.75, 1.0)
 
 
 def run_of(data: Path, path: Path, *settings: str) -> Path:
-    """Train a run in this process."""
+    """Train a run in this process and return its folder."""
     mixtures = MixtureSet.open(data)
     config = load_config(settings=[*WATCHED, *settings])
     train(Run.start_or_resume(path, config, mixtures), mixtures)
@@ -38,12 +45,12 @@ def run_of(data: Path, path: Path, *settings: str) -> Path:
 
 def rows(run: Path, name: str = "dynamics.jsonl") -> list[dict[str, float]]:
     timings = {"seconds", "steps_per_second", "waited_share"}
-    found = [json.loads(line) for line in (run / name).read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in timings} for row in found]
+    results = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in timings} for row in results]
 
 
 def saved(run: Path) -> tuple[dict, dict]:
-    """Return all that the last checkpoint holds, but how long it took."""
+    """Return the content of the last checkpoint, except its times."""
     from safetensors.torch import load_file
 
     last = run / "checkpoints" / "last"
@@ -76,7 +83,7 @@ def watched(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("loss", ["mi", "dc"])
-def test_a_watched_run_is_the_run_that_nobody_watches(loss: str, small_set: Path, tmp_path: Path) -> None:
+def test_recording_does_not_change_a_run(loss: str, small_set: Path, tmp_path: Path) -> None:
     settings = [f"loss.name={loss}", "train.steps=9", "dynamics.points=[0.25, 0.5, 0.75, 1]"]
     free = run_of(small_set, tmp_path / "free", *settings)
     seen = run_of(small_set, tmp_path / "seen", *settings, "dynamics.every=1")
@@ -87,21 +94,21 @@ def test_a_watched_run_is_the_run_that_nobody_watches(loss: str, small_set: Path
     assert all(row["smoothness"] > 0 for row in rows(seen))
 
 
-def test_records_are_those_of_the_steps(watched: Path) -> None:
-    found, metrics = rows(watched), {row["step"]: row for row in rows(watched, "metrics.jsonl") if "loss" in row}
-    assert [row["step"] for row in found] == list(range(2, 21, 2))
-    for row in found:
+def test_records_agree_with_the_metrics(watched: Path) -> None:
+    results, metrics = rows(watched), {row["step"]: row for row in rows(watched, "metrics.jsonl") if "loss" in row}
+    assert [row["step"] for row in results] == list(range(2, 21, 2))
+    for row in results:
         assert set(row) == {"step", "loss", "grad_norm", "threshold", "step_size", "smoothness"}
         for name in ("loss", "grad_norm", "threshold"):
             assert row[name] == metrics[row["step"]][name]
         assert row["step_size"] > 0
 
 
-def test_the_gradient_taken_again_is_the_one_of_the_step() -> None:
-    """Same batch, same dropout, same statistics: without any of them the norms differ."""
+def test_a_repeated_gradient_is_the_one_of_the_step() -> None:
+    """Batch, dropout and statistics are the same; if one of them is not, the norms differ."""
     state, batch, config = a_state()
     separator = state.separator
-    before, surroundings = [p.detach().clone() for p in separator.parameters()], Surroundings(separator, state.device)
+    before, environment = [p.detach().clone() for p in separator.parameters()], LossEnvironment(separator, state.device)
     take_step(state, batch, config)
     norm = state.recent[-1][1]
     after = [p.detach().clone() for p in separator.parameters()]
@@ -114,7 +121,7 @@ def test_the_gradient_taken_again_is_the_one_of_the_step() -> None:
         gradient = torch.autograd.grad(mean_loss(separator, batch, config), list(separator.parameters()))
         return torch.stack([g.double().square().sum() for g in gradient]).sum().sqrt().item()
 
-    assert norm_at_start(surroundings.put_back) == pytest.approx(norm, rel=1e-6)
+    assert norm_at_start(environment.restore) == pytest.approx(norm, rel=1e-6)
     assert norm_at_start(lambda: None) != pytest.approx(norm, rel=1e-3)  # another dropout mask
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
@@ -127,16 +134,16 @@ def a_state() -> tuple[TrainingState, Batch, object]:
     return state, Batch(sources.sum(1), sources), config
 
 
-def test_everything_is_put_back(tmp_path: Path) -> None:
+def test_the_recorder_restores_everything(tmp_path: Path) -> None:
     state, batch, config = a_state()
     other, _, _ = a_state()
-    watch = Watch(tmp_path / "rows.jsonl", Dynamics(every=1, points=list(ALL)), state)
+    recorder = DynamicsRecorder(tmp_path / "rows.jsonl", Dynamics(every=1, points=list(ALL)), state)
     for _ in range(3):
         torch.manual_seed(state.step)
         take_step(other, batch, config)
         random = torch.get_rng_state()
         torch.manual_seed(state.step)
-        with watch.step(lambda: mean_loss(state.separator, batch, config)):
+        with recorder.record_step(lambda: mean_loss(state.separator, batch, config)):
             take_step(state, batch, config)
         assert torch.equal(torch.get_rng_state(), random)
         assert_equal(state.separator.state_dict(), other.separator.state_dict())  # the running means too
@@ -146,29 +153,31 @@ def test_everything_is_put_back(tmp_path: Path) -> None:
             assert torch.equal(one.grad, two.grad)
 
 
-def test_a_probe_that_fails_leaves_no_trace(tmp_path: Path) -> None:
+def test_a_failed_probe_leaves_no_trace(tmp_path: Path) -> None:
     state, batch, config = a_state()
-    watch = Watch(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
-    left = {}
+    recorder = DynamicsRecorder(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
+    expected = {}
 
     def step_and_fail() -> None:
         def fails() -> torch.Tensor:
             mean_loss(state.separator, batch, config)  # draws a mask and moves the running means
             raise MemoryError
 
-        with watch.step(fails):
+        with recorder.record_step(fails):
             take_step(state, batch, config)
-            left.update({name: value.clone() for name, value in state.separator.state_dict().items()})
-            left["random"] = torch.get_rng_state()
+            expected.update({name: value.clone() for name, value in state.separator.state_dict().items()})
+            expected["random"] = torch.get_rng_state()
 
     with pytest.raises(MemoryError):
         step_and_fail()
-    assert_equal({**state.separator.state_dict(), "random": torch.get_rng_state()}, left)
+    assert_equal({**state.separator.state_dict(), "random": torch.get_rng_state()}, expected)
 
 
 @pytest.mark.parametrize("points", [(0.5,), ALL, (1.0,), (0.1, 0.2)])
 @pytest.mark.parametrize("which", range(4))
-def test_on_a_quadratic_an_eigenvector_gives_its_eigenvalue(points: tuple[float, ...], which: int) -> None:
+def test_smoothness_of_a_quadratic_along_an_eigenvector_is_its_eigenvalue(
+    points: tuple[float, ...], which: int
+) -> None:
     chance = torch.Generator().manual_seed(which)
     basis, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64, generator=chance))
     values = torch.tensor([0.01, 0.5, 3.0, 200.0], dtype=torch.float64)
@@ -188,18 +197,18 @@ def test_on_a_quadratic_an_eigenvector_gives_its_eigenvalue(points: tuple[float,
     assert parameter.grad is None
 
 
-def test_the_largest_of_all_points_counts() -> None:
+def test_smoothness_is_the_largest_over_all_points() -> None:
     parameter = torch.tensor([1.0], dtype=torch.float64, requires_grad=True)
 
     def cubic() -> torch.Tensor:  # gradient 3 x^2: from 0 to γ it changes by 3 γ^2, that is 3 γ for each unit
         return parameter.pow(3).sum()
 
-    found = [local_smoothness(cubic, [parameter], [torch.zeros(1, dtype=torch.float64)], points)[1] for points in
+    results = [local_smoothness(cubic, [parameter], [torch.zeros(1, dtype=torch.float64)], points)[1] for points in
              ((0.25,), (0.5,), ALL)]  # fmt: skip
-    assert found == pytest.approx([0.75, 1.5, 3.0])
+    assert results == pytest.approx([0.75, 1.5, 3.0])
 
 
-def test_no_step_and_no_finite_gradient_have_no_smoothness() -> None:
+def test_smoothness_is_nan_without_a_step_or_a_finite_gradient() -> None:
     parameter = torch.tensor([2.0], requires_grad=True)
     calls = []
 
@@ -218,27 +227,27 @@ def test_no_step_and_no_finite_gradient_have_no_smoothness() -> None:
         assert parameter.item() == 2
 
 
-def test_a_skipped_step_is_a_row_without_smoothness(tmp_path: Path) -> None:
+def test_a_skipped_step_gives_a_row_without_smoothness(tmp_path: Path) -> None:
     state, batch, config = a_state()
-    watch = Watch(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
+    recorder = DynamicsRecorder(tmp_path / "rows.jsonl", Dynamics(every=1, points=[0.5]), state)
     batch.mixture.fill_(math.nan)
-    with watch.step(lambda: mean_loss(state.separator, batch, config)):
+    with recorder.record_step(lambda: mean_loss(state.separator, batch, config)):
         take_step(state, batch, config)
     row = json.loads((tmp_path / "rows.jsonl").read_text())
     assert (row["loss"], row["grad_norm"], row["smoothness"], row["step_size"]) == (None, None, None, 0)
 
 
-def test_buffers_are_those_of_the_step() -> None:
+def test_the_loss_environment_restores_buffers() -> None:
     module = nn.BatchNorm1d(2)
-    surroundings = Surroundings(module, torch.device("cpu"))
-    want = {name: value.clone() for name, value in module.state_dict().items()}
+    environment = LossEnvironment(module, torch.device("cpu"))
+    expected = {name: value.clone() for name, value in module.state_dict().items()}
     module(torch.randn(5, 2))
     assert module.num_batches_tracked == 1
-    surroundings.put_back()
-    assert_equal(dict(module.state_dict()), want)
+    environment.restore()
+    assert_equal(dict(module.state_dict()), expected)
 
 
-def test_resuming_cuts_and_goes_on(small_set: Path, watched: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_cuts_later_records_off_and_continues(small_set: Path, watched: Path, tmp_path: Path) -> None:
     run = run_of(small_set, tmp_path / "run", "train.steps=10", "dynamics.every=2")
     with (run / "dynamics.jsonl").open("a") as file:  # as after a kill: a row past the checkpoint, and half a one
         file.write('{"step": 12, "loss": 1}\n{"step": 14, "lo')
@@ -246,7 +255,7 @@ def test_resuming_cuts_and_goes_on(small_set: Path, watched: Path, tmp_path: Pat
     assert (run / "dynamics.jsonl").read_bytes() == (watched / "dynamics.jsonl").read_bytes()
 
 
-def test_a_run_may_be_watched_from_its_middle_on(small_set: Path, watched: Path, tmp_path: Path) -> None:
+def test_recording_may_start_in_the_middle_of_a_run(small_set: Path, watched: Path, tmp_path: Path) -> None:
     run = run_of(small_set, tmp_path / "run", "train.steps=10")
     run_of(small_set, run, "train.steps=20", "dynamics.every=2")
     assert rows(run) == rows(watched)[5:]
@@ -257,12 +266,12 @@ def test_a_run_may_be_watched_from_its_middle_on(small_set: Path, watched: Path,
 @pytest.mark.parametrize(
     "text", ["20", "every", "every=", "every=0", "every=-1", "every=2.5", "each=2", "every=2,points=1"]
 )
-def test_a_wrong_flag_is_told(text: str) -> None:
+def test_a_wrong_flag_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="every=20"):
         parse_dynamics(text)
 
 
-def test_a_right_flag_is_understood() -> None:
+def test_a_right_flag_is_parsed() -> None:
     assert parse_dynamics("every=20") == 20
     assert parse_dynamics(" every = 1 ") == 1
 
@@ -277,13 +286,13 @@ def test_a_right_flag_is_understood() -> None:
         ("dynamics.points=0.5", "list"),
     ],
 )
-def test_wrong_settings_are_told(setting: str, word: str) -> None:
+def test_wrong_settings_are_refused(setting: str, word: str) -> None:
     with pytest.raises(UserError, match=word):
         load_config(settings=[setting])
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_correlation_is_numpys(seed: int) -> None:
+def test_correlation_agrees_with_numpy(seed: int) -> None:
     chance = np.random.default_rng(seed)
     one = chance.normal(size=50)
     other = one * chance.normal() + chance.normal(size=50)
@@ -300,13 +309,13 @@ def test_correlation_of_nothing_is_none() -> None:
     assert correlation(np.full(5, np.nan), np.arange(5.0)) is None
 
 
-def test_the_command_line(small_set: Path, watched: Path, tmp_path: Path) -> None:
+def test_dynamics_command_draws_and_summarises_two_runs(small_set: Path, watched: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     assert train_tiny(small_set, run, "--dynamics", "every=4", "--clip", "none").returncode == 0
     assert [row["step"] for row in rows(run)] == [4, 8, 12, 16, 20]
-    shown = sepclip("dynamics", watched, run, "--out", out, "--animate", "--json")
-    assert shown.returncode == 0, shown.stderr
-    document = json.loads(shown.stdout)
+    output = sepclip("dynamics", watched, run, "--out", out, "--animate", "--json")
+    assert output.returncode == 0, output.stderr
+    document = json.loads(output.stdout)
     first, second = document["runs"]
     logs = np.log10([[row["grad_norm"], row["smoothness"]] for row in rows(watched)])
     assert first["correlation"] == pytest.approx(np.corrcoef(logs.T)[0, 1], rel=1e-9)
@@ -316,18 +325,20 @@ def test_the_command_line(small_set: Path, watched: Path, tmp_path: Path) -> Non
     assert sorted(path.name for path in out.iterdir()) == ["dynamics.gif", "dynamics.png", "dynamics.svg"]
 
 
-def test_the_table_and_the_pictures_beside_the_records(watched: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dynamics_command_prints_a_table_and_draws_beside_the_records(
+    watched: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from sepclip.commands.dynamics import dynamics
 
     dynamics(watched)
-    shown = capsys.readouterr().out
-    assert "r, log gradient norm and log smoothness" in shown
-    assert str(watched / "dynamics.png") in shown
+    output = capsys.readouterr().out
+    assert "r, log gradient norm and log smoothness" in output
+    assert str(watched / "dynamics.png") in output
     assert (watched / "dynamics.png").is_file()
     assert not (watched / "dynamics.gif").exists()
 
 
-def test_what_cannot_be_drawn_is_told(small_set: Path, watched: Path, tmp_path: Path, monkeypatch) -> None:
+def test_records_that_cannot_be_drawn_are_refused(small_set: Path, watched: Path, tmp_path: Path, monkeypatch) -> None:
     free = run_of(small_set, tmp_path / "free", "train.steps=1")
     assert_told(sepclip("dynamics", free), "no records", "--dynamics every=20")
     for name, text in (("words", "words\n"), ("short", '{"step": 1}\n'), ("list", "[]\n")):

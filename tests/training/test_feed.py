@@ -20,7 +20,7 @@ def make(step):
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("processes", COUNTS)
-def test_every_step_gets_its_own_batch_wherever_it_begins(ahead, dtype, processes):
+def test_feed_returns_the_batch_of_any_step(ahead, dtype, processes):
     with Feed(make, 12, CPU, dtype, processes=processes, ahead=ahead) as feed:
         for step in (0, 1, 2, 3, 7, 8, 2, 3, 4, 10, 11):  # on from the start, from a checkpoint, and up to the end
             batch = feed.batch(step)
@@ -29,11 +29,11 @@ def test_every_step_gets_its_own_batch_wherever_it_begins(ahead, dtype, processe
             assert torch.equal(batch.mixture, make(step).mixture.to(dtype))
 
 
-def test_the_next_batches_are_made_while_the_caller_works_and_none_after_the_last_step():
-    made, two_more = [], threading.Event()
+def test_feed_makes_the_next_batches_ahead_but_none_after_the_last_step():
+    calls, two_more = [], threading.Event()
 
     def slow(step):
-        made.append((step, threading.current_thread()))
+        calls.append((step, threading.current_thread()))
         if step == 2:
             two_more.set()
         return make(step)
@@ -43,14 +43,14 @@ def test_the_next_batches_are_made_while_the_caller_works_and_none_after_the_las
         assert two_more.wait(30)  # though nobody has asked for them
         for step in (1, 2, 3):
             feed.batch(step)
-    assert [step for step, _ in made] == [0, 1, 2, 3]
-    assert threading.main_thread() not in {thread for _, thread in made}
+    assert [step for step, _ in calls] == [0, 1, 2, 3]
+    assert threading.main_thread() not in {thread for _, thread in calls}
 
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("first", [0, 1, 2])
 @pytest.mark.parametrize("processes", COUNTS)
-def test_batches_that_are_kept_stay_what_they_were(ahead, first, processes):
+def test_kept_batches_are_not_overwritten(ahead, first, processes):
     dtype = torch.float32 if ahead else torch.float64  # without the thread a batch of its own type is but lent
     with Feed(make, 12, CPU, dtype, first=first, processes=processes, ahead=ahead) as feed:
         kept = [feed.batch(step) for step in range(first, 12)]
@@ -59,7 +59,7 @@ def test_batches_that_are_kept_stay_what_they_were(ahead, first, processes):
 
 @pytest.mark.parametrize("ahead", [True, False])
 @pytest.mark.parametrize("processes", COUNTS)
-def test_a_file_that_cannot_be_read_is_told_at_its_step(ahead, processes):
+def test_an_unreadable_file_is_reported_at_its_step(ahead, processes):
     def broken(step):
         if step == 2:
             raise UserError("x.wav is truncated")

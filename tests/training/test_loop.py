@@ -1,12 +1,10 @@
 import json
 import math
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from sepclip.training.run import Run
 from sepclip.training.step import compute_loss
 from sepclip.training.validation import validate
 from tests.conftest import SPEECH, TINY, assert_told, sepclip, train_tiny
+from tests.processes import kill, wait_until
 from tests.processor import NEEDS_BF16
 
 
@@ -70,14 +69,14 @@ def test_every_loss_falls_on_speech_that_was_not_trained_on(
     settings += [f"loss.name={loss}", f"model.network={network}"]
     data = MixtureSet.open(small_set)
     summary = train(Run.start_or_resume(tmp_path / "run", load_config("demo", settings), data), data)
-    found = rows(tmp_path / "run")
-    first, *_, last = [row["valid_loss"] for row in found if "valid_loss" in row]
+    found_rows = rows(tmp_path / "run")
+    first, *_, last = [row["valid_loss"] for row in found_rows if "valid_loss" in row]
     assert last < first - 0.5 if loss not in LEAST else last - LEAST[loss] < 0.9 * (first - LEAST[loss])
     assert summary["skipped_steps"] == 0
-    assert all(row["grad_norm"] > 0 for row in found if "grad_norm" in row)
+    assert all(row["grad_norm"] > 0 for row in found_rows if "grad_norm" in row)
 
 
-def test_conv_tasnet_goes_the_whole_way(small_set: Path, tmp_path: Path) -> None:
+def test_conv_tasnet_trains_scores_and_separates(small_set: Path, tmp_path: Path) -> None:
     run, out = tmp_path / "run", tmp_path / "out"
     network = [part for size in SMALL_CONV_TASNET for part in ("--set", f"conv_tasnet.{size}")]
     arguments = (
@@ -102,14 +101,14 @@ def test_conv_tasnet_goes_the_whole_way(small_set: Path, tmp_path: Path) -> None
     assert sorted(path.name for path in out.glob("*.wav")) == ["0000_s1.wav", "0000_s2.wav"]
 
 
-def test_a_run_writes_what_design_says(tiny_run: Path) -> None:
-    made = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
+def test_a_run_writes_its_documented_files(tiny_run: Path) -> None:
+    result = {path.relative_to(tiny_run).as_posix() for path in tiny_run.rglob("*") if path.is_file()}
     checkpoints = {
         f"checkpoints/{which}/{name}"
         for which in ("best", "last")
         for name in ("weights.safetensors", "state.pt", "state.json")
     }
-    assert {"config.yaml", "environment.json", "metrics.jsonl", *checkpoints} == made
+    assert {"config.yaml", "environment.json", "metrics.jsonl", *checkpoints} == result
     last = rows(tiny_run)[-2]
     assert {"step", "loss", "grad_norm", "threshold", "clipped_share", "learning_rate"} <= set(last)
     assert rows(tiny_run)[-1]["valid_si_sdr_improvement"] is not None
@@ -124,7 +123,7 @@ def test_the_first_threshold_is_the_first_norm(small_set: Path, tmp_path: Path) 
     assert json.loads(result.stdout)["clipped_share"] == others[-1]["clipped_share"] > 0
 
 
-def test_layers_that_are_clipped_most_are_told(small_set: Path, tmp_path: Path) -> None:
+def test_the_most_clipped_layers_are_reported(small_set: Path, tmp_path: Path) -> None:
     settings = ["--clip", "auto:25,window=8,per=layer", "--set", "model.layers=2", "--set", "train.log_every=1"]
     result = train_tiny(small_set, tmp_path / "run", *settings, "--json")
     shares = json.loads(result.stdout)["clipped_share_of"]
@@ -152,7 +151,7 @@ def test_every_kind_of_rule_trains(rule: str, small_set: Path, tmp_path: Path) -
     assert all(row["loss"] > 0 for row in rows(tmp_path / "run") if "loss" in row)
 
 
-def test_the_same_command_again_says_that_it_is_done(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_not_trained_again(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     before = (run / "metrics.jsonl").read_bytes()
     again = train_tiny(small_set, run)
@@ -162,7 +161,7 @@ def test_the_same_command_again_says_that_it_is_done(small_set: Path, tiny_run: 
 
 
 @pytest.mark.parametrize("mode", ["--dynamic", "--no-dynamic"])
-def test_killed_and_resumed_is_the_undisturbed_run(mode: str, small_set: Path, tmp_path: Path) -> None:
+def test_a_killed_and_resumed_run_equals_the_undisturbed_one(mode: str, small_set: Path, tmp_path: Path) -> None:
     chance = random.Random(mode)
     more = [mode, "--steps", 60, "--set", "train.save_every=0.01s", "--set", "model.dropout=0.3"]
     more += ["--set", "model.layers=2"]
@@ -174,12 +173,14 @@ def test_killed_and_resumed_is_the_undisturbed_run(mode: str, small_set: Path, t
     resumed_at = []
     for _ in range(3):
         process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 300
         target = (resumed_at[-1] if resumed_at else 0) + chance.randint(3, 12)
-        while time.monotonic() < deadline and process.poll() is None and step_of(run) < target:
-            time.sleep(0.002)
-        process.kill()
-        process.wait()
+        # on a slow day it may end before it reaches the target
+        wait_until(
+            lambda target=target, process=process: step_of(run) >= target or process.poll() is not None,
+            seconds=300,
+            pause=0.002,
+        )
+        kill(process)
         resumed_at.append(step_of(run))
     assert 0 < resumed_at[0] < resumed_at[-1] < 60
     assert train_tiny(small_set, run, *more).returncode == 0
@@ -199,32 +200,31 @@ def test_a_signal_saves_first(number: int, code: int, small_set: Path, tmp_path:
     settings = [part for setting in TINY for part in ("--set", setting)]
     command = [sys.executable, "-m", "sepclip", "train", small_set, "--run", run, "--steps", 100000, *settings]
     process = subprocess.Popen(list(map(str, command)), stderr=subprocess.PIPE, text=True)
-    while step_of(run) < 10:
-        time.sleep(0.01)
+    wait_until(lambda: step_of(run) >= 10, process)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, output = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "saved" in told
-    assert "Traceback" not in told
+    assert "saved" in output
+    assert "Traceback" not in output
     assert step_of(run) >= rows(run)[-1]["step"]
     assert step_of(run) > 10
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(small_set: Path, tiny_run: Path) -> None:
     before = (tiny_run / "config.yaml").read_bytes()
-    with Run.open(tiny_run).alone():
+    with Run.open(tiny_run).lock():
         for more in ((), ("--steps", 40)):
             assert_told(train_tiny(small_set, tiny_run, *more), "is being trained by another process")
     assert (tiny_run / "config.yaml").read_bytes() == before
 
 
-def test_what_failed_before_its_first_step_may_be_corrected(small_set: Path, tmp_path: Path) -> None:
+def test_a_run_that_failed_before_its_first_step_may_be_started_again(small_set: Path, tmp_path: Path) -> None:
     run, nowhere = tmp_path / "run", tmp_path / "nowhere"
     assert_told(train_tiny(small_set, run, "--dynamic", "--root", nowhere), "say with --root")
     assert train_tiny(small_set, run).returncode == 0
 
 
-def test_epochs_count_even_where_the_recipe_has_steps(small_set: Path, tmp_path: Path) -> None:
+def test_epochs_override_the_steps_of_a_recipe(small_set: Path, tmp_path: Path) -> None:
     settings = [part for setting in TINY for part in ("--set", setting)]
     result = sepclip(
         "train", small_set, "--run", tmp_path / "run", "--config", "demo", *settings, "--epochs", 2, "--json"
@@ -246,18 +246,18 @@ def test_more_steps_continue_a_finished_run(small_set: Path, tiny_run: Path, tmp
 
 def test_other_mixtures_are_refused(tiny_run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    made = sepclip("prepare", "speakers", SPEECH, other, "--tr", 4, "--cv", 2, "--tt", 2, "--no-audio")
-    assert made.returncode == 0
+    result = sepclip("prepare", "speakers", SPEECH, other, "--tr", 4, "--cv", 2, "--tt", 2, "--no-audio")
+    assert result.returncode == 0
     assert_told(train_tiny(other, tiny_run), "other mixtures")
 
 
 @pytest.mark.parametrize(("loss", "mode"), [("mi", "--dynamic"), ("dc", "--no-dynamic")])
-def test_three_voices_from_recipes_alone(loss: str, mode: str, tmp_path: Path) -> None:
+def test_three_voices_are_trained_from_recipes_without_audio(loss: str, mode: str, tmp_path: Path) -> None:
     data, run = tmp_path / "set", tmp_path / "run"
-    made = sepclip(
+    result = sepclip(
         "prepare", "speakers", SPEECH, data, "--sources", 3, "--tr", 6, "--cv", 2, "--tt", 2, "--no-audio"
     )  # fmt: skip
-    assert made.returncode == 0, made.stderr
+    assert result.returncode == 0, result.stderr
     assert train_tiny(data, run, "--loss", loss, mode).returncode == 0
     scores = json.loads(sepclip("eval", run, data, "--json").stdout)
     assert [row["source"] for row in scores["rows"]] == ["s1", "s2", "s3"] * 2
@@ -272,7 +272,7 @@ def test_a_damaged_wave_is_named(small_set: Path, tmp_path: Path) -> None:
     assert_told(train_tiny(data, tmp_path / "run"), wave.name, "truncated")
 
 
-def test_what_is_no_set_or_run_is_told(small_set: Path, tmp_path: Path) -> None:
+def test_folders_that_are_not_sets_or_runs_are_refused(small_set: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     busy = tmp_path / "busy"
@@ -282,12 +282,12 @@ def test_what_is_no_set_or_run_is_told(small_set: Path, tmp_path: Path) -> None:
     assert_told(train_tiny(tmp_path / "empty", tmp_path / "run"), "holds no mixture set", "sepclip prepare")
     assert_told(train_tiny(tmp_path / "file", tmp_path / "run"), "is a file, not a folder")
     assert_told(train_tiny(small_set, tmp_path / "file"), "is a file")
-    assert_told(train_tiny(small_set, busy), "already holds something else (thesis.tex)")
+    assert_told(train_tiny(small_set, busy), "already contains something else (thesis.tex)")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_cuda_that_is_not_there_is_told(small_set: Path, tmp_path: Path) -> None:
+def test_a_missing_cuda_device_is_refused(small_set: Path, tmp_path: Path) -> None:
     assert_told(train_tiny(small_set, tmp_path / "run", "--device", "cuda"), "no CUDA device", "--device cpu")
 
 
@@ -295,14 +295,14 @@ def test_a_moved_corpus_works_with_root(tmp_path: Path) -> None:
     corpus, moved = tmp_path / "corpus", tmp_path / "moved"
     for voice in ("en-f", "ca-m"):
         shutil.copytree(SPEECH / voice, corpus / voice)
-    made = sepclip("prepare", "speakers", corpus, tmp_path / "set", "--tr", 4, "--cv", 2, "--tt", 2, "--no-audio")
-    assert made.returncode == 0, made.stderr
+    result = sepclip("prepare", "speakers", corpus, tmp_path / "set", "--tr", 4, "--cv", 2, "--tt", 2, "--no-audio")
+    assert result.returncode == 0, result.stderr
     corpus.rename(moved)
     assert_told(train_tiny(tmp_path / "set", tmp_path / "run"), str(corpus), "--root")
     assert train_tiny(tmp_path / "set", tmp_path / "run", "--root", moved).returncode == 0
 
 
-def test_non_finite_weights_stop_training_with_words(small_set: Path, tmp_path: Path) -> None:
+def test_non_finite_weights_stop_the_training_with_a_message(small_set: Path, tmp_path: Path) -> None:
     data = MixtureSet.open(small_set)
     config = load_config(settings=[*TINY, "train.steps=500", "optimizer.learning_rate=3e38"])
     from sepclip.errors import UserError
@@ -311,7 +311,7 @@ def test_non_finite_weights_stop_training_with_words(small_set: Path, tmp_path: 
         train(Run.start_or_resume(tmp_path / "run", config, data), data)
 
 
-def test_validation_changes_nothing_but_measures(small_set: Path, tiny_run: Path) -> None:
+def test_validation_changes_nothing(small_set: Path, tiny_run: Path) -> None:
     from sepclip.mixing.batches import ValidationCrops
 
     data, run = MixtureSet.open(small_set), Run.open(tiny_run)
@@ -340,7 +340,7 @@ def test_bf16_gives_nearly_the_loss_of_fp32(small_set: Path, tiny_run: Path) -> 
     torch.testing.assert_close(losses[0], losses[1], rtol=0.02, atol=0)
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_previous_checkpoint(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     settings = [part for setting in TINY for part in ("--set", setting)]
@@ -350,7 +350,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(small_set: Path, tiny_run: Pat
         "from sepclip.cli import main; main()"
     )
     command = [sys.executable, "-c", script, "train", small_set, "--run", run, "--steps", 40, *settings]
-    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=os.environ, check=False)
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=600, check=False)
     assert_told(result, "cannot be written", "checkpoint before is still there")
     assert step_of(run) == 20
     assert train_tiny(small_set, run, "--steps", 40).returncode == 0

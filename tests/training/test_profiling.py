@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from sepclip.training.profiling import STAGES, STEPS, VALIDATION, WARM_UP, stage, table
+from sepclip.training.profiling import STAGES, STEPS, VALIDATION, WARM_UP, stage, time_table
 from tests.conftest import TINY, sepclip, train_tiny
 from tests.training.test_loop import assert_same_run
 
 
-def test_profile_tells_where_the_time_goes_and_changes_nothing(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+def test_profile_shows_the_time_of_each_stage_and_changes_nothing(
+    small_set: Path, tiny_run: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     result = train_tiny(small_set, run, "--profile", "--json")
     assert result.returncode == 0, result.stderr
@@ -40,7 +42,7 @@ def test_profile_tells_where_the_time_goes_and_changes_nothing(small_set: Path, 
     assert "already trained" in train_tiny(small_set, run, "--profile").stdout
 
 
-def test_a_training_too_short_to_be_looked_at_says_so(small_set: Path, tmp_path: Path) -> None:
+def test_a_training_too_short_to_be_profiled_prints_a_warning(small_set: Path, tmp_path: Path) -> None:
     settings = [part for setting in TINY for part in ("--set", setting)]
     command = ("train", small_set, "--run", tmp_path / "run", *settings, "--steps", WARM_UP - 1, "--profile")
     result = sepclip(*command)
@@ -71,7 +73,7 @@ def test_table_of_a_known_training() -> None:
         event("adam", 17_000, 21_000, DeviceType.CUDA),
         event("forward", 0, 20_000, DeviceType.CUDA),  # torch's own range on the GPU's line
     ]
-    first, *rows, gpu = table(events)
+    first, *rows, gpu = time_table(events)
     assert first == "2 steps of 10.0 ms each, of which on average:"
     assert {row.split()[0]: row.split()[-3:] for row in rows} == {
         "data": ["1.00", "ms", "10.0%"],
@@ -85,11 +87,11 @@ def test_table_of_a_known_training() -> None:
         "idle": ["1.50", "ms", "15.0%"],
     }
     assert gpu == "  the GPU was busy 45.0% of the time"  # 2 to 8 and 17 to 20 ms
-    assert len(table([e for e in events if e.device_type == DeviceType.CPU])) == 10
+    assert len(time_table([e for e in events if e.device_type == DeviceType.CPU])) == 10
 
 
-def test_a_stage_is_nothing_without_a_profiler() -> None:
+def test_a_stage_does_nothing_without_a_profiler() -> None:
     assert type(stage("data")).__name__ == "nullcontext"
-    with torch.profiler.profile() as found, stage("data"):
+    with torch.profiler.profile() as profiler, stage("data"):
         pass
-    assert "data" in {e.key for e in found.key_averages()}
+    assert "data" in {e.key for e in profiler.key_averages()}

@@ -1,4 +1,4 @@
-"""A run that was stopped in whatever way, and started again by the same command, is the undisturbed run."""
+"""A run that was stopped in any way and resumed by the same command equals the undisturbed run."""
 
 import json
 import os
@@ -15,11 +15,12 @@ from sepclip.config.load import load_config
 from sepclip.errors import UserError
 from sepclip.training import checkpoint
 from tests.conftest import TINY
+from tests.processes import wait_until
 from tests.training import launch
 from tests.training.test_checkpoint import state
 
 STEPS, PER_EPOCH = 45, 6  # 12 mixtures, 2 a step
-# all that has to survive: dropout, averaged weights, an adaptive schedule with a warm-up, and moments
+# everything that must survive: dropout, averaged weights, an adaptive schedule with a warm-up, and moments
 COMMON = [
     *("model.layers=2", "model.dropout=0.3", "data.batch_size=2", "data.segment_frames=40", "train.valid_every=9"),
     *("train.average=0.9", "optimizer.schedule=plateau", "optimizer.patience=0", "optimizer.warmup_steps=5"),
@@ -37,7 +38,7 @@ def command(data: Path, run: Path, *more: object) -> list[object]:
 
 
 def outcome(run: Path) -> tuple[list[dict], dict, dict]:
-    """Return rows, weights and all else that a run has at its end, but for how long it took."""
+    """Return rows, weights and the rest of the state of a finished run, except its times."""
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rows = [{k: v for k, v in row.items() if k not in ("seconds", "steps_per_second", "waited_share")} for row in rows]
     weights, rest = {}, {}
@@ -54,7 +55,7 @@ def outcome(run: Path) -> tuple[list[dict], dict, dict]:
 
 
 def same(one: object, other: object) -> bool:
-    """Whether two trees are equal to the last bit."""
+    """Return whether two trees are equal to the last bit."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -84,24 +85,26 @@ def step_of(run: Path) -> int:
 def whole(request: pytest.FixtureRequest, small_set: Path, tmp_path_factory: pytest.TempPathFactory):
     """Return the settings of a case, and its undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
-    code, told = launch.run(command(small_set, folder / "run", *CASES[request.param]), folder / "log")
-    assert code == 0, told
+    code, output = launch.run(command(small_set, folder / "run", *CASES[request.param]), folder / "log")
+    assert code == 0, output
     return CASES[request.param], folder / "run"
 
 
 def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> None:
-    """Kill a training ``kills`` times at random moments, let it end, and compare it with the undisturbed one."""
+    """Kill a training ``kills`` times at random moments, let it finish, and compare it with the undisturbed one."""
     settings, undisturbed = whole
     chance, run, log = random.Random(seed), folder / "run", folder / "log"
     resumed = []
-    while len(resumed) < kills:
+    for _ in range(20 * kills):
+        if len(resumed) == kills:
+            break
         before = step_of(run)
         workers = ("--set", f"data.workers={chance.choice([0, 2])}")
         process = launch.start(command(data, run, *settings, *workers), log)
         if before < STEPS - 3:  # else what is left would be done before it is killed: begin anew
             # from the first file operation on to some steps later, whatever a step takes here
             target = before + chance.choice([0, 1, 2, 3])
-            launch.wait_for(lambda target=target: step_of(run) >= target, process)
+            wait_until(lambda target=target: step_of(run) >= target, process)
             assert launch.kill_after(process, chance.uniform(0, 0.05 if target > before else 0.5))
             resumed.append(before)
         else:
@@ -109,8 +112,9 @@ def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> No
             assert process.exitcode == 0
             assert_same_run(run, undisturbed)
             shutil.rmtree(run)
-    code, told = launch.run(command(data, run, *settings), log)
-    assert code == 0, told
+    assert len(resumed) == kills
+    code, output = launch.run(command(data, run, *settings), log)
+    assert code == 0, output
     assert_same_run(run, undisturbed)
     assert "Traceback" not in log.read_text()
     inside = [step for step in resumed if step % PER_EPOCH]
@@ -118,13 +122,15 @@ def kill_at_random(whole, data: Path, folder: Path, kills: int, seed: int) -> No
     assert all(f"resuming {run} at step {step} of {STEPS}" in log.read_text() for step in inside[:-1])
 
 
-def test_killed_at_random_moments(whole, small_set: Path, tmp_path: Path) -> None:
+def test_a_run_killed_at_random_moments_resumes_exactly(whole, small_set: Path, tmp_path: Path) -> None:
     kill_at_random(whole, small_set, tmp_path, 10, seed=0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_killed_at_a_hundred_random_moments(whole, small_set: Path, tmp_path: Path, seed: int) -> None:
+def test_a_run_killed_at_a_hundred_random_moments_resumes_exactly(
+    whole, small_set: Path, tmp_path: Path, seed: int
+) -> None:
     kill_at_random(whole, small_set, tmp_path, 10, seed)
 
 
@@ -133,8 +139,8 @@ def save_in_a_child(folder: str, die_at: int) -> None:
     checkpoint.save(Path(folder) / "last", state(2), 2)
 
 
-def test_killed_at_every_file_operation_of_a_save(tmp_path: Path) -> None:
-    """A whole checkpoint is found whatever the operation before which the process dies."""
+def test_a_save_killed_at_any_file_operation_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    """A whole checkpoint is found, whichever operation the process is killed at."""
     from tests.training.test_checkpoint import loaded
 
     moment, found, ended = 0, [], -signal.SIGKILL
@@ -155,18 +161,19 @@ def test_killed_at_every_file_operation_of_a_save(tmp_path: Path) -> None:
     assert moment > 10
 
 
-def test_killed_within_saves_and_resumed(small_set: Path, whole, tmp_path: Path) -> None:
-    """One training, killed at one operation on its files after the other."""
+def test_a_run_killed_within_saves_resumes_exactly(small_set: Path, whole, tmp_path: Path) -> None:
+    """One training is killed again and again, at later and later file operations."""
     settings, undisturbed = whole
     run, log = tmp_path / "run", tmp_path / "log"
     deaths, moment = 0, 9
-    while True:
+    for _ in range(200):
         moment = moment + 5 if moment < 90 else 60
-        code, told = launch.run(command(small_set, run, *settings), log, die_at=moment, below=run)
+        code, output = launch.run(command(small_set, run, *settings), log, die_at=moment, below=run)
         if code == 0:
             break
-        assert code == -signal.SIGKILL, told
+        assert code == -signal.SIGKILL, output
         deaths += 1
+    assert code == 0
     assert deaths >= 4
     assert_same_run(run, undisturbed)
 
@@ -179,7 +186,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(
     run, log = tmp_path / "run", tmp_path / "log"
     seldom = ("--save-every", "60min", "--set", "train.valid_every=9")
     process = launch.start(command(small_set, run, *settings, *seldom), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     os.kill(process.pid, number)
     process.join(60)
     assert process.exitcode == code
@@ -189,21 +196,21 @@ def test_a_signal_finishes_the_step_saves_and_stops(
     assert_same_run(run, undisturbed)
 
 
-def test_sigusr1_saves_and_goes_on(small_set: Path, tmp_path: Path) -> None:
+def test_sigusr1_saves_and_the_training_continues(small_set: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     rare = ("--steps", 100000, "--save-every", "60min", "--set", "train.valid_every=100000")
     process = launch.start(command(small_set, run, *rare), log)
-    launch.wait_for(lambda: (run / "metrics.jsonl").exists(), process)
+    wait_until(lambda: (run / "metrics.jsonl").exists(), process)
     assert step_of(run) == 0
     os.kill(process.pid, signal.SIGUSR1)
-    launch.wait_for(lambda: step_of(run) > 0, process)
+    wait_until(lambda: step_of(run) > 0, process)
     rows = len((run / "metrics.jsonl").read_text().splitlines())
-    launch.wait_for(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows, process)
+    wait_until(lambda: len((run / "metrics.jsonl").read_text().splitlines()) > rows, process)
     process.kill()
     process.join(60)
 
 
-def test_every_so_many_steps_and_the_last_few_are_kept(small_set: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_saved_every_n_steps_and_the_last_ones_kept(small_set: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     more = ("--steps", 23, "--save-every", 5, "--keep", 3, "--set", "train.valid_every=100")
     assert launch.run(command(small_set, run, *more), log)[0] == 0
@@ -213,7 +220,7 @@ def test_every_so_many_steps_and_the_last_few_are_kept(small_set: Path, tmp_path
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "last"}
 
 
-def test_what_was_automatic_once_is_used_again(small_set: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_its_automatic_settings(small_set: Path, tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     first = launch.run(command(small_set, run, "--steps", 4), log, OMP_NUM_THREADS="3", SEPCLIP_MALLOC="system")
     assert first[0] == 0
@@ -226,12 +233,12 @@ def test_what_was_automatic_once_is_used_again(small_set: Path, tmp_path: Path) 
     assert launch.run(command(small_set, run, "--steps", 8), log)[0] == 0
     again = load_config(str(run / "config.yaml"))
     assert (again.threads, again.allocator, again.train.steps) == (2, "system", 8)
-    code, told = launch.run(command(small_set, run, "--steps", 8, "--set", "precision=fp64"), log)
+    code, output = launch.run(command(small_set, run, "--steps", 8, "--set", "precision=fp64"), log)
     assert code == 1
-    assert f"precision was {config.precision}, now fp64" in told
-    code, told = launch.run(command(small_set, run, "--steps", 7), log)
+    assert f"precision was {config.precision}, now fp64" in output
+    code, output = launch.run(command(small_set, run, "--steps", 7), log)
     assert code == 1
-    assert "train.steps was 8, now 7" in told
+    assert "train.steps was 8, now 7" in output
 
 
 def test_the_allocator_changes_no_bit(small_set: Path, tmp_path: Path) -> None:
@@ -245,22 +252,22 @@ def test_a_new_run_begins_from_another(small_set: Path, whole, tmp_path: Path) -
     settings, undisturbed = whole
     run, log = tmp_path / "run", tmp_path / "log"
     more = (*settings, "--init-from", undisturbed, "--steps", 1, "--set", "optimizer.learning_rate=1e-30")
-    code, told = launch.run(command(small_set, run, *more), log)
-    assert code == 0, told
-    mine, best = (
+    code, output = launch.run(command(small_set, run, *more), log)
+    assert code == 0, output
+    weights, best = (
         load_file(run / "checkpoints" / "last" / checkpoint.WEIGHTS),
         load_file(undisturbed / "checkpoints" / "best" / checkpoint.AVERAGE),
     )
-    assert all(torch.equal(mine[name], best[name]) for name in mine if not name.startswith("network.norm"))
+    assert all(torch.equal(weights[name], best[name]) for name in weights if not name.startswith("network.norm"))
     history = torch.load(run / "checkpoints" / "last" / checkpoint.REST, weights_only=True)["clip"]
     assert history["steps"] == 1
     assert launch.run(command(small_set, run, *more), log)[0] == 0  # the same command: done, whatever the origin does
-    code, told = launch.run(command(small_set, tmp_path / "other", "--set", "model.hidden=9", *more), log)
+    code, output = launch.run(command(small_set, tmp_path / "other", "--set", "model.hidden=9", *more), log)
     assert code == 1
-    assert "of another network" in told
-    code, told = launch.run(command(small_set, tmp_path / "third", "--init-from", tmp_path / "nowhere"), log)
+    assert "of another network" in output
+    code, output = launch.run(command(small_set, tmp_path / "third", "--init-from", tmp_path / "nowhere"), log)
     assert code == 1
-    assert "no such run" in told
+    assert "no such run" in output
     assert not (tmp_path / "third").exists()
 
 
@@ -272,7 +279,7 @@ def as_nobody(arguments: list[str], log: str) -> None:
     launch._main(arguments, log, 0, "", {})
 
 
-def test_a_read_only_folder_is_told(small_set: Path, tiny_run: Path) -> None:
+def test_a_read_only_folder_is_reported(small_set: Path, tiny_run: Path) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
@@ -289,10 +296,10 @@ def test_a_read_only_folder_is_told(small_set: Path, tiny_run: Path) -> None:
         process = launch.CONTEXT.Process(target=as_nobody, args=(list(map(str, more)), str(folder / "log")))
         process.start()
         process.join(60)
-        told = (folder / "log").read_text()
-        assert process.exitcode == 1, told
-        assert "cannot be written: Permission denied" in told
-        assert len(told.splitlines()) == 1
+        output = (folder / "log").read_text()
+        assert process.exitcode == 1, output
+        assert "cannot be written: Permission denied" in output
+        assert len(output.splitlines()) == 1
         assert step_of(folder / "run") == 20
         for path in (folder, *folder.rglob("*")):
             if path.is_dir():
@@ -315,7 +322,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.REST, checkpoint.COUNTERS])
-def test_a_truncated_or_changed_checkpoint_is_one_line(name: str, saved: Path, tmp_path: Path) -> None:
+def test_a_truncated_or_changed_checkpoint_gives_one_line(name: str, saved: Path, tmp_path: Path) -> None:
     content = (saved / name).read_bytes()
     chance = random.Random(name)
     broken = [content[: chance.randrange(len(content))] for _ in range(15)]
@@ -349,26 +356,26 @@ def test_a_truncated_or_changed_checkpoint_is_one_line(name: str, saved: Path, t
         ("more", 1),
     ],
 )
-def test_a_hostile_state_is_told(key: str, value: object, saved: Path, tmp_path: Path) -> None:
+def test_wrong_counters_are_reported_as_damage(key: str, value: object, saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path / "last")
     path = tmp_path / "last" / checkpoint.COUNTERS
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
-    with pytest.raises(UserError, match=r"last is damaged or of another network \(.*\): remove it"):
+    with pytest.raises(UserError, match=r"last is damaged \(.*\): remove it"):
         checkpoint.load(tmp_path / "last", state(0))
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "null", "[" * 100_000, '{"version": 1}', "\ufeff{}"])
-def test_counters_that_are_none_are_told(text: str, saved: Path, tmp_path: Path) -> None:
+def test_a_file_without_counters_is_reported_as_damage(text: str, saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path / "last")
     (tmp_path / "last" / checkpoint.COUNTERS).write_text(text)
     with pytest.raises(UserError, match="damaged"):
         checkpoint.load_progress(tmp_path / "last")
 
 
-def test_moments_of_another_network_are_told(saved: Path, tmp_path: Path) -> None:
+def test_moments_of_another_network_are_refused(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path / "last")
     rest = torch.load(saved / checkpoint.REST, weights_only=True)
     rest["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3, 3)
     torch.save(rest, tmp_path / "last" / checkpoint.REST)
-    with pytest.raises(UserError, match="exp_avg is"):
+    with pytest.raises(UserError, match=r"last is of another network \(.*exp_avg is \(3, 3\), not"):
         checkpoint.load(tmp_path / "last", state(0))

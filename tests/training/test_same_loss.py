@@ -1,4 +1,4 @@
-"""The same recipes give the same loss, however their mixtures come: written, mixed when read, or read in place."""
+"""The same recipes give the same loss, whether mixtures are written, mixed when read, or read in place."""
 
 import pytest
 import torch
@@ -18,8 +18,8 @@ def sets(speech, tmp_path_factory):
     """Return the same mixtures as a written set, as recipes alone, and as the written tree read in place."""
     folder = tmp_path_factory.mktemp("sets")
     for name, more in (("written", ()), ("recipes", ("--no-audio",))):
-        made = sepclip("prepare", "speakers", speech, folder / name, "--tr", 8, "--cv", 3, "--tt", 3, *more)
-        assert made.returncode == 0, made.stderr
+        result = sepclip("prepare", "speakers", speech, folder / name, "--tr", 8, "--cv", 3, "--tt", 3, *more)
+        assert result.returncode == 0, result.stderr
     corpora()["wsj0-2mix"].prepare(folder / "written", folder / "place")
     return [MixtureSet.open(folder / name) for name in ("written", "recipes", "place")]
 
@@ -30,13 +30,13 @@ def test_losses_are_the_same_segment_for_segment(sets, loss):
     torch.manual_seed(0)
     separator = build_separator(config, Layout(8000, 2)).eval()
     segment = separator.stft.samples(60)
-    found = []
+    results = []
     for mixtures in sets:
         batches = training_data(mixtures, segment=segment, batch_size=4, dynamic=False, seed=0, memory_gib=1)
         with torch.no_grad():
             losses = [compute_loss(separator, batches.batch(step), config).loss for step in range(4)]
-        found.append(torch.cat(losses))
-    assert [len(losses) for losses in found] == [16, 16, 16]
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-    assert len(found[0].unique()) > 8
+        results.append(torch.cat(losses))
+    assert [len(losses) for losses in results] == [16, 16, 16]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+    assert len(results[0].unique()) > 8

@@ -1,4 +1,4 @@
-"""A step: in parts, averaged, refused; and the trainings that such steps make."""
+"""Training steps: in parts, averaged, skipped; and the ends of a training."""
 
 import json
 import math
@@ -13,8 +13,8 @@ from sepclip.config.load import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch, Share
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.training.average import Average
-from sepclip.training.hardware import resolve_precision, resolved, set_up
+from sepclip.training.average import WeightAverage
+from sepclip.training.hardware import configure_torch, resolve_hardware, resolve_precision
 from sepclip.training.loop import train
 from sepclip.training.run import Run
 from sepclip.training.state import TrainingState, build_separator, seed_dropout
@@ -62,39 +62,39 @@ def test_a_step_in_parts_is_the_whole_step(parts: int, norm: str) -> None:
     settings = (*EXACT, f"model.input_norm={norm}", "loss.name=chimera", "clip=auto:50")
     (one, config), (other, split) = a_state(*settings), a_state(*settings, f"train.accumulate={parts}")
     for step in range(3):
-        want, found = take_step(one, a_batch(5, step), config), take_step(other, a_batch(5, step), split)
-        assert found.losses == pytest.approx(want.losses, rel=1e-9)
-        assert found.clipped.norm == pytest.approx(want.clipped.norm, rel=1e-9)
+        expected, result = take_step(one, a_batch(5, step), config), take_step(other, a_batch(5, step), split)
+        assert result.losses == pytest.approx(expected.losses, rel=1e-9)
+        assert result.clipped.norm == pytest.approx(expected.clipped.norm, rel=1e-9)
     for name, value in values(one).items():
         torch.testing.assert_close(values(other)[name], value, rtol=1e-7, atol=1e-10, msg=name)
 
 
-def test_the_average_is_the_one_written_down() -> None:
+def test_the_average_follows_its_formula() -> None:
     state, config = a_state("train.average=0.6")
     name, parameter = next(iter(state.separator.named_parameters()))
-    want = parameter.detach().clone()
+    expected = parameter.detach().clone()
     for n in range(1, 8):
         take_step(state, a_batch(4, n, torch.float32), config)
         decay = min(0.6, (1 + n) / (10 + n))
-        want = decay * want + (1 - decay) * parameter.detach()
-    assert isinstance(state.average, Average)
-    found = dict(state.judged.named_parameters())[name]
-    torch.testing.assert_close(found, want)
-    assert not torch.equal(found, parameter)
+        expected = decay * expected + (1 - decay) * parameter.detach()
+    assert isinstance(state.average, WeightAverage)
+    result = dict(state.eval_separator.named_parameters())[name]
+    torch.testing.assert_close(result, expected)
+    assert not torch.equal(result, parameter)
     norm = "network.norm.running_mean"
-    assert torch.equal(state.judged.state_dict()[norm], state.separator.state_dict()[norm])
+    assert torch.equal(state.eval_separator.state_dict()[norm], state.separator.state_dict()[norm])
 
 
-def test_a_norm_above_the_guard_is_no_step() -> None:
+def test_a_norm_above_skip_norm_skips_the_step() -> None:
     state, config = a_state("train.skip_norm=1e-12")
     before = values(state)
-    done = take_step(state, a_batch(4, 0, torch.float32), config)
-    assert "is above train.skip_norm=1e-12" in done.refused
+    result = take_step(state, a_batch(4, 0, torch.float32), config)
+    assert "is above train.skip_norm=1e-12" in result.skip_reason
     assert all(torch.equal(before[name], value) for name, value in values(state).items())
     assert not state.optimizer.state
-    assert (state.progress.refused, state.step) == (1, 1)
+    assert (state.progress.refused, state.skipped, state.step) == (1, 1, 1)
     state.progress.refused_in_a_row = 99
-    with pytest.raises(UserError, match="100 steps in a row: gradient norm"):
+    with pytest.raises(UserError, match="100 steps in a row were skipped: gradient norm"):
         take_step(state, a_batch(4, 0, torch.float32), config)
 
 
@@ -120,33 +120,35 @@ def test_dropout_is_a_function_of_seed_step_and_process() -> None:
 
 
 def test_float16_scales_its_gradients() -> None:
-    """The norm is that of the unscaled gradient; an overflow lowers the scale and is no step, and training goes on."""
+    """The norm is that of the unscaled gradient; an overflow lowers the scale, and the step is skipped."""
     (half, config), (full, _) = a_state("loss.name=snr"), a_state("loss.name=snr")
-    half.scaler = GradScaler("cpu")  # processors have no LSTM in float16, but the same scaler
+    half.scaler = GradScaler("cpu")  # a CPU has no LSTM in float16, but the same scaler
     assert half.scaler.get_scale() == 65536
     norms = [take_step(state, a_batch(4, 0, torch.float32), config).clipped.norm for state in (half, full)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
     half.scaler.update(3e38)
     before = values(half)
-    assert take_step(half, a_batch(4, 1, torch.float32), config).refused == "gradient is not finite"
+    assert take_step(half, a_batch(4, 1, torch.float32), config).skip_reason == "gradient is not finite"
     assert all(torch.equal(before[name], value) for name, value in values(half).items())
     assert half.scaler.get_scale() == pytest.approx(1.5e38)
     other, _ = a_state()
     other.scaler = GradScaler("cpu")
     other.restore(half.progress, half.rest())
     assert other.scaler.state_dict() == half.scaler.state_dict()
-    with pytest.raises(UserError, match="precision fp16: processors do not train in it; use bf16 or fp32"):
+    with pytest.raises(UserError, match="precision fp16: CPUs do not train in it; use bf16 or fp32"):
         resolve_precision("fp16", torch.device("cpu"))
     with pytest.raises(UserError, match="precision tf32: only NVIDIA"):
         resolve_precision("tf32", torch.device("cpu"))
 
 
-def test_bf16_is_refused_where_the_processor_has_no_lstm_in_it(monkeypatch) -> None:
+def test_bf16_is_refused_if_the_cpu_has_no_lstm_in_it(monkeypatch) -> None:
     monkeypatch.setattr("sepclip.training.hardware.runs_bf16", lambda: False)
-    with pytest.raises(UserError, match="precision bf16: this processor has no LSTM in it"):
+    with pytest.raises(UserError, match="precision bf16: this CPU cannot run an LSTM in it"):
         resolve_precision("bf16", torch.device("cpu"))
     with pytest.raises(UserError, match="use fp32 or auto"):
-        set_up(resolved(load_config()).model_copy(update={"precision": "bf16"}))  # of a run from another machine
+        configure_torch(
+            resolve_hardware(load_config()).model_copy(update={"precision": "bf16"})
+        )  # of a run from another machine
 
 
 def trained(data: Path, run: Path, *settings: str) -> dict[str, object]:
@@ -159,7 +161,7 @@ def rows(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_training_ends_where_validations_no_longer_get_better(small_set: Path, tmp_path: Path) -> None:
+def test_training_ends_when_validations_no_longer_improve(small_set: Path, tmp_path: Path) -> None:
     settings = ["train.steps=400", "train.valid_every=2", "train.early_stopping=3", "optimizer.learning_rate=1e-12"]
     settings += ["train.best_by=loss", "model.input_norm=none"]  # nothing moves: the first validation is the best
     summary = trained(small_set, tmp_path / "run", *settings)
@@ -181,7 +183,9 @@ def test_training_ends_when_its_time_is_up(small_set: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("by", "name", "sign"), [("loss", "valid_loss", -1), ("si-sdr", "valid_si_sdr_improvement", 1)]
 )
-def test_the_best_is_the_best_by_what_was_asked(by: str, name: str, sign: int, small_set: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_is_the_best_by_the_chosen_score(
+    by: str, name: str, sign: int, small_set: Path, tmp_path: Path
+) -> None:
     settings = ["train.steps=24", "train.valid_every=3", f"train.best_by={by}", "optimizer.learning_rate=0.03"]
     summary = trained(small_set, tmp_path / "run", *settings)
     scores = {row["step"]: sign * row[name] for row in rows(tmp_path / "run") if name in row}
