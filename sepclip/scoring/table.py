@@ -22,10 +22,11 @@ MEMORY_RULE = (  # for the help; engines.memory_needed computes it
 class Metric:
     """The definition of one score of one source of one file.
 
-    ``family``: what computes it (``ratios``, ``v4``, ``v3``, ``perceptual``, or ``function``: ``function(est=, ref=,
-    rate_hz=)`` of waves (T, C), which raises ValueError with a reason if it cannot score them). ``improves``: whether the score minus
-    that of the unprocessed mixture is reported too; a mixture has no artefacts, so for the SARs it would mean nothing.
-    ``infinite``: scores above it count as infinite. ``distortion``: an infinite score means a perfect estimate.
+    ``family``: what computes it (``ratios``, ``v4``, ``v3``, ``perceptual``), or ``function``: then
+    ``function(est=, ref=, rate_hz=)`` scores waves (T, C), or raises ValueError with a reason. ``improves``: whether
+    the score minus that of the unprocessed mixture is reported too; a mixture has no artefacts, so for the SARs it would
+    mean nothing. ``infinite``: scores above it count as infinite. ``distortion``: an infinite score means a perfect
+    estimate.
     """
 
     title: str
