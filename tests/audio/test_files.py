@@ -112,7 +112,7 @@ def test_what_is_no_sound_is_told(tmp_path, content):
 def test_what_is_not_finite_is_told(tmp_path, value):
     samples = np.zeros(100, np.float32)
     samples[50] = value
-    assert reason(sound_file(tmp_path / "a.wav", samples, subtype="FLOAT")) == "holds NaN or infinite samples"
+    assert reason(sound_file(tmp_path / "a.wav", samples, subtype="FLOAT")) == "contains NaN or infinite samples"
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.w64", "a.caf", "a.flac", "a.mp3", "a.ogg"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sepclip.audio.files import BadSound
-from sepclip.audio.sphere import Shortened, read_speech, shortened
+from sepclip.audio.sphere import ShortenHeader, read_speech, shorten_header
 from tests.audio.shorten import write_compressed
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -23,7 +23,7 @@ def test_every_sample_comes_out_as_it_went_in(tmp_path, version, samples):
     wave = noise(samples)
     path = write_compressed(tmp_path / "a.wv1", wave, version)
     assert path.stat().st_size < 1100 + 2 * samples
-    assert shortened(path) == Shortened(samples, 16000, 1)
+    assert shorten_header(path) == ShortenHeader(samples, 16000, 1)
     sound = read_speech(path)
     assert (sound.rate_hz, sound.samples.dtype) == (16000, np.float32)
     assert np.array_equal(sound.samples, wave[None] / np.float32(32768))
