@@ -86,7 +86,7 @@ def test_progress_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[
     assert list(track(range(3), 3, "scoring")) == [0, 1, 2]
     told = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in told] == ["scoring 1/3", "scoring 2/3"]
-    assert all(re.search(r", [\d.e+]+ a second, about 0 s left$", line) for line in told)
+    assert all(re.search(r", [\d.e+]+ per second, about 0 s left$", line) for line in told)
 
 
 def test_progress_of_sounds_in_a_log_is_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch
-from sepclip.parallel import end_with
+from sepclip.parallel import die_with_parent
 
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # they come to all, and are for the training
 _LOOK_EVERY_SECONDS = 1.0
@@ -137,7 +137,7 @@ def _begin(make: Callable[[int], Batch], steps: range, like: Batch) -> _Process:
         pid = os.fork()
     if pid == 0:
         try:
-            end_with(parent)
+            die_with_parent(parent)
             _work(make, steps, slot, its)
         finally:
             os._exit(0)  # and nothing of what the parent has to do at its end, on its GPU or its files

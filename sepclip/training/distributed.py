@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError
 from sepclip.mixing.batches import Share
-from sepclip.terminal import speak
+from sepclip.terminal import enable_output
 
 T = TypeVar("T")
 _FAILED, _ENDED = "sepclip/failed", "sepclip/ended"  # keys of the store: which process tells why; how many know
@@ -131,7 +131,7 @@ def joined() -> Iterator[Ranks]:
     if missing:
         raise UserError(f"WORLD_SIZE is set and {', '.join(missing)} not: start with torchrun, or unset WORLD_SIZE")
     ranks = Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
-    speak(ranks.first)
+    enable_output(ranks.first)
     try:
         # numbers of the processor go by gloo also where gradients go by NCCL: no flag waits for the GPU
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -147,7 +147,7 @@ def joined() -> Iterator[Ranks]:
         if not _tells(store, ranks):
             sys.stdout.flush()
             os._exit(EXIT_USER_ERROR)  # not by the interpreter's end, where the lost connections would speak
-        speak(True)
+        enable_output(True)
         raise
     dist.destroy_process_group()
 
