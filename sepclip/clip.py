@@ -20,7 +20,7 @@ ever clipped, and ``auto:100`` never clips at all.
 
 Differences from ``torch.nn.utils.clip_grad_norm_``: the factor is exactly 1 or threshold / norm, without the 1e-6
 that shrinks small gradients; gradients within the threshold are not multiplied at all; and a norm that is zero, NaN or
-infinite enters no history: every ``grad`` becomes None, so that no optimizer moves, and ``step.skipped`` says why.
+infinite is not added to a history: every ``grad`` becomes None, so no optimizer moves, and ``step.skipped`` says why.
 Save ``state_dict()`` in the checkpoint: without its history a resumed run differs from an uninterrupted one.
 
 To add a rule, subclass ``NormRule`` (one norm, one threshold: implement ``_threshold``) or ``Rule`` (implement
