@@ -32,10 +32,7 @@ from train_arms import CLOCKS, HEADS, LOSSES, facts, make_step
 from sepclip import startup
 
 HERE = Path(__file__).parent
-_TRIES, _MOST_OF_OTHERS = (
-    6,
-    0.15,
-)  # repeat a measurement if other processes use more cores
+_TRIES, _MOST_OF_OTHERS = 6, 0.15  # repeat a measurement if other processes use more cores than this
 Table = dict[str, dict[str, object]]
 
 

@@ -98,6 +98,7 @@ class Rule:
         needs names and gets none.
         """
         names, owners, gradients = [], [], []
+        # collect what has a gradient; frozen parameters have none
         for name, owner in _named(parameters):
             gradient = owner.grad
             if gradient is not None:
@@ -108,6 +109,7 @@ class Rule:
                     gradient.is_complex() or gradient.requires_grad or owner.__dict__
                 )
                 gradients.append(gradient if plain else _dense_gradient(name, owner))
+        # the rule itself; everything else in this method is bookkeeping
         step = self._clip(names, owners, gradients)
         self.steps += 1
         self.clipped += step.clipped
@@ -140,8 +142,10 @@ class Rule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from ``state``. Raises ValueError, and changes nothing, if it belongs to another kind of rule."""
+        # only the name of the rule must agree, because its options may change between runs
         if re.split("[:,]", str(state.get("rule")))[0] != self.name:
             raise ValueError(f"the state belongs to the rule {state.get('rule')!r}, this is {self!r}")
+        # check everything before anything is changed
         missing = self.state_dict().keys() - state.keys()
         if missing:
             raise ValueError(f"the state of {state['rule']!r} lacks {', '.join(sorted(missing))}")
@@ -252,6 +256,7 @@ class AutoClip(NormRule):
     def _clip(self, names: list[str], owners: list[Tensor], gradients: list[Tensor]) -> Step:
         if self.per == "all":
             return super()._clip(names, owners, gradients)
+        # one transfer for the norms of all tensors; the norms of parts and of the whole follow from them
         norms = _to_floats(_norms(gradients))
         norm = math.hypot(*norms)
         if not _is_usable(norm):
@@ -392,8 +397,10 @@ class AdaptiveGradientClipping(Rule):
                 continue
             norm = _unit_norms(gradient)
             limit = self.value * _unit_norms(owner.detach()).clamp_min(self.shortest_weight)
+            # an excluded parameter still counts in the norm, but has no limit
             if self.but and self.but in name.split("."):
                 limit = torch.full_like(limit, math.inf)
+            # the norm of the norms of the rows is the norm of the tensor
             measured.append(gradient)
             norms.append(torch.linalg.vector_norm(norm))
             limits.append(torch.linalg.vector_norm(limit))
@@ -454,10 +461,12 @@ class ZClip(MovingAverageRule):
         self.traits = frozenset({"whole", "scale-free"} if cap == math.inf else {"whole"})
 
     def _threshold(self, norm: float) -> float:
+        # z = (norm - mean) / deviation; beyond Z the norm becomes mean + Z deviation (Z / z)
         reach = self.value * math.sqrt(self.variance)
         threshold = self.mean + reach if self.seen >= self.warmup else math.inf
         if norm > threshold:
             threshold = self.mean + reach**2 / (norm - self.mean)
+        # learn the clipped norm, so that a spike hardly moves the mean; the cap does not affect what is learned
         self._update(min(norm, threshold))
         return min(threshold, self.cap)
 
@@ -502,6 +511,7 @@ class Pascanu(NormRule):
         self.seen, self.total = 0, 0.0
 
     def _threshold(self, norm: float) -> float:
+        # after the warm-up nothing is learned any more
         if self.seen >= self.warmup:
             return self.value * self.total / self.seen
         self.seen += 1
@@ -536,10 +546,12 @@ def parse(text: str) -> Rule:
             meant = re.fullmatch(r"([a-z]+)[ =]?(\d[\d.]*)", first.lower())
             hint = f"; did you mean {meant[1]}:{meant[2]}?" if meant and meant[1] in RULES else ""
             raise ValueError(f"no such name{hint}")
+        # the value after the colon is the argument without a default, if the rule has one
         options = _options(RULES[name])
         required = [key for key, option in options.items() if option.default is option.empty]
         if bool(colon) != bool(required):
             raise ValueError("it needs a value" if required else "it takes no value")
+        # then the options, each at most once
         texts = dict(zip(required, [value], strict=False))
         for pair in pairs:
             key, _, value = pair.partition("=")
@@ -590,6 +602,7 @@ class History:
         """
         if not self._count:
             raise ValueError("a history without norms has no percentile")
+        # the position between 0 and count - 1, and the two norms around it
         position = (percentile / 100) * (self._count - 1)
         low = math.floor(position)
         share = position - low
@@ -602,17 +615,20 @@ class History:
 
     def add(self, norm: float) -> None:
         """Insert a norm; a full window loses its oldest one."""
+        # with a window: replace the oldest norm, or append while the window is not full
         if self._window and self._count == self._window:
             self._remove(self._ring[self._oldest])
             self._ring[self._oldest] = norm
             self._oldest = (self._oldest + 1) % self._window
         elif self._window:
             self._ring.append(norm)
+        # binary search for the block, then within it: 2048 norms move at most
         index = bisect_right(self._starts, norm) - 1
         block = self._blocks[index]
         insort(block, norm)
         self._count += 1
         self._before += index < self._cursor
+        # halve a full block; the cursor keeps pointing to the same norms
         if len(block) == self._MAX_BLOCK:
             upper = block[self._MAX_BLOCK // 2 :]
             del block[self._MAX_BLOCK // 2 :]
@@ -631,6 +647,7 @@ class History:
         del block[place]
         self._count -= 1
         self._before -= index < self._cursor
+        # an empty block is removed, and the cursor goes back to the start
         if not block and len(self._blocks) > 1:
             del self._blocks[index], self._starts[index]
             self._starts[0] = -math.inf
@@ -758,7 +775,7 @@ def _unit_norms(tensor: Tensor) -> Tensor:
 
 def _to_floats(scalars: list[Tensor]) -> list[float]:
     """Return scalar tensors as floats, with one transfer from each device; a sharded scalar is reduced to the whole."""
-    # the common case: plain tensors on one device
+    # the common case is plain tensors on one device
     if len({(type(scalar), scalar.device) for scalar in scalars}) == 1 and type(scalars[0]) is Tensor:
         values: list[float] = torch.stack(scalars).tolist()
         return values

@@ -1,10 +1,10 @@
-"""What has become of processes."""
+"""The state of processes."""
 
 from pathlib import Path
 
 
 def ended(pid: int) -> bool:
-    """Whether a process has ended; maybe nobody has waited for it."""
+    """Return whether a process has ended, even if its parent has not waited for it (Linux only)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:

@@ -136,7 +136,6 @@ def _read_blocks(
         last = samples.shape[1] < size or count == frames
         if not np.isfinite(samples).all():
             raise BadSound(path, "contains NaN or infinite samples")
-        # libsndfile logs a truncation only after its last read
         if last and whole and (count < expected or is_truncated(file.extra_info)):
             raise BadSound(path, "truncated: it ends before its header says")
         yield samples
@@ -229,7 +228,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_sound(path: Path, samples: AnyArray, rate_hz: int, subtype: str = "PCM_16", *, flush: bool = True) -> None:
     """Write ``samples`` (C, T) or (T,) as a WAV file, atomically; int16 samples are stored bit for bit."""
-    # encode in memory first: if the disk is full, only our own write says so, libsndfile does not
+    # encode in memory first, because libsndfile does not say why a write failed, such as a full disk
     if samples.dtype == np.int16 and subtype == "PCM_16" and samples.nbytes <= _LARGEST_WAV:
         encoded = _wav_16(samples, rate_hz)
     else:

@@ -37,7 +37,9 @@ def resample(wave: NDArray[Real], from_hz: int, to_hz: int) -> NDArray[Real]:
         return wave
     from scipy.signal import resample_poly  # takes half a second, and --help does not need it
 
+    # up / down in lowest terms, because the length of the filter grows with the larger of the two
     common = math.gcd(from_hz, to_hz)
     up, down = to_hz // common, from_hz // common
+    # a filter given as an array is used as it is, so only its design is saved, and the result is the same
     resampled: NDArray[Real] = resample_poly(wave, up, down, window=_filter(max(up, down), wave.dtype))
     return resampled

@@ -44,9 +44,8 @@ def si_sdr_improvement(*, est: Tensor, ref: Tensor, mixture: Tensor, fixed_order
     """Return the mean SI-SDR improvement (K,) in dB of estimates (B, S, T) over the ``mixture`` (B, T).
 
     The mean is over the sources. Estimates are paired by the best permutation, and items with a silent source are left
-    out. With ``fixed_order`` they
-    are paired by index, silent sources are excluded from the mean, and items without any other source are left out. So
-    K may be less than B. A silent estimate counts as -100 dB.
+    out. With ``fixed_order`` they are paired by index, silent sources are excluded from the mean, and only items in
+    which all sources are silent are left out. So K may be less than B. A silent estimate counts as -100 dB.
     """
     sounds = ~_constant(ref)  # (B, S)
     before = si_sdr(est=mixture.unsqueeze(1).expand_as(ref), ref=ref)  # (B, S)
