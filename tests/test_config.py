@@ -66,7 +66,7 @@ def test_an_error_names_the_flag_that_set_the_key() -> None:
         ("stft.hop_seconds=0.03", ["stft.hop_seconds", "window_seconds (0.032) at least twice"]),
         ("stft.hop_length=64", ["stft.hop_length", "both window_length and hop_length, or neither"]),
         ("clip=auto:101", ["auto:P", "0 <= P <= 100"]),
-        ("clip=auto", ["no clipping rule"]),
+        ("clip=auto", ["not a clipping rule"]),
         ("clip=auto10", ["clip: 'auto10' is not a clipping rule (no such name; did you mean auto:10?)"]),
         ("loss.name=sdr", ["mi, dc"]),
         ("loss.alpha=1.1", ["loss.alpha", "less than or equal to 1"]),
