@@ -54,9 +54,7 @@ def test_too_many_sources_are_refused():
 
 def test_first_use_in_inference_mode_does_not_spoil_training():
     with torch.inference_mode():
-        best_permutation(
-            torch.ones(1, 6, 6), maximise=True
-        )  # no other test caches this size
+        best_permutation(torch.ones(1, 6, 6), maximise=True)  # no other test caches this size
     pairwise = torch.ones(1, 6, 6, requires_grad=True)
     best_permutation(pairwise, maximise=True)[0].sum().backward()
     assert pairwise.grad.sum() == pytest.approx(1)
