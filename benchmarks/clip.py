@@ -1,12 +1,12 @@
-"""What clipping costs a step: the history by its length, and the whole rule on the gradients of two networks.
+"""Measure the cost of clipping: the history by its length, and the whole rule on the gradients of two networks.
 
     python benchmarks/clip.py [--rounds 7] [--json FILE]
 
-The arms take turns, and every ratio is taken round by round. "snippet" is the authors' published way, written anew
-from the paper's description: the norm by ``.item()`` of every tensor, the history as a list, ``numpy.percentile`` of
-it, then ``clip_grad_norm_``. The packages ``autoclip``, ``smartclip`` and ``zclip`` are measured where installed: give
-them an environment of their own (``pip install numpy torch autoclip smartclip zclip``, then this script with
-``PYTHONPATH`` at the clone: clip.py needs nothing else of sepclip).
+The arms take turns, and ratios are computed within a round. "snippet" is the authors' published method, rewritten from
+the paper's description: the norm by ``.item()`` of every tensor, the history as a list, ``numpy.percentile`` of it,
+then ``clip_grad_norm_``. The packages ``autoclip``, ``smartclip`` and ``zclip`` are measured if they are installed:
+create an environment for them (``pip install numpy torch autoclip smartclip zclip``) and run this script in it with
+``PYTHONPATH`` set to the clone: clip.py needs nothing else from sepclip.
 """
 
 import argparse
@@ -33,7 +33,7 @@ PERCENTILE = 10
 
 
 def recorded(count: int) -> list[float]:
-    """Return norms like those of a training: they fall, rise and spread as logarithms do."""
+    """Return norms like those of a training: log-normal around a slow rise and fall."""
     chance = np.random.default_rng(0)
     return np.exp(np.sin(np.arange(count) / 5000) - 8 + chance.normal(0, 0.5, count)).tolist()
 
@@ -54,7 +54,7 @@ class Snippet:
 
 
 def timed(work: Callable[[], object], repeats: int) -> float:
-    """Return the seconds of one call, of the faster half of the repeats."""
+    """Return the mean seconds of one call over the faster half of the repeats."""
     taken = []
     for _ in range(repeats):
         began = time.perf_counter()
@@ -120,7 +120,7 @@ def peers(parameters: list[torch.nn.Parameter]) -> dict[str, Callable[[], object
         import smartclip
 
         smart = smartclip.AutoClip()
-        for _ in range(150):  # beyond its warm-up
+        for _ in range(150):  # more than its warm-up
             smartclip.apply(model, smart)
         found["smartclip 0.1.1, median + 3 sigma"] = lambda: smartclip.apply(model, smart)
     if importlib.util.find_spec("zclip"):
@@ -137,10 +137,10 @@ def all_arms(parameters: list[torch.nn.Parameter], norm: float) -> dict[str, Cal
     snippet = Snippet(norms)
 
     def rule(text: str) -> Callable[[], object]:
-        made = parse(text)
+        clip = parse(text)
         if text in ("auto:0", "auto:100"):
-            made.load_state_dict({**made.state_dict(), "histories": {"": norms}})
-        return lambda: made(named)
+            clip.load_state_dict({**clip.state_dict(), "histories": {"": norms}})
+        return lambda: clip(named)
 
     return {
         "clip_grad_norm_ that clips": lambda: torch.nn.utils.clip_grad_norm_(parameters, norm / 2),
@@ -169,7 +169,7 @@ def rule_costs(rounds: int) -> list[dict[str, object]]:
                 spent = []
                 for _ in range(8):
                     for parameter, value in zip(parameters, kept, strict=True):
-                        parameter.grad = value.clone()  # a step of a rule may leave None
+                        parameter.grad = value.clone()  # a rule may set it to None
                     began = time.perf_counter()
                     work()
                     spent.append(time.perf_counter() - began)
@@ -189,7 +189,7 @@ def rule_costs(rounds: int) -> list[dict[str, object]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, help="of torch; all cores if left out")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: all cores)")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if options.threads:

@@ -1,11 +1,11 @@
-"""k-means of sepclip beside scikit-learn's, on the embeddings of a trained run: seconds, and tightness of the clusters.
+"""Compare sepclip's k-means with scikit-learn's on the embeddings of a trained run: seconds and tightness.
 
     pip install 'sepclip[bench]'
     sepclip train MIXTURES --run RUN --loss dc ...
     OMP_NUM_THREADS=1 python benchmarks/clustering.py RUN MIXTURES [--split tt] [--rounds 3] [--json FILE]
 
-Both see the same bins (within 40 dB of the loudest) and have as many starts; they take turns on every file. Inertia is
-the sum of squared distances to the nearest centroid over all these bins, in float64.
+Both cluster the same bins (within 40 dB of the loudest) with the same number of starts, and take turns on every file.
+Inertia is the sum of the squared distances to the nearest centroid over all these bins, in float64.
 """
 
 import argparse
@@ -30,7 +30,7 @@ except ImportError as error:
 
 @torch.no_grad()
 def bins_of_files(run: Path, data: Path, split: str):
-    """Yield the embeddings (P, E) of the bins of each mixture that shape its clusters."""
+    """Yield, for each mixture, the embeddings (P, E) of the bins that are clustered."""
     separator, mixtures = Run.open(run).separator(torch.device("cpu")), MixtureSet.open(data)
     for recipe in mixtures.recipes(split):
         wave = torch.from_numpy(mixtures.waves(split, recipe)[:1].copy()).float() / FULL_SCALE  # (1, T)

@@ -1,10 +1,10 @@
-"""What `--dynamics` costs, and what bfloat16 does to local smoothness, on the demo's network and real voices.
+"""Measure the cost of `--dynamics`, and the effect of bfloat16 on local smoothness, with the demo's network and voices.
 
     sepclip prepare speakers data/speech mixtures --no-audio
     python benchmarks/dynamics.py mixtures [--steps 60] [--json FILE]
 
-Every step of one training in fp32 is timed alone and then with its probe, so that both lie side by side; the smoothness
-of the same step is measured in fp32 and in bf16.
+Every step of a training in fp32 is timed alone and then with its probe, so that both see the same conditions. The
+smoothness of each step is measured in fp32 and in bf16.
 """
 
 import argparse

@@ -1,16 +1,16 @@
-"""Files a minute of `sepclip eval`, by museval and by the fast engine, against plain loops over museval and openunmix.
+"""Compare the files per minute of `sepclip eval` (museval and fast engine) with plain loops over museval and openunmix.
 
     python benchmarks/eval.py voices [--files 300] [--rounds 3] [--json FILE]
     python benchmarks/eval.py stems [--seconds 180] [--tracks 2] [--arms museval,sepclip] [--json FILE]
 
-Every arm is a process of its own that reads the files, scores SDR, ISR, SIR and SAR of BSSEval v4 in windows of 1 s and
-keeps them; its peak memory is that of all its processes together. ``voices``: pairs of 4 s at 8 kHz from data/speech;
-``stems``: tracks of four stereo sources at 44.1 kHz. openunmix's evaluate scores by ``museval.eval_mus_track``, which
-is called here as it calls it, in this process or (``openunmix2``) in a pool of two as by its ``--cores 2``. museval
-wants ffmpeg to be imported.
+Every arm is a process that reads the files, scores SDR, ISR, SIR and SAR of BSSEval v4 in windows of 1 s and saves the
+scores; its peak memory is that of all its processes together. ``voices``: pairs of 4 s at 8 kHz from data/speech.
+``stems``: tracks of four stereo sources at 44.1 kHz. openunmix's evaluate scores with ``museval.eval_mus_track``, which
+is called here in the same way, in one process or (``openunmix2``) in a pool of two, as with its ``--cores 2``. The
+import of museval needs ffmpeg.
 
-The arms go in turns, round after round. ``--json`` adds to what is in FILE already, so that a long measurement can be
-had in parts; the table printed at the end is over all rounds in it, ratios to the plain loop of the same number.
+The arms take turns. ``--json`` adds to the contents of FILE, so that a long measurement can be made in parts; the table
+printed at the end is over all rounds in it, with ratios to the plain loop of the same round.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def score(name):
     if kind == "museval":
         scores = museval.evaluate(waves["ref"], waves["est"], win=rate, hop=rate)
         return [np.nanmedian(one, 1).tolist() for one in scores]
-    # what the evaluate of openunmix hands its estimates to
+    # openunmix's evaluate passes its estimates to this function
     targets = {s: SimpleNamespace(audio=wave) for s, wave in zip(sources, waves["ref"])}
     track = SimpleNamespace(name=name, rate=rate, targets=targets, subset="test")
     return museval.eval_mus_track(track, dict(zip(sources, waves["est"]))).scores["targets"][0]["name"]
@@ -84,7 +84,7 @@ def stems(folder: Path, seconds: float, tracks: int) -> None:
         samples = int(44100 * seconds)
         mono = [np.resize(waves[(track * 4 + part) % 8], samples) for part in range(4)]
         ref = np.stack([np.stack([wave, 0.7 * np.roll(wave, 20)], 1) for wave in mono])
-        ref += chance.normal(0, 1e-3, ref.shape)  # speech at this rate has nothing above 4 kHz
+        ref += chance.normal(0, 1e-3, ref.shape)  # the speech has no energy above 4 kHz
         _lay_out(folder, f"{track:04d}", ref, 44100, names, track)
 
 
@@ -98,7 +98,7 @@ def _lay_out(folder: Path, name: str, ref: np.ndarray, rate_hz: int, sources: tu
 
 
 def measured(command: list[str]) -> tuple[float, float]:
-    """Return the seconds and the peak GiB that a command and its children take."""
+    """Return the seconds and the peak GiB of a command and its children."""
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
@@ -120,7 +120,7 @@ def measured(command: list[str]) -> tuple[float, float]:
 
 
 def _memory(root: int) -> int:
-    """Return the resident bytes of a process and all below it, of what is theirs alone."""
+    """Return the resident bytes of a process and its descendants, without memory that they share with others."""
     total, waiting = 0, [root]
     while waiting:
         pid = waiting.pop()
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--tracks", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--folder", type=Path, help="where the files are kept for another call")
+    parser.add_argument("--folder", type=Path, help="keep the files in this folder for another call")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     before = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}

@@ -1,9 +1,9 @@
-"""Peak memory of scoring one file by either engine, beside the rule by which `sepclip eval` counts it.
+"""Compare the peak memory of scoring one file with the estimate of `sepclip eval`, for both engines.
 
     python benchmarks/eval_memory.py [--cases 2x1x600@8000,4x2x180@44100] [--engines museval,fast] [--json FILE]
 
-Each case is SOURCESxCHANNELSxSECONDS@RATE of noise in files, scored in a process of its own with all scores, oracles
-and improvements, as `sepclip eval` does by default. The peak is what is resident beside the code of libraries.
+Each case is SOURCESxCHANNELSxSECONDS@RATE of noise in files, scored in a separate process with all scores, oracles and
+improvements, as `sepclip eval` does by default. The peak is the resident memory without the code of libraries.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Whether batches come fast enough for a device that works beside the processor, which is emulated by sleeping.
+"""Measure whether batches are ready in time for a device beside the processor, emulated by sleeping.
 
     python benchmarks/feed.py MIXTURES [--step-ms 15] [--launch-ms 3] [--batch 25] [--steps 60] [--rounds 3]
                               [--readers 1 2] [--workers 0 1 2]
 
-A step takes ``--launch-ms`` of Python in the main thread, as launching kernels does, and sleeps for the rest. Shown is
-the share of the time that the device would be busy: where the batch is there already, which is as much as waking up
-allows; and for fixed and dynamic mixtures, with all audio in memory and with none, by one thread, by several readers,
-and by processes of their own. And what making a batch takes alone.
+A step takes ``--launch-ms`` of Python in the main thread, as launching kernels does, and sleeps for the rest. Printed
+is the share of time for which the device would be busy: with a batch that is always ready, which is the upper limit;
+and for fixed and dynamic mixtures, with all audio in memory and with none, with one thread, with several readers, and
+with separate processes. Also printed: the time that making a batch takes on its own.
 """
 
 import argparse
@@ -26,7 +26,7 @@ READY = 8  # steps before the clock starts
 
 
 def busy_share(make, workers: int, options: argparse.Namespace) -> float:
-    """Return the share of the time in which the emulated device works."""
+    """Return the share of time for which the emulated device is busy."""
     steps = options.steps
     with Feed(make, steps + READY, torch.device("cpu"), torch.float32, processes=workers, ahead=True) as feed:
         for step in range(steps + READY):
@@ -41,7 +41,7 @@ def busy_share(make, workers: int, options: argparse.Namespace) -> float:
 
 
 def milliseconds(batches, options: argparse.Namespace) -> float:
-    """Return what making a batch takes while nothing else is done."""
+    """Return the milliseconds that making a batch takes if nothing else is done."""
     began = time.perf_counter()
     for step in range(options.steps):
         batches.batch(step)
@@ -60,11 +60,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     mixtures = MixtureSet.open(options.mixtures)
-    made = training_data(
+    batch = training_data(
         mixtures, segment=SEGMENT, batch_size=options.batch, dynamic=False, seed=0, memory_gib=4
     ).batch(0)  # fmt: skip
-    found = [busy_share(lambda _: made, 0, options) for _ in range(options.rounds)]
-    print(f"there already: device busy {median(found):.1%} [{min(found):.1%}..{max(found):.1%}]", flush=True)
+    found = [busy_share(lambda _: batch, 0, options) for _ in range(options.rounds)]
+    print(f"always ready: device busy {median(found):.1%} [{min(found):.1%}..{max(found):.1%}]", flush=True)
     ways = [(1, workers) for workers in options.workers] + [(count, 0) for count in options.readers if count > 1]
     for dynamic, memory_gib in product((False, True), (4, 0)):
         shares, alone = {way: [] for way in ways}, {way: [] for way in ways}
@@ -74,7 +74,7 @@ def main() -> None:
                 readers=readers, shared=workers > 0,
             )  # fmt: skip
             if memory_gib:
-                for step in range(options.steps + READY):  # now it is in memory
+                for step in range(options.steps + READY):  # bring the audio into memory
                     batches.batch(step)
             alone[readers, workers].append(milliseconds(batches, options))
             shares[readers, workers].append(busy_share(batches.batch, workers, options))
@@ -83,7 +83,7 @@ def main() -> None:
             found = shares[readers, workers]
             print(
                 f"{kind:20} {f'processes {workers}' if workers else f'readers {readers}'}: device busy "
-                f"{median(found):.1%} [{min(found):.1%}..{max(found):.1%}]; alone, here: "
+                f"{median(found):.1%} [{min(found):.1%}..{max(found):.1%}]; alone: "
                 f"{median(alone[readers, workers]):.1f} ms a batch",
                 flush=True,
             )

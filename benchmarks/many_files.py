@@ -1,9 +1,9 @@
-"""Many short files: the network sees them in common batches, beside one by one.
+"""Compare separating many short files in common batches with separating them one by one.
 
     python benchmarks/many_files.py RUN [--files 200] [--seconds 3,5] [--rounds 3] [--jobs N] [--speech data/speech]
 
-Files of 3 to 5 s of two voices, by `separate_files` as `sepclip separate` calls it, from files to files, after a
-first file to warm up; both take turns. Also: how many of the written samples differ, and by how much.
+Files of 3 to 5 s with two voices are separated by `separate_files`, as `sepclip separate` does, from files to files,
+after a first file as warm-up. Both take turns. Also printed: how many of the written samples differ, and by how much.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RATE = 8000
 
 
 def write_mixtures(folder: Path, speech: Path, count: int, shortest: float, longest: float) -> None:
-    """Write ``count`` pieces of two voices speaking at once."""
+    """Write ``count`` excerpts of two voices speaking at once."""
     chance = np.random.default_rng(0)
     names = ("en-f", "ca-m")
     waves = [np.concatenate([soundfile.read(p)[0] for p in sorted((speech / n).glob("*.flac"))]) for n in names]

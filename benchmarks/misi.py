@@ -1,8 +1,8 @@
-"""What phase refinement gains: SI-SDR of a run's separated mixtures, and of ideal masks, by iterations of MISI.
+"""Measure the gain of phase refinement: SI-SDR of separated mixtures, and of ideal masks, by iterations of MISI.
 
     python benchmarks/misi.py RUN MIXTURES [--split tt] [--iterations 0,1,2,5,10] [--json FILE]
 
-Ideal: the magnitudes of the true sources in place of the masked ones, the most that a network of magnitudes could give.
+"Ideal" uses the magnitudes of the true sources instead of the masked ones, the upper limit for a network of magnitudes.
 """
 
 import argparse

@@ -1,14 +1,14 @@
-"""How fast `prepare` is beside a bare read-mix-write loop over the same files on the same cores.
+"""Compare the speed of `prepare` with a bare read-mix-write loop over the same files on the same cores.
 
     python benchmarks/prepare.py RECORDINGS [--files 300] [--mixtures 600] [--rounds 5] [--jobs 2] [--folder DIR]
 
-RECORDINGS is any folder with one sub-folder a voice. Look-alikes of WSJ0 (16 kHz wav) and of LibriSpeech (16 kHz flac)
-are made of it once, with lists of mixtures; both are prepared at 8 kHz, min. The bare loop reads with soundfile,
-resamples, weighs, adds and writes with soundfile, in as many forked processes as `prepare` has, and nothing else: no
-look beforehand, no check, no safe replacement of files, no flush, no recipes. The arms take turns; the ratio is bare
-seconds to those of `prepare`, all of it, round by round, by the wall clock (which other programs on the cores disturb)
-and of CPU time (which leaves waiting out). Active levels, which `prepare wsj0-2mix` measures once an
-utterance, are given by a table, and timed by themselves. Reading lists of the official sizes is timed too.
+RECORDINGS is a folder with one sub-folder per voice. Imitations of WSJ0 (16 kHz wav) and of LibriSpeech (16 kHz flac)
+are written from it once, with lists of mixtures; both are prepared at 8 kHz, min. The bare loop reads with soundfile,
+resamples, scales, adds and writes with soundfile, in as many forked processes as `prepare` has, and does nothing else:
+no survey beforehand, no checks, no atomic replacement of files, no flush, no recipes. The arms take turns; the ratio is
+the bare loop's time to that of the whole `prepare`, within a round, by the wall clock (which other programs on the
+cores disturb) and by CPU time (which excludes waiting). Active levels, which `prepare wsj0-2mix` measures once per
+utterance, come from a table and are timed separately. Reading lists of the official sizes is timed too.
 """
 
 import argparse
@@ -72,7 +72,7 @@ def libri_path(split: str, voice: int, number: int) -> str:
 
 
 def write_lists(folder: Path, voices: dict[int, list[int]], counts: dict[str, int]) -> dict[str, list[tuple[str, Job]]]:
-    """Write lists for both corpora and return what the bare loops have to do: split and job, by corpus."""
+    """Write lists for both corpora and return the jobs of the bare loops: split and job, by corpus."""
     chance = random.Random(1)
     jobs: dict[str, list[tuple[str, Job]]] = {"wsj0-2mix": [], "librimix": []}
     seen = set()
@@ -99,7 +99,7 @@ def write_lists(folder: Path, voices: dict[int, list[int]], counts: dict[str, in
 
 
 def bare(corpus: str, root: Path, out: Path, job: tuple[str, Job]) -> None:
-    """Read, mix and write one mixture, with nothing around it."""
+    """Read, mix and write one mixture, and nothing else."""
     split, (paths, gains, name) = job
     kind = "float64" if corpus == "wsj0-2mix" else "float32"
     waves = [
@@ -140,7 +140,7 @@ def run_prepare(corpus: str, root: Path, threads: int, out: Path) -> None:
 
 
 def seconds(work: Callable[[], object]) -> float:
-    os.sync()  # what others left to write is not ours
+    os.sync()  # write out what other programs left in the cache first
     began = time.perf_counter()
     with contextlib.redirect_stderr(io.StringIO()):
         work()
@@ -148,13 +148,13 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def cpu_seconds() -> float:
-    """Return the CPU time of this process and of those that it has started and seen end."""
+    """Return the CPU time of this process and of its children that have ended."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
 def reading_seconds(folder: Path) -> Iterator[tuple[str, int, float]]:
-    """Yield how long it takes to read lists of the official sizes."""
+    """Yield the seconds that reading lists of the official sizes takes."""
     everyone = {voice: list(range(100)) for voice in range(119)}
     folder.mkdir()
     write_lists(folder, everyone, {"tr": 20000, "cv": 5000, "tt": 3000})
@@ -173,12 +173,12 @@ def main() -> None:
     parser.add_argument("--mixtures", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    parser.add_argument("--folder", type=Path, help="where to work, such as /dev/shm to leave the disk out")
+    parser.add_argument("--folder", type=Path, help="working folder, such as /dev/shm to exclude the disk")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     table: dict[str, object] = {"options": {key: str(value) for key, value in vars(options).items()}}
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        startup.keep_memory()  # as the command line has it for prepare
+        startup.keep_memory()  # as the command line does for prepare
         folder = Path(name)
         voices = make_utterances(options.recordings, folder, options.files)
         counts = {split: int(share * options.mixtures) for split, share in SHARES.items()}
@@ -192,7 +192,7 @@ def main() -> None:
                 "bare": partial(run_bare, corpus, folder, mine, options.jobs),
                 "prepare": partial(run_prepare, corpus, folder, options.jobs),
             }
-            for work in arms.values():  # once to warm up
+            for work in arms.values():  # one warm-up
                 work(folder / "out")
                 shutil.rmtree(folder / "out")
             times: dict[str, dict[str, list[float]]] = {clock: {arm: [] for arm in arms} for clock in ("wall", "CPU")}

@@ -1,10 +1,10 @@
-"""Accuracy and time of resampling to 8 kHz: what sepclip uses, and others.
+"""Measure accuracy and time of resampling to 8 kHz, by sepclip's resampler and others.
 
     python benchmarks/resampling.py [--seconds 60] [--json FILE]
 
-Accuracy: sines of random phases below 3.4 kHz, whose samples at 8 kHz are known, against the result, in dB; alias: what
-is left of sines above 4.6 kHz, in dB. Time: of so many seconds in one thread, the median of seven. soxr counts where
-it is installed.
+Accuracy: the error in dB for sines of random phases below 3.4 kHz, whose samples at 8 kHz are known. Alias: the level
+in dB that remains of sines above 4.6 kHz. Time: the median of seven runs over ``--seconds`` of sound in one thread.
+soxr is included if it is installed.
 """
 
 import argparse

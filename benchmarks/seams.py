@@ -1,9 +1,9 @@
-"""Blocks beside the whole file: how far apart they are at the seams and elsewhere, by length of block and overlap.
+"""Compare separation in blocks with the whole file, at the seams and elsewhere, by length of block and overlap.
 
     python benchmarks/seams.py RUN [--seconds 120] [--blocks 10:2,15:3,20:4,30:6] [--precision fp32]
 
-Two voices speaking at once, by a trained network of masks. `middle`: the fade in the middle of every overlap, `agree`:
-where both blocks agree, as sepclip does. In dB, of the difference to the result in one piece over that result.
+Two voices speaking at once are separated by a trained network of masks. `middle` fades in the middle of every overlap,
+`agree` where both blocks agree, as sepclip does. The differences are in dB relative to the result in one piece.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RATE = 8000
 
 
 def voices(speech: Path, seconds: float) -> torch.Tensor:
-    """Return two voices (2, T), as often as it takes."""
+    """Return two voices (2, T), repeated to the required length."""
     waves = []
     for name in ("en-f", "ca-m"):
         wave = np.concatenate([soundfile.read(p, dtype="float32")[0] for p in sorted((speech / name).glob("*.flac"))])

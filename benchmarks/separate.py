@@ -1,17 +1,17 @@
-"""Separating long sounds: time and memory of sepclip, of asteroid and nussl, and of the network alone.
+"""Compare time and memory of separating long sounds: sepclip, asteroid, nussl, and the network alone.
 
-    pip install asteroid, and nussl, into environments of their own, where they are to take part
+    (to include asteroid and nussl, pip install them into a separate environment and give --peer-python)
     OMP_NUM_THREADS=2 python benchmarks/separate.py [--seconds 4,60,600] [--rounds 3] [--json FILE]
         [--peer-python PYTHON] [--speech data/speech]
-    python benchmarks/separate.py --quality RUN,RUN    # SI-SDR as by the command, and in float32 in one piece
+    python benchmarks/separate.py --quality RUN,RUN    # SI-SDR of the command, and in float32 in one piece
 
-A network of 2 x 300 units, masks or embeddings of 20 dimensions, with the weights of its start, since the time hardly
-depends on them. Every figure is a process of its own, and they take turns; a process imports, loads, separates 2 s to
-warm up, and then is timed from the wave in memory to the waves in memory. Peak memory is that of the process. sepclip's
-arms are in bfloat16 where the processor computes in it, or in float32 (`-fp32`), as the peers are. The floor is the
-forward pass of the same network (BLSTM and heads) on a magnitude that is there, and nothing before or after it:
-`floor`, the whole sound as one sequence in float32; `floor-bf16`, the same in bfloat16; `floor-blocks`, in blocks of
-10 s without overlap, 16 at once, in the precision of sepclip; its waves would be of no use.
+The network has 2 x 300 units, with masks or embeddings of 20 dimensions, and initial weights, because the time hardly
+depends on them. Every figure comes from a separate process, and the arms take turns. A process imports, loads,
+separates 2 s as warm-up, and is then timed from the wave in memory to the waves in memory. Peak memory is that of the
+process. sepclip's arms are in bfloat16 if the processor supports it, or in float32 (`-fp32`), as the peers are. The
+floor is the forward pass of the same network (BLSTM and heads) on a magnitude that is already computed, and nothing
+before or after: `floor`, the whole sound as one sequence in float32; `floor-bf16`, the same in bfloat16;
+`floor-blocks`, in blocks of 10 s without overlap, 16 at once, in sepclip's precision (its waves would be useless).
 """
 
 import argparse
@@ -26,7 +26,7 @@ from statistics import median
 from types import ModuleType
 
 RATE = 8000
-BATCH = 16  # blocks of 10 s of `floor-blocks` at once
+BATCH = 16  # blocks of 10 s that `floor-blocks` computes at once
 SIZES = {"layers": 2, "hidden": 300, "dropout": 0.3, "embedding_size": 20}
 FLOORS = ("floor", "floor-bf16", "floor-blocks")
 OWN = ("mi", "dc", "mi-fp32", "dc-fp32", *(f"{floor}-{loss}" for floor in FLOORS for loss in ("mi", "dc")))
@@ -34,7 +34,7 @@ PEERS = ("asteroid", "nussl")
 
 
 def voices(speech: Path, seconds: float):
-    """Return two voices (2, T), as often as it takes."""
+    """Return two voices (2, T), repeated to the required length."""
     import numpy as np
     import soundfile
 
@@ -52,7 +52,7 @@ def mixture(speech: Path, seconds: float):
 
 
 def own(arm: str):
-    """Return what separates a wave (T,) by sepclip, or the network alone."""
+    """Return a function that separates a wave (T,) by sepclip, or runs the network alone."""
     import torch
 
     from sepclip.audio.layout import Layout
@@ -68,7 +68,7 @@ def own(arm: str):
     exact = "fp32" in arm or arm in ("floor-mi", "floor-dc")
     bf16 = not exact and resolve_precision("auto", cpu) == "bf16"
     separator = BlockSeparator(made, InferenceOptions(precision="bf16" if bf16 else "fp32"))
-    if loss == "mi":  # of different sources, as of a trained network, so that no join of blocks is hard to tell
+    if loss == "mi":  # make the sources differ, as those of a trained network do, so that joining blocks is as easy
         with torch.no_grad():
             made.network.heads["mask"].bias.view(129, 2)[:40] += torch.tensor([3.0, -3.0])
             made.network.heads["mask"].bias.view(129, 2)[40:] += torch.tensor([-3.0, 3.0])
@@ -91,7 +91,7 @@ def own(arm: str):
 
 
 def asteroid():
-    """Return asteroid's deep clustering separation, as its recipe egs/wsj0-mix/DeepClustering does it."""
+    """Return asteroid's deep clustering separation, as in its recipe egs/wsj0-mix/DeepClustering."""
     import torch
 
     without_compiled_torchaudio()
@@ -126,7 +126,7 @@ def asteroid():
 
 
 def without_compiled_torchaudio() -> None:
-    """Let torchaudio be imported beside a torch for which its compiled part was not made."""
+    """Make torchaudio importable beside a torch that its compiled part does not support."""
     stand_in = ModuleType("torchaudio._extension")
     stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = stand_in._IS_ALIGN_AVAILABLE = False
     stand_in.fail_if_no_align = lambda function: function
@@ -134,15 +134,15 @@ def without_compiled_torchaudio() -> None:
 
 
 def nussl():
-    """Return nussl's DeepClustering, given the network that its recipes build."""
+    """Return nussl's DeepClustering with the network of its recipes."""
     import tempfile
 
     import scipy.signal
     import torch
 
-    torch.load = partial(torch.load, weights_only=False)  # its models hold objects
+    torch.load = partial(torch.load, weights_only=False)  # its model files contain objects
     without_compiled_torchaudio()
-    for name in ("hamming", "hann", "blackman"):  # which newer scipy has elsewhere
+    for name in ("hamming", "hann", "blackman"):  # newer releases of scipy have moved these
         setattr(scipy.signal, name, getattr(scipy.signal.windows, name))
     import nussl as library
     from nussl.ml.networks import builders
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--seconds", default="4,60,600")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--arms")
-    parser.add_argument("--peer-python", help="Python that has asteroid and nussl")
+    parser.add_argument("--peer-python", help="Python of an environment with asteroid and nussl")
     parser.add_argument("--speech", type=Path, default=Path("data/speech"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--quality", metavar="RUN,...")
@@ -233,7 +233,7 @@ def main() -> None:
                     print(f"{arm}, {seconds:g} s: failed\n{done.stderr[-1500:]}", file=sys.stderr)
                     continue
                 rows.append({"arm": arm, "length": seconds, "round": turn, **json.loads(done.stdout.splitlines()[-1])})
-        print(f"{seconds:g} s of sound: median seconds [least..most], real-time factor, peak MB")
+        print(f"{seconds:g} s of sound: median seconds [min..max], real-time factor, peak MB")
         for arm in arms:
             found = [row for row in rows if row["arm"] == arm and row["length"] == seconds]
             if found:

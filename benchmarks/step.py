@@ -1,9 +1,9 @@
-"""Seconds of a training step of the demo's network, by precision, allocator and the spinning of OpenMP's threads.
+"""Measure a training step of the demo's network, by precision, allocator and the spinning of OpenMP's threads.
 
     python benchmarks/step.py [--rounds 3] [--json FILE]
 
-Every arm is a process of its own, for all of this is set before torch is imported; the arms take turns, and the ratio
-to the first arm is taken round by round. With ``--busy`` another process keeps one core busy meanwhile.
+Every arm is a separate process, because all of this is set before torch is imported. The arms take turns, and the ratio
+to the first arm is computed within a round. With ``--busy``, another process keeps one core busy meanwhile.
 """
 
 import argparse

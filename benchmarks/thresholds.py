@@ -1,10 +1,10 @@
-"""The threshold of every clip rule over the gradient norms of one real run, and the share that each would clip.
+"""Plot the threshold of every clip rule over the gradient norms of one real run, and print the share that it clips.
 
     sepclip train MIXTURES --run RUN --config demo --steps 1000 --set train.log_every=1
     python benchmarks/thresholds.py RUN docs/thresholds.png
 
-Also prints what share of steps ``auto:10`` clips when norms stay, rise or fall. Rules that look at single elements or
-rows (value, agc), or at layers, have no threshold for the norm of all gradients and are not drawn.
+Also prints the share of steps that ``auto:10`` clips if norms stay the same, rise or fall. Rules for single elements or
+rows (value, agc) or for layers have no threshold for the norm of all gradients and are not drawn.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
         print(f"  {text:<22} {acted} {share:.1%}")
         axes.plot(steps, thresholds, color=colour, linewidth=1.4, label=f"{text} ({share:.0%} {acted})")
     axes.set(yscale="log", xlabel="step", ylabel="norm", xlim=(0, len(norms)))
-    axes.set_ylim(1.5e-5, norms.max() * 2)  # down to the fixed threshold
+    axes.set_ylim(1.5e-5, norms.max() * 2)  # include the fixed threshold
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)
     figure.savefig(options.picture)

@@ -1,4 +1,4 @@
-"""How fast a training step is: against the bare network, against other toolkits, and as part of `sepclip train`.
+"""Measure a training step: against the bare network, against other toolkits, and as part of `sepclip train`.
 
     python benchmarks/train.py floor [--batch 8 25] [--precision fp32 bf16] [--rounds 5] [--json FILE]
     python benchmarks/train.py floor --device cuda --network 2x300 4x600 --precision fp32 tf32 bf16
@@ -6,13 +6,14 @@
     python benchmarks/train.py whole MIXTURES                           (a set made by `sepclip prepare`)
     python benchmarks/train.py memory MIXTURES
 
-``floor``: the step of each loss and its floor in one process, in turns; ratios round by round. On a GPU also torch's
-LSTM alone, and the share of the time in which the GPU is busy. ``peers``: deep clustering, each toolkit as it comes,
-every measurement a process of its own, in turns. ``whole``: `sepclip train` for 200 steps against 200 bare steps.
-``memory``: the peak of a process that trains the largest recipe, and what `sepclip train` holds during 10,000 steps.
+``floor``: the step of each loss and its floor in one process, taking turns; ratios are computed within a round. On a
+GPU also torch's LSTM alone, and the share of time for which the GPU is busy. ``peers``: deep clustering, each toolkit
+with its defaults, every measurement in a separate process, taking turns. ``whole``: `sepclip train` for 200 steps
+against 200 bare steps. ``memory``: the peak of a process that trains the largest recipe, and the memory of `sepclip
+train` during 10,000 steps.
 
-``--clock cpu`` counts CPU time instead of time, for machines that others use meanwhile; with OMP_NUM_THREADS=1, for
-threads that wait for each other spin.
+``--clock cpu`` measures CPU time instead of wall time, for machines that others use at the same time. Set
+OMP_NUM_THREADS=1 with it, because threads that wait for each other spin.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from train_arms import CLOCKS, HEADS, LOSSES, facts, make_step
 from sepclip import startup
 
 HERE = Path(__file__).parent
-_TRIES, _MOST_OF_OTHERS = 6, 0.15  # a measurement is done again while other processes take so many cores meanwhile
+_TRIES, _MOST_OF_OTHERS = 6, 0.15  # repeat a measurement if other processes use more cores than this
 Table = dict[str, dict[str, object]]
 
 
@@ -40,13 +41,13 @@ def shown(numbers: list[float], unit: str = "", digits: int = 3) -> str:
 
 
 def floor(options: argparse.Namespace) -> Table:
-    """Print and return the seconds of every loss's step and its ratio to its floor."""
+    """Print and return the seconds of the step of each loss, and the ratio to its floor."""
     startup.spin_briefly()
     kept = startup.keep_memory()
     table: Table = {}
     for network in options.network:
         for precision in options.precision:
-            print(facts("kept" if kept else "as it comes", precision, options.device), f"{network} BLSTM", sep=", ")
+            print(facts("kept" if kept else "default", precision, options.device), f"{network} BLSTM", sep=", ")
             for batch_size in options.batch:
                 table |= floor_of(options, network, precision, batch_size)
     return table
@@ -100,7 +101,7 @@ def seconds_of(step: Callable[[], object], steps: int, device: str, name: str) -
 
 
 def used_by_others() -> float:
-    """Return the CPU seconds that all other processes of this machine have used, where Linux tells; else 0."""
+    """Return the CPU seconds that all other processes of this machine have used; 0 if the system is not Linux."""
     stat = Path("/proc/stat")
     if not stat.is_file():
         return 0.0
@@ -110,7 +111,7 @@ def used_by_others() -> float:
 
 
 def busy_share(step: Callable[[], object], steps: int = 20) -> float:
-    """Return the share of the time in which a kernel runs on the GPU."""
+    """Return the share of time for which a kernel runs on the GPU."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -125,7 +126,7 @@ def busy_share(step: Callable[[], object], steps: int = 20) -> float:
 
 
 def peers(options: argparse.Namespace) -> Table:
-    """Print and return the seconds of a deep clustering step of sepclip, asteroid and nussl as they come."""
+    """Print and return the seconds of a deep clustering step of sepclip, asteroid and nussl with their defaults."""
     peer = [options.peer_python, str(HERE / "train_peers.py")]
     own = [sys.executable, str(HERE / "train_arms.py")]
     arms = {
@@ -155,7 +156,7 @@ def peers(options: argparse.Namespace) -> Table:
 
 
 def measured(command: list[object]) -> dict[str, float]:
-    """Run an arm in a process of its own."""
+    """Run an arm in a separate process and return its result."""
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))}: {done.stderr.strip().splitlines()[-1]}")
@@ -163,7 +164,7 @@ def measured(command: list[object]) -> dict[str, float]:
 
 
 def whole(options: argparse.Namespace) -> Table:
-    """Print and return the seconds of `sepclip train` against those of as many bare steps."""
+    """Print and return the seconds of `sepclip train` and of the same number of bare steps."""
     totals, loops, bare = [], [], []
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
@@ -188,7 +189,7 @@ def whole(options: argparse.Namespace) -> Table:
 
 
 def memory(options: argparse.Namespace) -> Table:
-    """Print and return the peak of a few steps in a process of their own, and what a long training holds."""
+    """Print and return the peak of a few steps in a separate process, and the memory of a long training."""
     table: Table = {}
     for network, batch_size in zip(options.network, options.batch, strict=True):
         for precision in options.precision:
@@ -202,14 +203,14 @@ def memory(options: argparse.Namespace) -> Table:
         held = held_while_training(options.data, options.steps)
         for share in (0.1, 0.25, 0.5, 0.75, 1.0):
             step = max(step for step, _ in held if step <= share * options.steps)
-            mib = next(mib for at, mib in held if at == step)  # the first there: after the last step it sums up
+            mib = next(mib for at, mib in held if at == step)  # the first: at the end it makes a summary
             print(f"`sepclip train` at step {step}: {mib:.1f} MiB")
         table["held"] = {"steps and mib": held}
     return table
 
 
 def held_while_training(data: Path, steps: int) -> list[tuple[int, float]]:
-    """Return steps and the MiB that `sepclip train` of a tiny network held then, as Linux tells."""
+    """Return pairs of a step and the resident MiB of `sepclip train` with a tiny network (Linux only)."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         tiny = ["data.segment_frames=20", "data.valid_excerpts=8", "model.hidden=8", "model.layers=1"]
@@ -222,7 +223,7 @@ def held_while_training(data: Path, steps: int) -> list[tuple[int, float]]:
                 time.sleep(0.25)
                 rows = (run / "metrics.jsonl").read_text().splitlines() if (run / "metrics.jsonl").is_file() else []
                 pages = Path(f"/proc/{training.pid}/statm").read_text().split()
-                if rows and int(pages[1]):  # 0 once it has ended
+                if rows and int(pages[1]):  # 0 after it has ended
                     step = json.loads(rows[-1])["step"]
                     held.append((step, int(pages[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20))
         if training.returncode:
@@ -231,7 +232,7 @@ def held_while_training(data: Path, steps: int) -> list[tuple[int, float]]:
 
 
 def spent(clock: str) -> float:
-    """Return the time, or the CPU time of all processes that this one has started and that have ended."""
+    """Return the wall time, or the CPU time of all child processes that have ended."""
     children = os.times()
     return time.perf_counter() if clock == "wall" else children.children_user + children.children_system
 

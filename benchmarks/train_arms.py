@@ -1,9 +1,9 @@
-"""The steps that benchmarks/train.py times: a training step of sepclip, and its floor.
+"""Define the steps that benchmarks/train.py times: a training step of sepclip, and its floor.
 
 The floor is the bare network with the heads of the loss, dropout, input normalisation, clip rule and optimizer, on
-features that are there, with the mean square of what the heads give for a loss.
+features that are already computed, with the mean square of the heads' outputs as the loss.
 
-    python benchmarks/train_arms.py ARM --batch 8 ...        one arm in a process of its own, as JSON
+    python benchmarks/train_arms.py ARM --batch 8 ...        one arm in this process, as JSON
 """
 
 import argparse
@@ -21,18 +21,18 @@ FRAMES, BINS, SAMPLES = 400, 129, 399 * 64
 LOSSES = ("dc", "wkm", "mi", "chimera", "snr")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 HEADS = {"dc": "embedding", "wkm": "embedding", "mi": "mask", "snr": "mask", "chimera": "both"}
-FLOOR_OF = {"embedding": "dc", "mask": "mi", "both": "chimera"}  # a loss with these heads
+FLOOR_OF = {"embedding": "dc", "mask": "mi", "both": "chimera"}  # the loss that stands for these heads
 
 
 def processor() -> str:
-    """Name the processor, as the kernel does where it tells."""
+    """Return the name of the processor, from the kernel if it knows it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def facts(allocator: str, precision: str, device: str = "cpu") -> str:
-    """Say what a figure depends on: hardware, threads, allocator, precision."""
+    """Return a line with what a figure depends on: hardware, threads, allocator, precision."""
     import torch
 
     hardware = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
@@ -131,12 +131,12 @@ def main() -> None:
     step = make_step(options.arm, options.batch, precision, network=options.network)
     found = timed(step, options.steps, CLOCKS[options.clock])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB, on Linux
-    told = facts("kept" if kept else "as it comes", precision)
-    print(json.dumps(found | {"peak_mib": peak, "facts": told}))
+    conditions = facts("kept" if kept else "default", precision)
+    print(json.dumps(found | {"peak_mib": peak, "facts": conditions}))
 
 
 def timed(step: Callable[[], object], steps: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Return the seconds of a step, after two that warm up."""
+    """Return the seconds of a step, after two warm-up steps."""
     step(), step()
     began = clock()
     for _ in range(steps):

@@ -1,11 +1,12 @@
-"""A deep clustering step of asteroid or nussl, built of their own classes, as benchmarks/train.py times it.
+"""Run a deep clustering step of asteroid or nussl, built from their own classes, for benchmarks/train.py.
 
     python -m venv peers && peers/bin/pip install torch==2.13.0
-    peers/bin/pip install asteroid==0.7.0 nussl==1.1.9     # soxbindings may not build: it is not needed
+    peers/bin/pip install asteroid==0.7.0 nussl==1.1.9     # soxbindings may fail to build: it is not needed
     peers/bin/python benchmarks/train_peers.py asteroid --batch 8
 
-As shipped: their allocator, precision and threads. asteroid takes waves, and its transform is part of the step, as in
-its recipe for deep clustering; nussl's recipe keeps spectrograms and targets on disk, so here they are ready.
+Allocator, precision and threads are the defaults. asteroid takes waves, and its transform is part of the step, as in
+its recipe for deep clustering; nussl's recipe keeps spectrograms and targets on disk, so they are computed beforehand
+here.
 """
 
 import argparse
@@ -21,7 +22,7 @@ FRAMES, BINS, SAMPLES, HIDDEN, LAYERS, EMBEDDING = 400, 129, 399 * 64, 300, 2, 2
 
 
 def make_importable() -> None:
-    """Put back what newer releases of others took away: three names of scipy, torchaudio's compiled part."""
+    """Restore what newer releases removed: three names in scipy, and torchaudio's compiled part."""
     import scipy.signal
 
     for name in ("hamming", "hann", "blackman"):
@@ -38,7 +39,7 @@ def make_importable() -> None:
 
 
 def asteroid_step(batch_size: int) -> Callable[[], object]:
-    """Return a step after asteroid's recipe: both heads are computed, the loss is that of the embeddings alone."""
+    """Return a step of asteroid's recipe: both heads are computed, but the loss uses the embeddings only."""
     from asteroid.losses import deep_clustering_loss
     from asteroid.masknn.recurrent import SingleRNN
     from asteroid_filterbanks import make_enc_dec
@@ -85,7 +86,7 @@ def asteroid_step(batch_size: int) -> Callable[[], object]:
 
 
 def nussl_step(batch_size: int) -> Callable[[], object]:
-    """Return nussl's own training closure on ready spectrograms, with its own clipping of gradients added."""
+    """Return nussl's own training closure on precomputed spectrograms, with its own gradient clipping added."""
     import nussl
     from nussl.ml.networks import SeparationModel, builders
     from nussl.ml.train.closures import TrainClosure
@@ -123,8 +124,8 @@ def main() -> None:
     for _ in range(options.steps):
         step()
     seconds = (clock() - began) / options.steps
-    told = f"{torch.get_num_threads()} threads, torch {torch.__version__}, memory as it comes, fp32"
-    print(json.dumps({"seconds": seconds, "facts": told}))
+    facts = f"{torch.get_num_threads()} threads, torch {torch.__version__}, default allocator, fp32"
+    print(json.dumps({"seconds": seconds, "facts": facts}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""AutoClip in a plain PyTorch loop, with saving and resuming: python examples/pytorch.py."""
+"""AutoClip in a plain PyTorch loop that saves and resumes: python examples/pytorch.py."""
 
 import tempfile
 from pathlib import Path
 
 import torch
 
-from sepclip.clip import parse  # or copy sepclip/clip.py beside your script; it needs torch alone
+from sepclip.clip import parse  # or copy sepclip/clip.py next to your script: it only needs torch
 
 
 def run(updates: int, checkpoint: Path) -> None:
@@ -32,4 +32,4 @@ def run(updates: int, checkpoint: Path) -> None:
 
 with tempfile.TemporaryDirectory() as folder:
     run(100, Path(folder) / "checkpoint.pt")
-    run(200, Path(folder) / "checkpoint.pt")  # resumes at step 100, with the history of the first hundred norms
+    run(200, Path(folder) / "checkpoint.pt")  # resumes at step 100 with the history of the first 100 norms

@@ -11,11 +11,11 @@ from sepclip.clip import parse
 
 def run(updates: int, folder: Path) -> None:
     torch.manual_seed(0)
-    accelerator = Accelerator(gradient_accumulation_steps=2, cpu=True)  # leave cpu out to use what there is
+    accelerator = Accelerator(gradient_accumulation_steps=2, cpu=True)  # without cpu=True it uses a GPU if there is one
     model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
     model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), lr=0.01))
     rule = parse("auto:10")
-    accelerator.register_for_checkpointing(rule)  # save_state() and load_state() then carry its history
+    accelerator.register_for_checkpointing(rule)  # save_state() and load_state() include its history
     if folder.exists():
         accelerator.load_state(folder)
     while rule.steps < updates:
@@ -24,8 +24,8 @@ def run(updates: int, folder: Path) -> None:
             with accelerator.accumulate(model):
                 loss = torch.nn.functional.mse_loss(model(x), x.sum(1, keepdim=True))
                 accelerator.backward(loss)
-                if accelerator.sync_gradients:  # all parts of this update are in
-                    accelerator.unscale_gradients(optimizer)  # does nothing but in float16
+                if accelerator.sync_gradients:  # the gradients of this update are complete
+                    accelerator.unscale_gradients(optimizer)  # only does something in float16
                     step = rule(model.named_parameters())
                 optimizer.step()
                 optimizer.zero_grad()
@@ -37,4 +37,4 @@ def run(updates: int, folder: Path) -> None:
 
 with tempfile.TemporaryDirectory() as folder:
     run(50, Path(folder) / "checkpoint")
-    run(100, Path(folder) / "checkpoint")  # resumes at step 50, with the history of its norms
+    run(100, Path(folder) / "checkpoint")  # resumes at step 50 with the history of its norms

@@ -29,11 +29,11 @@ def run(epochs: int, checkpoint: Path) -> None:
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[clip], accelerator="cpu", enable_checkpointing=False, **quiet)
     trainer.fit(Regression(), data, ckpt_path=checkpoint if checkpoint.exists() else None)
     trainer.save_checkpoint(checkpoint)
-    (rule,) = clip.rules  # one for each optimizer
+    (rule,) = clip.rules  # one rule for each optimizer
     print({name: round(value.item(), 4) for name, value in trainer.callback_metrics.items()})
     print(f"{rule}: clipped {rule.clipped} of {rule.steps} steps")
 
 
 with tempfile.TemporaryDirectory() as folder:
     run(5, Path(folder) / "last.ckpt")
-    run(10, Path(folder) / "last.ckpt")  # resumes at epoch 5, with the history of its norms
+    run(10, Path(folder) / "last.ckpt")  # resumes at epoch 5 with the history of its norms

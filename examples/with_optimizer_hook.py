@@ -1,4 +1,4 @@
-"""AutoClip inside optimizer.step(): the loop and its checkpoints stay as they are."""
+"""AutoClip inside optimizer.step(), without changes to the training loop and its checkpoints."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ def run(updates: int, checkpoint: Path) -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    clip = clip_before_step(optimizer, "auto:10", model.named_parameters())  # the only line that is added
+    clip = clip_before_step(optimizer, "auto:10", model.named_parameters())  # the only new line
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     if checkpoint.exists():
@@ -33,4 +33,4 @@ def run(updates: int, checkpoint: Path) -> None:
 
 with tempfile.TemporaryDirectory() as folder:
     run(100, Path(folder) / "checkpoint.pt")
-    run(200, Path(folder) / "checkpoint.pt")  # resumes; the history came with the optimizer's state
+    run(200, Path(folder) / "checkpoint.pt")  # resumes: the history is in the optimizer's state

@@ -7,7 +7,7 @@ import torch
 from sepclip.audio.resample import load_torchaudio
 from sepclip.integrations.huggingface import ClipMixin
 
-load_torchaudio()  # transformers imports it, which fails for some pairs of torch and torchaudio; after this it does not
+load_torchaudio()  # transformers imports torchaudio, which fails beside some versions of torch without this line
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainingArguments, set_seed  # noqa: E402
 
 
@@ -39,4 +39,4 @@ def run(epochs: int, folder: str, resume: bool) -> None:
 
 with tempfile.TemporaryDirectory() as folder:
     run(2, folder, resume=False)
-    run(4, folder, resume=True)  # from the last checkpoint, which has the history in its optimizer.pt
+    run(4, folder, resume=True)  # from the last checkpoint, whose optimizer.pt includes the history

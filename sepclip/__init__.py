@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch only when it is asked for, so that `sepclip --help` is instant."""
+    """Import ``Separator`` on first use, because torch takes seconds to import and `sepclip --help` must be instant."""
     if name == "Separator":
         from sepclip.separation.trained import Separator
 

@@ -1,4 +1,4 @@
-"""``python -m sepclip``."""
+"""The command line, as ``python -m sepclip``."""
 
 from sepclip.cli import main
 

@@ -1,4 +1,4 @@
-"""The whole way on the demo voices, on a CPU, in minutes: prepare, train, separate, score, and what to listen to."""
+"""The demo: prepare, train, separate and score the demo voices, on a CPU, in minutes, with mixtures to listen to."""
 
 import json
 import shutil
@@ -30,8 +30,8 @@ MIXTURES = VoiceSettings(
     fractions={"tr": 0.8, "cv": 0.08, "tt": 0.12},
     unseen=("fr-f", "ru-m"),
 )
-DONE = "demo.json"  # written last: the demo is finished
-LISTEN = {"seen": 3, "unseen": 1}  # test mixtures laid out to be heard
+FINISHED = "demo.json"  # written last, so it marks a finished demo
+LISTEN = {"seen": 3, "unseen": 1}  # how many test mixtures of each group are copied to listen to
 SCORES = Path("run", "eval", "mixtures-tt")
 NO_SPEECH = (
     "the demo's eight voices are not part of the installed package: take the folder data/speech from a clone of "
@@ -40,88 +40,90 @@ NO_SPEECH = (
 
 
 @dataclass(frozen=True)
-class Demo:
-    """What the demo ends with: its scores, the seconds that each stage took, and the files to open."""
+class DemoResult:
+    """The result of the demo: its scores, the seconds that each stage took, and the folders to listen to."""
 
     out: Path
-    result: ScoreDocument
+    scores: ScoreDocument
     seconds: dict[str, float]
     listen: list[Path]
-    already: bool
+    was_finished: bool
+    """Whether the demo was finished before, so that nothing was run."""
 
-    def words(self) -> list[str]:
-        """Return what the demo has to say about its scores, as lines for people."""
-        groups = self.result["summary"]["groups"]
+    def lines(self) -> list[str]:
+        """Return lines for the user: what the scores mean, what to listen to, and where the files are."""
+        groups = self.scores["summary"]["groups"]
         seen, unseen = (groups[name]["mean"]["si_sdr_improvement"] for name in ("seen", "unseen"))
         lines = [
             f"On new sentences of the six voices it learned, the separator gains {seen:.1f} dB SI-SDR; on the two "
-            f"voices it never heard, {unseen:.1f} dB. Six voices teach six voices: to separate strangers, train on "
-            f"dozens of voices (README, Your own corpus).",
+            f"voices it never heard, {unseen:.1f} dB. It knows the six voices of its training only: to separate other "
+            f"voices, train on dozens of them (README, Your own corpus).",
             "",
-            "Listen to mixture.wav, then mixture_s1.wav and mixture_s2.wav (true_s1.wav, true_s2.wav are the truth):",
+            "Listen to mixture.wav, then mixture_s1.wav and mixture_s2.wav (true sources: true_s1.wav, true_s2.wav):",
             *(f"  {folder}" for folder in self.listen),
             f"All scores: {self.out / SCORES / 'scores.csv'}",
             "The voices and their licences: data/README.md (it-f: http://www.voip.ammdomus.it).",
         ]
-        told = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
-        lines.append(f"Time: {told}; {sum(self.seconds.values()) / 60:.1f} min in all.")
-        if self.already:
-            lines.append(f"The demo is done already: remove {self.out} to start it anew.")
+        times = ", ".join(f"{name} {value:.0f} s" for name, value in self.seconds.items())
+        lines.append(f"Time: {times}; {sum(self.seconds.values()) / 60:.1f} min in total.")
+        if self.was_finished:
+            lines.append(f"The demo was already finished: remove {self.out} to run it again.")
         if (self.out / "run" / REPORT).is_file():
-            lines.append(f"To look at and listen to, in a browser: {self.out / 'run' / REPORT}")
+            lines.append(f"Open the report in a browser: {self.out / 'run' / REPORT}")
         return lines
 
 
-def demo(data: Path, out: Path, config: Config | None = None) -> Demo:
-    """Run all stages into ``out``, each where it was left; a finished demo is only read.
+def run_demo(data: Path, out: Path, config: Config | None = None) -> DemoResult:
+    """Run all stages into ``out``, resuming an interrupted demo, and return the result; a finished demo is only read.
 
-    Raises UserError where the voices are not in ``data``.
+    Raises UserError if ``data`` does not contain the voices, or ``out`` is damaged.
     """
     if not data.is_dir() or not find_sounds(data)[0]:
-        raise UserError(f"{data} holds no voices: {NO_SPEECH}")
-    already = (out / DONE).is_file()
-    if not already:
+        raise UserError(f"{data} contains no voices: {NO_SPEECH}")
+    was_finished = (out / FINISHED).is_file()
+    if not was_finished:
         seconds, listen = _run_stages(data, out, config or load_config("demo"))
-        done = {"seconds": seconds, "listen": [str(path.relative_to(out)) for path in listen]}
-        write_text(out / DONE, json.dumps(done, indent=1) + "\n")
+        summary = {"seconds": seconds, "listen": [str(path.relative_to(out)) for path in listen]}
+        write_text(out / FINISHED, json.dumps(summary, indent=1) + "\n")
     try:
-        done = json.loads((out / DONE).read_text(encoding="utf-8"))
-        result = json.loads((out / SCORES / "scores.json").read_text(encoding="utf-8"))
-        return Demo(out, result, done["seconds"], [out / name for name in done["listen"]], already)
+        summary = json.loads((out / FINISHED).read_text(encoding="utf-8"))
+        scores = json.loads((out / SCORES / "scores.json").read_text(encoding="utf-8"))
+        return DemoResult(out, scores, summary["seconds"], [out / name for name in summary["listen"]], was_finished)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{out} is damaged ({error}): remove it and start the demo anew") from error
+        raise UserError(f"{out} is damaged ({error}): remove it and run the demo again") from error
 
 
 def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float], list[Path]]:
-    """Run the stages one after the other; returns the seconds that each took, and the folders to listen to."""
+    """Run the stages in order. Return the seconds that each took and the folders to listen to."""
     seconds: dict[str, float] = {}
 
     @contextmanager
-    def stage(number: int, name: str, what: str) -> Iterator[None]:
-        say(f"{number}/4 {what}")
-        began = time.monotonic()
+    def stage(number: int, name: str, description: str) -> Iterator[None]:
+        say(f"{number}/4 {description}")
+        start = time.monotonic()
         yield
-        seconds[name] = round(time.monotonic() - began, 1)
+        seconds[name] = round(time.monotonic() - start, 1)
 
     with stage(1, "prepare", "mixing the voices"):
         mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers").mixtures
         run = Run.start_or_resume(out / "run", config, mixtures)
         device = resolve_device(run.config.device)
     with stage(2, "train", "training a small network"):
-        trained = train(run, mixtures)
+        training = train(run, mixtures)
         separator = run.separator(device)
     with stage(3, "separate", "separating a few test mixtures to listen to"):
-        listen = _lay_out(mixtures, out / "listen")
+        listen = _copy_test_mixtures(mixtures, out / "listen")
         for folder in listen:
             separate_files(separator, [folder / "mixture.wav"], folder, device=device, options=Options(overwrite=True))
     with stage(4, "eval", "scoring all test mixtures"):
         evaluate_set(separator, mixtures, "tt", out / SCORES, {"run": str(out / "run")}, device=device)
         report_at_end(run.path)
-    return {**seconds, "train": trained["seconds"]}, listen  # with what came before an interruption
+    # the training's own time includes what was spent before an interruption
+    return {**seconds, "train": training["seconds"]}, listen
 
 
-def _lay_out(mixtures: MixtureSet, folder: Path) -> list[Path]:
-    """Copy a few test mixtures with their true sources to where they are easily found."""
+def _copy_test_mixtures(mixtures: MixtureSet, folder: Path) -> list[Path]:
+    """Copy a few test mixtures with their true sources into ``folder``, and return their folders."""
     shutil.rmtree(folder, ignore_errors=True)
     folders = []
     for group, count in LISTEN.items():

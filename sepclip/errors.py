@@ -1,4 +1,4 @@
-"""What a user can be told: one exception for their mistakes, and the exit codes of every command."""
+"""The exception for mistakes of the user, and the exit codes of all commands."""
 
 EXIT_USER_ERROR = 1
 EXIT_USAGE = 2
@@ -7,14 +7,14 @@ EXIT_TERMINATED = 143
 
 
 class UserError(Exception):
-    """The user's data or settings are wrong. The message says what, where and what to do next.
+    """The user's data or settings are wrong. The message says what is wrong, where, and what to do next.
 
     The command line prints it in red without a traceback and exits with 1; a traceback always means a bug.
     """
 
 
 class Stopped(Exception):
-    """A signal stopped the work, and what was done is saved; ``exit_code`` says which signal."""
+    """A signal stopped the command after its progress was saved; ``exit_code`` says which signal."""
 
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)

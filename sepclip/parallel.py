@@ -1,4 +1,10 @@
-"""The same work on many files at once: in threads, or in processes where Python itself would be what all wait for."""
+"""The same function on many files at once, in threads or in processes.
+
+- ``cores``: how many cores this process may use.
+- ``in_threads``: for work that releases the interpreter lock, such as reading files and operations on large arrays.
+- ``in_processes``: for work in many small steps of Python, which threads would serialise.
+- ``die_with_parent``: for a forked process that must not outlive the process that started it.
+"""
 
 import ctypes
 import multiprocessing
@@ -19,72 +25,79 @@ from sepclip.terminal import track
 A = TypeVar("A")
 B = TypeVar("B")
 
-_CHUNK = 4  # items that a process gets at a time: few enough that none has much left to do at the end
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of processors in so many of time
+_CHUNK = 4  # items handed to a process at a time: few, so that all processes finish at about the same time
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: CPU time allowed per period, both in microseconds, or "max"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def cores() -> int:
-    """Return how many cores: a batch system may grant fewer than there are, and a container's limit pay for fewer."""
+    """Return the number of cores that this process may use.
+
+    A batch system may grant fewer than the machine has (the affinity), and a container's CPU quota may allow fewer.
+    """
     granted = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _QUOTA.read_text().split()
         return max(1, min(granted, int(quota) // int(period)))
-    except (OSError, ValueError):  # no such limit, or "max"
+    except (OSError, ValueError):  # there is no quota, or it is "max"
         return granted
 
 
 def in_threads(
     function: Callable[[A], B], items: Sequence[A], description: str, jobs: int | None = None
 ) -> Iterator[B]:
-    """Yield ``function`` of each item, in order, from ``jobs`` threads (None: one a core), under a progress bar.
+    """Yield ``function(item)`` for each item, in order, computed by ``jobs`` threads, with a progress bar.
 
-    Threads are enough where the work is in reading and in large arrays, which release the interpreter.
+    ``jobs`` is the number of cores if None. An error in ``function`` is raised here, and the remaining items are
+    cancelled.
     """
     pool = ThreadPoolExecutor(jobs or cores())
     try:
         yield from track(pool.map(function, items), len(items), description)
     finally:
-        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for the rest
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, do not wait for the remaining items
 
 
 def in_processes(
     function: Callable[[A], B], items: Sequence[A], description: str, jobs: int | None = None
 ) -> Iterator[B]:
-    """Yield ``function`` of each item, in order, from ``jobs`` processes (None: one a core), as :func:`in_threads`.
+    """Yield ``function(item)`` for each item, in order, computed by ``jobs`` processes, as :func:`in_threads` does.
 
-    Work of some milliseconds in many small steps waits half of the time for the interpreter where threads share it.
-    What ``function`` returns or raises is pickled, the function and the items are not: the processes are forked. That
-    is safe where nothing else runs in this one; elsewhere, and where torch is loaded, whose threads do not outlive a
-    fork, threads do the work. Raises UserError where a process was killed.
+    In threads, work of a few milliseconds in many small steps waits half of its time for the interpreter lock.
+
+    The processes are forked, so only what ``function`` returns or raises is pickled, not the function or the items. A
+    fork is safe on Linux if this process has a single thread and has not loaded torch, whose threads do not survive a
+    fork. Otherwise the work is done in threads. Raises UserError if a process was killed.
     """
     count = min(jobs or cores(), -(-len(items) // _CHUNK))
     if count < 2 or not _may_fork():
         yield from in_threads(function, items, description, jobs)
         return
     try:
-        pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _begin, (function, items, os.getpid()))
-        with warnings.catch_warnings():  # of the threads that BLAS has ready: it sees to them itself
+        context = multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(count, context, _start_worker, (function, items, os.getpid()))
+        # Python warns about a fork beside other threads: here those of BLAS, which handles forks itself
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            found = pool.map(_work, range(len(items)), chunksize=_CHUNK)
-    except (OSError, NotImplementedError):  # no more processes allowed, or no shared memory for their queues
+            results = pool.map(_run_item, range(len(items)), chunksize=_CHUNK)
+    except (OSError, NotImplementedError):  # a limit on processes, or no shared memory for their queues
         yield from in_threads(function, items, description, jobs)
         return
     try:
-        yield from track(found, len(items), description)
+        yield from track(results, len(items), description)
     except BrokenProcessPool as error:
         raise UserError(
-            f"a process was killed while {description}, perhaps for want of memory: run the same command again, with "
-            f"fewer --jobs than {count}"
+            f"a process was killed while {description}, possibly out of memory: run the same command again with fewer "
+            f"--jobs than {count}"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def end_with(parent: int) -> None:
-    """Make this forked process end when its ``parent`` does, however that ends. On Linux alone."""
+def die_with_parent(parent: int) -> None:
+    """Make this forked process end when the process ``parent`` ends, even if it is killed. Linux only."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    if os.getppid() != parent:  # the parent ended before the call above
         os._exit(1)
 
 
@@ -92,18 +105,18 @@ def _may_fork() -> bool:
     return sys.platform == "linux" and "torch" not in sys.modules and threading.active_count() == 1
 
 
-_task: tuple[Callable[[Any], Any], Sequence[Any]]  # of a forked process
+_task: tuple[Callable[[Any], Any], Sequence[Any]]  # the function and the items, in a forked process
 
 
-def _begin(function: Callable[[Any], Any], items: Sequence[Any], parent: int) -> None:
-    """Make a forked process end with its parent, and leave Ctrl-C to it."""
+def _start_worker(function: Callable[[Any], Any], items: Sequence[Any], parent: int) -> None:
+    """Prepare a forked process: it ends with its parent, which alone handles Ctrl-C."""
     global _task
     _task = function, items
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with(parent)
+    die_with_parent(parent)
 
 
-def _work(index: int) -> Any:
+def _run_item(index: int) -> Any:
     function, items = _task
     return function(items[index])

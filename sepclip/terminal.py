@@ -1,6 +1,7 @@
-"""What the user sees: results on stdout, notes and progress on stderr, plain where it is not a terminal.
+"""Output for the user: results on stdout, notes, warnings and progress on stderr.
 
-Colours go where a terminal shows them, unless ``NO_COLOR`` is set.
+If stderr is not a terminal, progress bars are replaced by a line every half minute. Colours are used on terminals only,
+unless ``NO_COLOR`` is set.
 """
 
 import json
@@ -18,7 +19,7 @@ from rich.text import Text
 
 T = TypeVar("T")
 _BARS = "▁▂▃▄▅▆▇█"
-_PLAIN_SECONDS = 30.0  # between lines of progress in a log
+_PLAIN_SECONDS = 30.0  # between lines of progress if stderr is not a terminal
 
 out = Console(highlight=False)
 notes = Console(stderr=True, highlight=False)
@@ -26,7 +27,7 @@ notes = Console(stderr=True, highlight=False)
 
 @dataclass
 class Volume:
-    """How much is told: ``quiet`` leaves results, warnings and errors, ``verbose`` tells all there is."""
+    """How much is printed: ``quiet`` only results, warnings and errors, ``verbose`` every detail."""
 
     quiet: bool = False
     verbose: bool = False
@@ -41,7 +42,7 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def say(message: str) -> None:
-    """Print a note for the user on stderr, unless all is to be quiet."""
+    """Print a note for the user on stderr, unless ``--quiet`` is set."""
     if not volume.quiet:
         notes.print(message, markup=False, soft_wrap=True)
 
@@ -52,7 +53,7 @@ def warn(message: str) -> None:
 
 
 def say_some(heading: str, lines: list[str], most: int = 10) -> None:
-    """Print a heading and up to ``most`` lines below it, and how many more there are."""
+    """Print a heading, up to ``most`` lines below it (all if ``--verbose`` is set), and how many more there are."""
     say(heading)
     most = len(lines) if volume.verbose else most
     for line in lines[:most]:
@@ -62,7 +63,7 @@ def say_some(heading: str, lines: list[str], most: int = 10) -> None:
 
 
 class _RateColumn(ProgressColumn):
-    """How many items are done in a second, of late."""
+    """The column with the recent number of items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -70,7 +71,7 @@ class _RateColumn(ProgressColumn):
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """Yield ``items`` under a progress bar that disappears at the end; in a log a line now and then instead."""
+    """Yield ``items`` with a progress bar that disappears at the end, or with lines if stderr is not a terminal."""
     if not notes.is_terminal or volume.quiet:
         yield from _track_plainly(items, total, description)
         return
@@ -88,15 +89,15 @@ def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
             progress.advance(task)
 
 
-def speak(on: bool) -> None:
-    """Switch all output of this process but tracebacks on or off."""
+def enable_output(on: bool) -> None:
+    """Switch all output of this process except tracebacks on or off."""
     out.quiet = notes.quiet = not on
 
 
 class AudioProgress:
-    """A progress bar over sounds: files done of all, sound done, and how many times as fast as it plays.
+    """A progress bar over sound files: files done, seconds of sound done, and the speed relative to real time.
 
-    It may be used by several threads. The total grows as files are opened. In a log a line now and then instead.
+    Several threads may use it. The total grows as files are opened. If stderr is not a terminal, it prints lines.
     """
 
     def __init__(self, description: str, files: int):
@@ -110,7 +111,7 @@ class AudioProgress:
         self._progress = Progress(*columns, console=notes, transient=True, disable=self._plain or volume.quiet)
         self._task = self._progress.add_task(description, total=0.0, state="")
         self._files, self._files_done, self._seconds = files, 0, 0.0
-        self._begun = self._told = time.monotonic()
+        self._start = self._last_line = time.monotonic()
         self._lock = threading.Lock()
 
     def __enter__(self) -> "AudioProgress":
@@ -122,26 +123,26 @@ class AudioProgress:
 
     @property
     def speed(self) -> float:
-        """How many seconds of sound were done in a second."""
-        return self._seconds / max(time.monotonic() - self._begun, 1e-9)
+        """Seconds of sound done per second."""
+        return self._seconds / max(time.monotonic() - self._start, 1e-9)
 
     def expect(self, seconds: float) -> None:
-        """Add a sound of so many seconds to what is to be done."""
+        """Add a sound of ``seconds`` to the total."""
         with self._lock:
             task = self._progress.tasks[self._task]
             self._progress.update(self._task, total=(task.total or 0) + seconds)
 
     def advance(self, seconds: float) -> None:
-        """Say that so many seconds of sound are done."""
+        """Add ``seconds`` of sound to what is done."""
         with self._lock:
             self._seconds += seconds
             self._progress.update(self._task, advance=seconds, state=self._state())
-            if self._plain and time.monotonic() - self._told > _PLAIN_SECONDS:
-                self._told = time.monotonic()
+            if self._plain and time.monotonic() - self._last_line > _PLAIN_SECONDS:
+                self._last_line = time.monotonic()
                 say(f"{self._description} {self._state()}")
 
     def file_done(self) -> None:
-        """Say that a file is done."""
+        """Count a file as done."""
         with self._lock:
             self._files_done += 1
             self._progress.update(self._task, state=self._state())
@@ -152,32 +153,32 @@ class AudioProgress:
 
 
 def _track_plainly(items: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """Yield ``items`` and tell how far they are, at most every half minute."""
-    began = told = time.monotonic()
+    """Yield ``items`` and print the progress, at most every half minute."""
+    start = last_line = time.monotonic()
     for count, item in enumerate(items):
         now = time.monotonic()
-        if count and now - told > _PLAIN_SECONDS:
-            told = now
-            rate = count / (now - began)
-            say(f"{description} {count}/{total}, {rate:.3g} a second, about {(total - count) / rate:.0f} s left")
+        if count and now - last_line > _PLAIN_SECONDS:
+            last_line = now
+            rate = count / (now - start)
+            say(f"{description} {count}/{total}, {rate:.3g} per second, about {(total - count) / rate:.0f} s left")
         yield item
 
 
 def sparkline(values: Sequence[float | None], width: int = 40) -> str:
-    """Return values as a row of bars, at most ``width`` of them; a gap where there is none."""
+    """Return values as a row of at most ``width`` bars, each the mean of its values; a space if there are none."""
     count = min(width, len(values))
-    edges = [len(values) * place // count for place in range(count + 1)] if count else []
+    edges = [len(values) * index // count for index in range(count + 1)] if count else []
     parts = [[value for value in values[a:b] if value is not None] for a, b in pairwise(edges)]
     means = [sum(part) / len(part) if part else None for part in parts]
-    found = [mean for mean in means if mean is not None]
-    if not found:
+    known = [mean for mean in means if mean is not None]
+    if not known:
         return ""
-    low, span = min(found), max(found) - min(found) or 1.0
+    low, span = min(known), max(known) - min(known) or 1.0
     return "".join(" " if mean is None else _BARS[round((mean - low) / span * (len(_BARS) - 1))] for mean in means)
 
 
 def show_lines(lines: Iterable[str]) -> None:
-    """Print lines that only please the eye: on a terminal that has the letters for them, and not where all is quiet."""
+    """Print decorative lines, such as sparklines: only on a terminal with UTF-8, and not with ``--quiet``."""
     if out.is_terminal and not volume.quiet and out.encoding.lower().startswith("utf"):
         for line in lines:
             out.print(line, markup=False, soft_wrap=True)

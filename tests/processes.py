@@ -13,7 +13,7 @@ END_SECONDS = 60.0  # that a killed process may take to end
 
 
 def ended(pid: int) -> bool:
-    """Return whether a process has ended, even if nobody has waited for it."""
+    """Return whether a process has ended, even if its parent has not waited for it (Linux only)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""The clip rules in several processes: data parallel, and with parameters in pieces."""
+"""The clipping rules in several processes: data parallel, and with sharded parameters."""
 
 import multiprocessing
 from pathlib import Path
@@ -14,7 +14,7 @@ def start(rank: int, folder: Path, work: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.save(globals()[work](rank), folder / f"{rank}.pt")
-    torch.distributed.barrier()  # or the other process loses its peer in the middle of its work
+    torch.distributed.barrier()  # keep this process until the other has finished too
     torch.distributed.destroy_process_group()
 
 
@@ -23,9 +23,13 @@ def in_two_processes(folder, work):
     processes = [context.Process(target=start, args=(rank, folder, work)) for rank in range(2)]
     for process in processes:
         process.start()
-    for process in processes:
-        process.join(120)
-        assert process.exitcode == 0
+    try:
+        for process in processes:
+            process.join(120)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
@@ -49,13 +53,13 @@ def train_in_parallel(rank):
     return {"weights": weights, "rules": [rule.state_dict() for rule in rules]}
 
 
-def test_processes_in_parallel_stay_bit_identical(tmp_path):
+def test_parallel_processes_stay_bit_identical(tmp_path):
     first, second = in_two_processes(tmp_path, "train_in_parallel")
     assert first["rules"] == second["rules"]
     assert 0 < first["rules"][0]["clipped"] < first["rules"][0]["steps"] == 20
     for name in first["weights"]:
         assert torch.equal(first["weights"][name], second["weights"][name])
-    # and what they hold is the norm of the mean gradient, as of one process with all the data
+    # the norms are those of the mean gradient, as in one process with all the data
     network, data = network_and_data()
     optimizer, rule = torch.optim.Adam(network.parameters(), 1e-2), parse("auto:10")
     layers = parse("auto:50,per=layer")
@@ -72,20 +76,20 @@ SHARDED = ["auto:50", "auto:50,per=layer", "auto:0,per=tensor", "value:0.01", "n
 
 
 def whole_network():
-    """Return a network whose last layer is too small to have a piece in each of two processes."""
+    """Return a network whose last layer is too small to have a shard in each of two processes."""
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 1))
 
 
-def in_shards(kind):
-    """Return the network in pieces: all tensors, all but one, or by columns and rows of weights."""
+def sharded_network(kind):
+    """Return the network with all tensors sharded, all but one, or columns and rows of weights."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
     from torch.distributed.tensor import Replicate
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     network, mesh = whole_network(), init_device_mesh("cpu", (2,))
-    if kind == "tensor parallel":  # the LayerNorm stays as it is
+    if kind == "tensor parallel":  # the LayerNorm is not sharded
         columns = ColwiseParallel(output_layouts=Replicate())
         return parallelize_module(network, mesh, {"0": columns, "2": RowwiseParallel(input_layouts=Replicate())})
     fully_shard(network, mesh=mesh, ignored_params={network[1].weight} if kind == "some" else None)
@@ -93,11 +97,11 @@ def in_shards(kind):
 
 
 def clip_shards(rank):
-    told = []
+    norms = []
     _, data = network_and_data()
     for kind in ("all", "some", "tensor parallel"):
         for text in SHARDED:
-            networks, rules = (whole_network(), in_shards(kind)), (parse(text), parse(text))
+            networks, rules = (whole_network(), sharded_network(kind)), (parse(text), parse(text))
             for batch in data[:4]:
                 steps = []
                 for network, rule in zip(networks, rules, strict=True):
@@ -106,32 +110,32 @@ def clip_shards(rank):
                     steps.append(rule(network.named_parameters()))
                 assert steps[0].norm == pytest.approx(steps[1].norm, rel=1e-5)
                 assert steps[0].factor == pytest.approx(steps[1].factor, rel=1e-4)
-                for one, other in zip(*(network.parameters() for network in networks), strict=True):
-                    grad = other.grad.full_tensor() if hasattr(other.grad, "full_tensor") else other.grad
-                    torch.testing.assert_close(one.grad, grad, rtol=1e-4, atol=1e-7)
-                told.append(steps[1].norm)
+                for whole, shard in zip(*(network.parameters() for network in networks), strict=True):
+                    grad = shard.grad.full_tensor() if hasattr(shard.grad, "full_tensor") else shard.grad
+                    torch.testing.assert_close(whole.grad, grad, rtol=1e-4, atol=1e-7)
+                norms.append(steps[1].norm)
             assert rules[0].clipped == rules[1].clipped > 0
     with pytest.raises(TypeError, match="agc needs whole, dense gradients"):
         parse("agc:0.1")(networks[1].named_parameters())
-    return told
+    return norms
 
 
 def refuse_shards(rank):
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     _, data = network_and_data()
-    for own in (True, False):
-        old = FullyShardedDataParallel(network_and_data()[0], use_orig_params=own, device_id=torch.device("cpu"))
+    for original in (True, False):
+        old = FullyShardedDataParallel(network_and_data()[0], use_orig_params=original, device_id=torch.device("cpu"))
         old(data[0]).square().mean().backward()
         with pytest.raises(TypeError, match=r"is a shard, whose norm is not that of the whole: use fully_shard"):
             parse("auto:10")(old.named_parameters())
 
 
-def test_shards_have_the_norm_of_the_whole(tmp_path):
+def test_sharded_gradients_have_the_norm_of_the_whole(tmp_path):
     first, second = in_two_processes(tmp_path, "clip_shards")
     assert first == second
     assert len(first) == 3 * 4 * len(SHARDED)
 
 
-def test_shards_that_hide_what_they_are_are_refused(tmp_path):
+def test_fsdp1_shards_are_refused(tmp_path):
     in_two_processes(tmp_path, "refuse_shards")

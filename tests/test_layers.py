@@ -183,7 +183,7 @@ def test_what_help_imports_is_light(name: str) -> None:
 
 @pytest.mark.parametrize("name", modules())
 def test_files_stay_readable(name: str) -> None:
-    most = 750 if name == "clip" else 350  # clip.py is made to be copied, so it must stay one file
+    most = 900 if name == "clip" else 350  # clip.py is made to be copied, so it must stay one file
     assert len(modules()[name].read_text(encoding="utf-8").splitlines()) <= most
 
 

@@ -1,4 +1,4 @@
-"""The built wheel works outside the clone, in an environment of its own."""
+"""The built wheel works outside the clone, in a separate environment."""
 
 import json
 import os
@@ -29,11 +29,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     result = run(sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, REPOSITORY, cwd=folder)
     assert result.returncode == 0, result.stderr
-    (made,) = folder.glob("*.whl")
-    return made
+    (path,) = folder.glob("*.whl")
+    return path
 
 
-def test_the_wheel_holds_the_package_and_its_configs_and_no_speech(wheel: Path) -> None:
+def test_wheel_contains_the_package_and_its_configs_and_no_speech(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for path in (REPOSITORY / "configs").rglob("*.yaml"):
         assert f"sepclip/{path.relative_to(REPOSITORY).as_posix()}" in names
@@ -44,7 +44,7 @@ def test_the_wheel_holds_the_package_and_its_configs_and_no_speech(wheel: Path) 
     assert not [name for name in names if name.startswith(("data", "tests", "configs")) or name.endswith(".flac")]
 
 
-def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
+def test_installed_wheel_prepares_trains_and_scores(wheel: Path, tmp_path: Path) -> None:
     environment = tmp_path / "venv"
     assert run(sys.executable, "-m", "venv", environment, cwd=tmp_path).returncode == 0
     python = environment / "bin" / "python"
@@ -57,13 +57,13 @@ def test_the_installed_wheel_works(wheel: Path, tmp_path: Path) -> None:
     command = environment / "bin" / "sepclip"
     facts = json.loads(run(command, "info", "--json", cwd=tmp_path).stdout)
     assert {"base", "demo", "paper/mi", "paper/dc", "small"} <= set(facts["configs"])
-    lost = run(command, "demo", cwd=tmp_path)
-    assert lost.returncode == 1
-    assert "data/speech from a clone" in lost.stderr
-    assert "Traceback" not in lost.stderr
+    failed = run(command, "demo", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "data/speech from a clone" in failed.stderr
+    assert "Traceback" not in failed.stderr
     assert not (tmp_path / "demo").exists()
-    made = run(command, "prepare", "speakers", SPEECH, "set", "--tr", "4", "--cv", "2", "--tt", "2", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    prepared = run(command, "prepare", "speakers", SPEECH, "set", "--tr", "4", "--cv", "2", "--tt", "2", cwd=tmp_path)
+    assert prepared.returncode == 0, prepared.stderr
     small = ("--set", "model.hidden=8", "--set", "model.layers=1", "--set", "data.segment_frames=50")
     trained = run(command, "train", "set", "--run", "run", "--config", "demo", "--steps", "3", *small, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr

@@ -1,1 +1,1 @@
-"""Waves, spectrograms, masks and scores. Knows nothing of the rest of sepclip but its errors."""
+"""Waves, spectrograms, masks and scores. Imports nothing else from sepclip but its errors."""

@@ -1,4 +1,4 @@
-"""Reading, finding and writing sound files, and replacing any file in one step."""
+"""Reading, finding and writing sound files, and replacing any file atomically."""
 
 import io
 import os
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from numpy.typing import NDArray
 
+from sepclip.audio.arrays import AnyArray, Float32
 from sepclip.errors import UserError
 
-# What libsndfile reads, by the extensions in use; RAW is left out, for it says nothing of its own rate.
+# Extensions of what libsndfile reads. RAW is left out because such a file does not state its own rate.
 EXTENSIONS = frozenset(
     f".{name}"
     for name in (
@@ -26,15 +26,15 @@ EXTENSIONS = frozenset(
 )
 HIDDEN = "hidden"
 NOT_READ = "not read by libsndfile"
-# Sound that libsndfile does not read, so that it is named and not passed over
+# Extensions of sound that libsndfile does not read: such files are reported, not silently ignored
 UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
-# libsndfile shortens a file whose header promises more than is there, and says so only in its log (WAV, AIFF, AU, W64)
+# libsndfile silently shortens a file whose header promises too many samples; only its log says so (WAV, AIFF, AU, W64)
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # as its log says of Ogg
-_BLOCK = 1 << 22  # samples that are read at a time
-WAV_HEADER = 44  # bytes before the samples in a WAV file of 16 bits
-_LARGEST_WAV = 0xFFFFFFFF - WAV_HEADER  # bytes; what its header can say
-_STREAMED = 0x7F000000  # bytes; programs that write to a pipe promise this much or more, for they cannot know
+_OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # the messages for Ogg
+_BLOCK = 1 << 22  # samples read at a time
+WAV_HEADER = 44  # bytes before the samples in a 16-bit WAV file
+_LARGEST_WAV = 0xFFFFFFFF - WAV_HEADER  # bytes; the header has 32 bits for the size
+_STREAMED = 0x7F000000  # bytes; programs that write to a pipe do not know the size and put this or more
 
 
 class BadSound(UserError):
@@ -45,22 +45,22 @@ class BadSound(UserError):
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple[type["BadSound"], tuple[Path, str]]:
-        """Come out of another process as it was raised there."""
+        """Pickle it with its own arguments: the default would call ``__init__`` with the message."""
         return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound as read: samples (C, T) in float32, their rate, and what the file stored them as."""
+    """A sound as read: samples (C, T) in float32, their rate, and the subtype in which the file stored them."""
 
-    samples: NDArray[np.float32]
+    samples: Float32
     rate_hz: int
     subtype: str
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a sound file says of itself."""
+    """The header of a sound file."""
 
     rate_hz: int
     channels: int
@@ -69,7 +69,7 @@ class Header:
 
 @contextmanager
 def _open(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file; what goes wrong within the block is told as BadSound."""
+    """Open a sound file; errors inside the ``with`` block are raised as BadSound."""
     try:
         if not path.is_file():
             raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
@@ -78,11 +78,11 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     except PermissionError as error:
         raise BadSound(path, "no permission to read it") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise BadSound(path, _why_not(path)) from error
+        raise BadSound(path, _unreadable_reason(path)) from error
 
 
-def _why_not(path: Path) -> str:
-    """Return why a file could not be read as sound; libsndfile does not say that it was not allowed to."""
+def _unreadable_reason(path: Path) -> str:
+    """Return why a file could not be read as sound; libsndfile does not report a lack of permission."""
     try:
         with path.open("rb"):
             return "not readable as sound (damaged, or not a sound file)"
@@ -93,16 +93,16 @@ def _why_not(path: Path) -> str:
 
 
 def read_header(path: Path) -> Header:
-    """Read what a sound file says of itself; BadSound where it is missing or no sound."""
+    """Return the header of a sound file. Raises BadSound if it is missing or not a sound file."""
     with _open(path) as file:
         return Header(file.samplerate, file.channels, file.subtype)
 
 
 def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
-    """Read a sound file, or ``frames`` samples of it from ``start`` on (fewer where it ends before).
+    """Return a sound file, or ``frames`` samples from ``start`` on (fewer if the file ends earlier).
 
-    Raises BadSound when it is missing, no sound, holds NaN or infinite samples, or ends before its header says.
-    A file of 0 samples is read as such.
+    Raises BadSound if the file is missing, is not a sound file, contains NaN or infinite samples, or ends before its
+    header says. A file of 0 samples is valid.
     """
     with _open(path) as file:
         rate_hz, subtype = file.samplerate, file.subtype
@@ -111,11 +111,11 @@ def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
     return Sound(np.ascontiguousarray(samples), rate_hz, subtype)
 
 
-def stream_sound(path: Path, block: int, *, whole: bool = True) -> Iterator[NDArray[np.float32]]:
-    """Read a sound file in pieces (C, T) of ``block`` samples, so that memory does not grow with its length.
+def stream_sound(path: Path, block: int, *, whole: bool = True) -> Iterator[Float32]:
+    """Yield a sound file in pieces (C, T) of ``block`` samples, so that memory does not grow with its length.
 
-    Raises BadSound as :func:`read_sound`, once the piece is reached that is wrong. With ``whole`` False what is there
-    is taken for all: a program that wrote to a pipe could not go back to put the length right.
+    Raises BadSound as :func:`read_sound`, but only once the bad piece is reached. ``whole=False`` accepts a file that
+    ends before its header says: a program that writes to a pipe cannot go back and correct the length.
     """
     with _open(path) as file:
         yield from _read_blocks(path, file, 0, -1, block, whole)
@@ -123,55 +123,55 @@ def stream_sound(path: Path, block: int, *, whole: bool = True) -> Iterator[NDAr
 
 def _read_blocks(
     path: Path, file: soundfile.SoundFile, start: int, frames: int, block: int, whole: bool = True
-) -> Iterator[NDArray[np.float32]]:
-    """Yield ``frames`` samples from ``start`` on, all for -1, so that memory follows what is there, not a header."""
-    wanted = file.frames - start if frames < 0 else min(frames, file.frames - start)
+) -> Iterator[Float32]:
+    """Yield ``frames`` samples from ``start`` on, or all if -1. Memory follows the data, not what the header says."""
+    expected = file.frames - start if frames < 0 else min(frames, file.frames - start)
     if start:
         file.seek(min(start, file.frames))
-    found, last = 0, False
+    count, last = 0, False
     while not last:
-        most = block if frames < 0 else min(frames - found, block)
-        samples = file.read(most, dtype="float32", always_2d=True).T
-        found += samples.shape[1]
-        last = samples.shape[1] < most or found == frames
+        size = block if frames < 0 else min(frames - count, block)
+        samples = file.read(size, dtype="float32", always_2d=True).T  # (C, T)
+        count += samples.shape[1]
+        last = samples.shape[1] < size or count == frames
         if not np.isfinite(samples).all():
-            raise BadSound(path, "holds NaN or infinite samples")
-        if last and whole and (found < wanted or is_truncated(file.extra_info)):
+            raise BadSound(path, "contains NaN or infinite samples")
+        if last and whole and (count < expected or is_truncated(file.extra_info)):
             raise BadSound(path, "truncated: it ends before its header says")
         yield samples
 
 
 def is_truncated(log: str) -> bool:
-    """Tell from libsndfile's log whether the samples of a WAV, AIFF, AU, W64 or Ogg file are cut short.
+    """Return whether libsndfile's log says that a WAV, AIFF, AU, W64 or Ogg file is cut short.
 
-    Ogg promises no length but marks its last page; a cut within that page cannot be told.
+    Ogg states no length but marks its last page; a cut within that page is not detected.
     """
     if any(words in log for words in _OGG_CUT):
         return True
-    return any(int(there) < int(promised) < _STREAMED for promised, there in _SIZES.findall(log))
+    return any(int(actual) < int(promised) < _STREAMED for promised, actual in _SIZES.findall(log))
 
 
 def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """Return the sound files below ``root``, sorted, and those left out, each with the reason.
 
-    Left out are formats that libsndfile does not read, and hidden files: a name that begins with a dot, such as the
-    ``._name`` twins that macOS leaves in archives. Links are followed, but not to a folder that they lie in. Raises
-    UserError for a folder that may not be read.
+    Formats that libsndfile does not read and hidden files are left out: names that begin with a dot, such as the
+    ``._name`` twins that macOS leaves in archives. Links are followed, but not to a folder that contains the link.
+    Raises UserError for a folder without read permission.
     """
-    found: list[Path] = []
+    sounds: list[Path] = []
     left_out: dict[Path, str] = {}
     known = EXTENSIONS | UNREAD
-    ways = {root: frozenset({root.resolve()})}  # the real folders on the way to each
+    ancestors = {root: frozenset({root.resolve()})}  # of each folder still to visit, itself included, links resolved
     for name_of_folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folder = Path(name_of_folder)
-        way = ways.pop(folder)
+        above = ancestors.pop(folder)
         hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
         for name in list(folders):
             real = (folder / name).resolve()
-            if real in way:
+            if real in above:  # a link to a folder above it: os.walk would never end
                 folders.remove(name)
             else:
-                ways[folder / name] = way | {real}
+                ancestors[folder / name] = above | {real}
         for name in names:
             stem, _, extension = name.rpartition(".")
             suffix = f".{extension.lower()}"
@@ -183,12 +183,12 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             elif suffix in UNREAD:
                 left_out[path] = f"{NOT_READ} ({suffix}): convert it, ffmpeg -i NAME{suffix} NAME.flac"
             else:
-                found.append(path)
-    return sorted(found), dict(sorted(left_out.items()))
+                sounds.append(path)
+    return sorted(sounds), dict(sorted(left_out.items()))
 
 
 def name_below(path: Path, root: Path) -> str:
-    """Return the path of a file below ``root`` with slashes; a byte that is no UTF-8 is written as an escape."""
+    """Return the path of a file relative to ``root``, with slashes; bytes that are not UTF-8 become escapes."""
     return path.relative_to(root).as_posix().encode(errors="backslashreplace").decode()
 
 
@@ -198,15 +198,15 @@ def _refuse(error: OSError) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = True) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in its place in one step.
+    """Let ``write`` fill a temporary file beside ``path``, then rename it to ``path``.
 
-    A reader sees the old file or the new one, never half of it. ``flush`` brings it to the disk first. Raises
-    UserError when the disk is full or the folder cannot be written.
+    A reader sees the old file or the new one, never half of it. ``flush`` writes it to the disk before the rename.
+    Raises UserError if the disk is full or the folder cannot be written.
     """
-    start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # a name has 255 bytes at most
+    start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # names are limited to 255 bytes
     temporary = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        if not path.parent.is_dir():  # asked first, for of a thousand waves all but one find it
+        if not path.parent.is_dir():  # cheaper than mkdir, which only the first file of a folder needs
             path.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temporary)
@@ -222,15 +222,13 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file in one step."""
+    """Write a UTF-8 text file atomically."""
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_sound(
-    path: Path, samples: NDArray[np.generic], rate_hz: int, subtype: str = "PCM_16", *, flush: bool = True
-) -> None:
-    """Write ``samples`` (C, T) or (T,) as WAV in one step; int16 samples are stored bit for bit."""
-    # encoded in memory first, for libsndfile does not say why a write failed, and the disk may be full
+def write_sound(path: Path, samples: AnyArray, rate_hz: int, subtype: str = "PCM_16", *, flush: bool = True) -> None:
+    """Write ``samples`` (C, T) or (T,) as a WAV file, atomically; int16 samples are stored bit for bit."""
+    # encode in memory first, because libsndfile does not say why a write failed, such as a full disk
     if samples.dtype == np.int16 and subtype == "PCM_16" and samples.nbytes <= _LARGEST_WAV:
         encoded = _wav_16(samples, rate_hz)
     else:
@@ -240,10 +238,10 @@ def write_sound(
     replace_file(path, lambda temporary: temporary.write_bytes(encoded), flush=flush)
 
 
-def _wav_16(samples: NDArray[np.generic], rate_hz: int) -> memoryview:
-    """Return ``samples`` (C, T) or (T,) of 16 bits as a WAV file, byte for byte as libsndfile makes it.
+def _wav_16(samples: AnyArray, rate_hz: int) -> memoryview:
+    """Return 16-bit ``samples`` (C, T) or (T,) encoded as a WAV file, byte for byte as libsndfile writes it.
 
-    There is nothing to convert, and libsndfile takes several times as long to write into memory.
+    There is nothing to convert, and libsndfile takes several times as long to write to memory.
     """
     channels = 1 if samples.ndim == 1 else len(samples)
     header = struct.pack(
@@ -255,12 +253,12 @@ def _wav_16(samples: NDArray[np.generic], rate_hz: int) -> memoryview:
     return memoryview(header + samples.T.astype("<i2", copy=False).tobytes())
 
 
-def mono_at_rate(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
-    """Average the channels of ``samples`` (C, T) and resample: (T',)."""
-    mono: NDArray[np.float32] = samples.mean(0)
+def mono_at_rate(samples: Float32, from_hz: int, to_hz: int) -> Float32:
+    """Return the mean of the channels of ``samples`` (C, T), resampled to ``to_hz``: (T',)."""
+    mono: Float32 = samples.mean(0)  # (T,)
     if from_hz == to_hz:
         return mono
-    import torch  # a second of start-up that a corpus of the right rate does not need
+    import torch  # takes a second, and a corpus with the right rate does not need it
 
     from sepclip.audio.resample import resample
 

@@ -1,7 +1,7 @@
-"""How loud an utterance is, by the laws that bring the sources of a mixture to level.
+"""Measures of the loudness of an utterance, by which the sources of a mixture are scaled.
 
-Each takes a wave (T,) of full scale 1 and its rate, and returns an amplitude: 20 log10 of it are dB below full scale
-(of a square wave), or LUFS. Silence has 0.
+Each function takes a wave (T,) with full scale 1 and its rate, and returns an amplitude. 20 log10 of the amplitude is a
+level in dB relative to full scale (that of a square wave), or in LUFS. The amplitude of silence is 0.
 """
 
 import math
@@ -11,23 +11,23 @@ import numpy as np
 
 from sepclip.audio.arrays import RealArray
 
-_GATING_SECONDS = 0.4  # a block of ITU-R BS.1770
+_GATING_SECONDS = 0.4  # the gating block of ITU-R BS.1770
 
 
 def rms(wave: RealArray, rate_hz: int) -> float:
-    """Return the root of the mean square, pauses and all."""
+    """Return the root mean square over the whole wave, including pauses."""
     return float(np.sqrt(np.square(wave, dtype=np.float64).mean())) if len(wave) else 0.0
 
 
 def active_speech(wave: RealArray, rate_hz: int) -> float:
-    """Return the root of the active level of ITU-T P.56: the power where somebody speaks."""
-    from sepclip.audio.active_level import active_level  # a second of start-up that RMS does not need
+    """Return the root of the active level of ITU-T P.56, the power while somebody speaks."""
+    from sepclip.audio.active_level import active_level  # scipy takes a second, and RMS does not need it
 
     return math.sqrt(active_level(wave, rate_hz))
 
 
 def lufs(wave: RealArray, rate_hz: int) -> float:
-    """Return the integrated loudness of ITU-R BS.1770-4, by pyloudnorm; less than 0.4 s are filled up with zeros."""
+    """Return the integrated loudness of ITU-R BS.1770-4, by pyloudnorm. Waves below 0.4 s are padded with zeros."""
     import pyloudnorm
 
     block = math.ceil(_GATING_SECONDS * rate_hz)

@@ -1,4 +1,4 @@
-"""Masks and mask targets on spectrograms: mixture (B, N, F), sources (B, S, N, F), both complex."""
+"""Masks and mask targets for spectrograms: mixture (B, N, F), sources (B, S, N, F), both complex."""
 
 from functools import reduce
 from typing import Literal
@@ -12,12 +12,13 @@ MaskTarget = Literal["tpsa", "psa", "msa"]
 
 
 def ideal_binary_mask(sources: Tensor) -> Tensor:
-    """Return the mask (B, S, N, F) that gives each bin to its loudest source; ties (silence) go to none."""
+    """Return the mask (B, S, N, F) that assigns each bin to its loudest source, and ties (silence) to no source."""
     powers = power(sources)  # (B, S, N, F)
     mask = torch.empty_like(powers)
-    for source, own in enumerate(powers.unbind(1)):
-        others = [other for place, other in enumerate(powers.unbind(1)) if place != source]
-        torch.gt(own, reduce(torch.maximum, others) if others else 0, out=mask[:, source])
+    # Compare each source with the loudest of the rest. An argmax would assign ties to the first source.
+    for source, power_of_source in enumerate(powers.unbind(1)):  # (B, N, F)
+        rest = [powers[:, index] for index in range(powers.shape[1]) if index != source]
+        torch.gt(power_of_source, reduce(torch.maximum, rest) if rest else 0, out=mask[:, source])
     return mask
 
 
@@ -26,13 +27,18 @@ def mask_target(
 ) -> Tensor:
     """Return the real magnitudes (B, S, N, F) that the masked mixture magnitude should equal.
 
-    ``tpsa``, the truncated phase-sensitive approximation of eq. (4) of the AutoClip paper: |S| cos(angle X - angle S)
-    clamped to [0, |X|]. The paper prints the estimate's phase; masking keeps the mixture's, so both are the same.
-    ``psa`` leaves out the clamp, ``msa`` is |S|. ``magnitudes``: |X| where it is known.
+    - ``tpsa``: the truncated phase-sensitive approximation, eq. (4) of the AutoClip paper: |S| cos(angle X - angle S)
+      clamped to [0, |X|]. The paper prints the phase of the estimate, which is that of the mixture: a mask keeps it.
+    - ``psa``: the same without the clamp.
+    - ``msa``: |S|.
+
+    ``magnitudes`` is |X| (B, N, F), if the caller already has it.
     """
     if kind == "msa":
         return magnitude(sources)
     whole = (magnitude(mixture) if magnitudes is None else magnitudes).unsqueeze(1)  # (B, 1, N, F)
-    # Re(S conj(X)) / |X| = |S| cos(angle X - angle S); without a mixture there is nothing to mask
+    # Re(S conj(X)) / |X| = |S| cos(angle X - angle S), without computing an angle. Where X is 0 the target is 0 too.
     projection = (sources * mixture.conj().unsqueeze(1)).real / whole.clamp_min(1e-20)  # (B, S, N, F)
-    return projection if kind == "psa" else torch.minimum(projection.clamp_min_(0), whole)
+    if kind == "psa":
+        return projection
+    return torch.minimum(projection.clamp_min_(0), whole)  # in place: it is as large as all sources together

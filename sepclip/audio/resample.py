@@ -1,8 +1,8 @@
-"""Change of sampling rate by torchaudio, imported here alone.
+"""Resampling by torchaudio, which is imported only here.
 
-The wheels of torchaudio carry a compiled part that wants CUDA libraries of one version; beside a CPU-only or a newer
-torch its import fails, although resampling is plain torch. Where the plain import fails, a stand-in for the private
-module ``torchaudio._extension`` takes the place of the compiled part, and the Python part is imported again.
+The wheels of torchaudio contain a compiled part that needs one version of the CUDA libraries. Beside a CPU-only or a
+newer torch its import fails, although resampling is plain torch. If the normal import fails, a stand-in for the private
+module ``torchaudio._extension`` replaces the compiled part, and the Python part is imported again.
 """
 
 import importlib
@@ -16,20 +16,20 @@ from torch import Tensor
 from sepclip.errors import UserError
 
 _ZERO_CROSSINGS, _ROLLOFF = 64, 0.9475937167399596  # the setting known as "kaiser best"
-FILTER_SAMPLES = _ZERO_CROSSINGS / _ROLLOFF  # to either side of a sample, at the lower of the two rates
-MOST_PHASES = 4_000  # of the filter bank; all usual rates need a few hundred at most
+FILTER_SAMPLES = _ZERO_CROSSINGS / _ROLLOFF  # reach of the filter to either side, at the lower rate
+MOST_PHASES = 4_000  # in the filter bank; all common pairs of rates need a few hundred at most
 
 
 def _no_alignment(function: object) -> object:
-    """Stand for torchaudio's guard of its compiled forced alignment, which sepclip does not use."""
+    """Replace torchaudio's decorator that guards its compiled forced alignment, which sepclip does not use."""
     return function
 
 
 @lru_cache(maxsize=1)
 def load_torchaudio() -> ModuleType:
-    """Return torchaudio, without its compiled part where that does not load.
+    """Return torchaudio, without its compiled part if that does not load.
 
-    Raises UserError when torchaudio is not installed, or fails even so.
+    Raises UserError if torchaudio is not installed, or cannot be imported even so.
     """
     try:
         return importlib.import_module("torchaudio")
@@ -38,8 +38,10 @@ def load_torchaudio() -> ModuleType:
             raise UserError("torchaudio is not installed: pip install torchaudio") from error
     except (ImportError, OSError, RuntimeError):
         pass
+    # remove the half-imported modules, or the second import would return them
     for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
-        del sys.modules[name]  # half-imported
+        del sys.modules[name]
+    # the names that torchaudio's Python part reads from its extension module
     stand_in = ModuleType("torchaudio._extension")
     stand_in._IS_TORCHAUDIO_EXT_AVAILABLE = False  # type: ignore[attr-defined]
     stand_in._IS_ALIGN_AVAILABLE = False  # type: ignore[attr-defined]
@@ -54,17 +56,18 @@ def load_torchaudio() -> ModuleType:
 
 
 def resample(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
-    """Resample ``wave`` (..., T) to ``to_hz``; the result has ceil(T to_hz / from_hz) samples.
+    """Return ``wave`` (..., T) resampled to ``to_hz``, with ceil(T to_hz / from_hz) samples.
 
-    A Kaiser-windowed sinc of 64 zero crossings (the setting known as "kaiser best"), for an alias below -100 dB.
-    Raises UserError for rates with so small a common divisor that the filters would need gigabytes.
+    The filter is a Kaiser-windowed sinc of 64 zero crossings ("kaiser best"); aliases are below -100 dB. Raises
+    UserError for rates whose greatest common divisor is so small that the filters would need gigabytes.
     """
     if from_hz == to_hz or wave.shape[-1] == 0:
         return wave
     if max(from_hz, to_hz) // math.gcd(from_hz, to_hz) > MOST_PHASES:
-        raise UserError(f"a rate of {from_hz} Hz cannot be brought to {to_hz} Hz here: resample it by another program")
+        raise UserError(f"{from_hz} Hz cannot be resampled to {to_hz} Hz here: resample it with another program first")
+    # torchaudio builds one filter for each output phase within a common period of both rates
     resampled: Tensor = load_torchaudio().functional.resample(
-        wave.contiguous(),
+        wave.contiguous(),  # torchaudio reshapes by view
         from_hz,
         to_hz,
         lowpass_filter_width=_ZERO_CROSSINGS,

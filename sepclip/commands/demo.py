@@ -1,4 +1,4 @@
-"""``sepclip demo``."""
+"""The command ``sepclip demo``."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,21 +11,21 @@ from sepclip.terminal import out, print_json
 
 def demo(
     data: Annotated[Path, typer.Option(help="Folder of the demo voices.")] = Path("data/speech"),
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder for all that the demo makes.")] = Path("demo"),
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for all output of the demo.")] = Path("demo"),
     as_json: Json = False,
 ) -> None:
-    """Do all of it on the repository's voices, on a CPU, in minutes.
+    """Run every step on the repository's voices, on a CPU, in minutes.
 
-    Mixes six voices, trains a small network with --clip auto:10, separates test mixtures, scores them and says what
-    to listen to. Goes on where it was interrupted.
+    Mixes six voices, trains a small network with --clip auto:10, separates test mixtures, scores them and lists what to
+    listen to. An interrupted demo resumes.
     """
-    from sepclip.demo import demo as run_demo
+    from sepclip.demo import run_demo
     from sepclip.evaluation.terminal_tables import BRIEF_COLUMNS, print_scores
 
-    done = run_demo(data, out_folder)
+    result = run_demo(data, out_folder)
     if as_json:
-        print_json({"seconds": done.seconds, "listen": [str(path) for path in done.listen], **done.result})
+        print_json({"seconds": result.seconds, "listen": [str(path) for path in result.listen], **result.scores})
         return
-    print_scores(done.result, BRIEF_COLUMNS)
-    for line in done.words():
+    print_scores(result.scores, BRIEF_COLUMNS)
+    for line in result.lines():
         out.print(line, markup=False, soft_wrap=True)

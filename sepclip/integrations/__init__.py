@@ -1,7 +1,7 @@
-"""Adapters of the clipping rules for other people's training loops, and what these share.
+"""Adapters of the clipping rules for other training loops, and the functions that these share.
 
-``optimizer``: any torch optimizer, by its step hook. ``lightning``: a callback. ``huggingface``: a mixin for the
-Trainer. Each imports its library only when it is imported itself. For Accelerate the rule is enough as it is:
+``optimizer``: any torch optimizer, through its step hook. ``lightning``: a callback. ``huggingface``: a mixin for the
+Trainer. Each module imports its library only when it is imported itself. Accelerate needs no adapter, see
 ``examples/with_accelerate.py``.
 """
 
@@ -18,19 +18,19 @@ Named = Iterable[tuple[str, Tensor]]
 
 
 def as_rule(rule: Rule | str) -> Rule:
-    """Return a fresh rule from its text, or a copy of a rule: no two optimizers may share one history."""
+    """Return the rule of a text, or a copy of a rule, because two optimizers must not share one history."""
     return parse(rule) if isinstance(rule, str) else copy.deepcopy(rule)
 
 
 def parameters_of(optimizer: Optimizer, names: dict[Tensor, str]) -> list[tuple[str, Tensor]]:
-    """Return what the optimizer moves, with the names of the model. Raises ValueError where one has no name."""
-    found = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if lost := [tuple(parameter.shape) for parameter in found if parameter not in names]:
-        raise ValueError(f"the optimizer moves {len(lost)} tensors that have no name, of shapes {lost[:3]}")
-    return [(names[parameter], parameter) for parameter in found]
+    """Return the optimizer's parameters with their names in the model. Raises ValueError if one has no name."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if unnamed := [tuple(parameter.shape) for parameter in parameters if parameter not in names]:
+        raise ValueError(f"the optimizer has {len(unnamed)} tensors without a name, of shapes {unnamed[:3]}")
+    return [(names[parameter], parameter) for parameter in parameters]
 
 
-def tell_skipped(step: Step, before: Step | None, where: str) -> None:
-    """Warn about a skipped step, once where several follow on each other."""
+def warn_if_skipped(step: Step, before: Step | None, place: str) -> None:
+    """Warn about a skipped step, but only about the first of several in a row."""
     if step.skipped and not (before and before.skipped):
-        warnings.warn(f"{where} is skipped: {step.skipped}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"{place} is skipped: {step.skipped}", RuntimeWarning, stacklevel=3)

@@ -1,12 +1,12 @@
-"""The clipping rules for Hugging Face's Trainer and all that derive from it.
+"""The clipping rules for Hugging Face's Trainer and its subclasses.
 
     class ClippedTrainer(ClipMixin, Trainer): ...
 
     trainer = ClippedTrainer(clip="auto:10", model=model, args=args, train_dataset=data)
 
-The rule is attached to the optimizer that ``create_optimizer`` makes, which is the method that the library documents
-for overriding. From there the rest follows: it acts once an update, on unscaled gradients, and its history lies in
-``optimizer.pt`` of every checkpoint. The Trainer's own clipping is switched off.
+The rule is attached to the optimizer that ``create_optimizer`` returns, the method that the library documents for
+overriding. So it acts once per update, on unscaled gradients, and its history is saved in ``optimizer.pt`` of every
+checkpoint. The Trainer's own clipping is switched off.
 """
 
 import dataclasses
@@ -21,12 +21,12 @@ TESTED = "transformers 4.51 to 5.23"
 
 
 class ClipMixin:
-    """Stands before a Trainer in the list of bases and takes one more argument, ``clip``: a rule or its text.
+    """A base class to put before the Trainer. It adds the argument ``clip``: a rule or its text.
 
-    Adds ``grad_norm``, ``clip_threshold`` and ``clipped_share`` to what is logged with the loss. ``trainer.clip`` is
-    the rule attached to the optimizer, from the beginning of training.
+    It logs ``grad_norm``, ``clip_threshold``, ``clipped_share`` and ``skipped_steps`` with the loss. From the beginning
+    of training, ``trainer.clip`` is the rule attached to the optimizer.
 
-    Raises ValueError for a ``max_grad_norm`` that somebody chose, and for DeepSpeed and FSDP.
+    Raises ValueError for a ``max_grad_norm`` other than the default, and for DeepSpeed and FSDP.
     """
 
     args: Any
@@ -37,31 +37,32 @@ class ClipMixin:
         self.clip: OptimizerClip | None = None
         super().__init__(*args, **kwargs)
         if not hasattr(super(), "create_optimizer"):
-            raise TypeError("ClipMixin stands before a Trainer: class ClippedTrainer(ClipMixin, Trainer)")
+            raise TypeError("ClipMixin must come before the Trainer: class ClippedTrainer(ClipMixin, Trainer)")
         for engine in ("is_deepspeed_enabled", "is_fsdp_enabled", "is_fsdp_xla_enabled"):
             if getattr(self, engine, False):
                 raise ValueError(f"{engine.split('_')[1]} splits gradients over devices, which ClipMixin cannot clip")
         self._switch_off_built_in()
 
     def _switch_off_built_in(self) -> None:
-        own = self.args.max_grad_norm
-        usual = next(field.default for field in dataclasses.fields(self.args) if field.name == "max_grad_norm")
-        if own and own != usual:
+        chosen = self.args.max_grad_norm
+        default = next(field.default for field in dataclasses.fields(self.args) if field.name == "max_grad_norm")
+        if chosen and chosen != default:
             raise ValueError(
-                f"max_grad_norm={own:g} would clip besides {self._rule!r}: leave it out, or clip='norm:{own:g}' alone"
+                f"max_grad_norm={chosen:g} would clip in addition to {self._rule!r}: leave it out, or use "
+                f"clip='norm:{chosen:g}' instead of {self._rule!r}"
             )
         self.args.max_grad_norm = 0.0
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the optimizer as ever and attach the rule, a fresh copy for each optimizer."""
+        """Return the Trainer's optimizer with the rule attached, a new copy of the rule for each optimizer."""
         optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
-        inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wrapper, when train() is called again
+        inner = getattr(optimizer, "optimizer", optimizer)  # wrapped by Accelerate in a second train()
         if self.clip is None or self.clip.optimizer is not inner:
             self.clip = clip_before_step(inner, self._rule, self.model.named_parameters())
         return optimizer
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Train on a batch as ever, but never without the rule."""
+        """Train on a batch as the Trainer does. Raises RuntimeError if no rule is attached."""
         if self.clip is None:
             raise RuntimeError(
                 f"{self._rule!r} is not attached, because create_optimizer() of ClipMixin was never called: "
@@ -70,13 +71,13 @@ class ClipMixin:
         return super().training_step(*args, **kwargs)  # type: ignore[misc]
 
     def _get_grad_norm(self, *_: Any, **__: Any) -> None:
-        """Measure nothing: transformers 5 would, and multiply all by 1, just before the rule measures."""
+        """Return None: transformers 5 would compute the norm here, just before the rule does."""
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add what the rule did to what is logged with the loss."""
+        """Add the last step and the counts of the rule to what is logged with the loss."""
         if self.clip and self.clip.last and "loss" in logs:
             step, rule = self.clip.last, self.clip.rule
-            facts = {"grad_norm": step.norm, "clip_threshold": step.threshold}
-            logs |= {name: value for name, value in facts.items() if math.isfinite(value)}
+            numbers = {"grad_norm": step.norm, "clip_threshold": step.threshold}
+            logs |= {name: value for name, value in numbers.items() if math.isfinite(value)}
             logs |= {"clipped_share": rule.clipped / rule.steps, "skipped_steps": rule.skipped}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]

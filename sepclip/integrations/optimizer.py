@@ -1,16 +1,16 @@
-"""A rule that acts inside ``optimizer.step()``, so that the loop, its schedulers and its checkpoints stay as they are.
+"""A rule that acts inside ``optimizer.step()``, so the training loop, its schedulers and checkpoints need no change.
 
     clip = clip_before_step(optimizer, "auto:10", model.named_parameters())
     ...
     loss.backward()
-    optimizer.step()                    # clips first; clip.last says what was done
+    optimizer.step()                    # clips first; clip.last is the step of the rule
     torch.save(optimizer.state_dict())  # the history is in it
 
-With a GradScaler nothing changes: ``scaler.step(optimizer)`` unscales before the hook runs, and where it leaves that to
-a fused optimizer, the hook does it. With accumulation the hook runs once an update, because it is the update.
+It works with a GradScaler: ``scaler.step(optimizer)`` unscales before the hook runs, and if it leaves that to a fused
+optimizer, the hook does it. With gradient accumulation the hook runs once per update.
 
-Functions that rebuild an optimizer's state (torch.distributed.checkpoint, ``copy.deepcopy`` of the optimizer) drop what
-is not theirs: save ``clip.rule.state_dict()`` beside it then. Loading such a state is warned about.
+Functions that rebuild an optimizer's state (torch.distributed.checkpoint, ``copy.deepcopy`` of the optimizer) drop the
+state of the rule: save ``clip.rule.state_dict()`` separately. Loading a state without it gives a warning.
 """
 
 import warnings
@@ -21,25 +21,25 @@ import torch
 from torch.optim import Optimizer
 
 from sepclip.clip import Rule, Step
-from sepclip.integrations import Named, as_rule, parameters_of, tell_skipped
+from sepclip.integrations import Named, as_rule, parameters_of, warn_if_skipped
 
 KEY = "sepclip"
-"""Where the state of the rule lies in the optimizer's own state."""
+"""The key of the rule's state in the optimizer's state."""
 
 _clipped: WeakSet[Optimizer] = WeakSet()
 
 
 class OptimizerClip:
-    """A rule attached to an optimizer; made by ``clip_before_step``."""
+    """A rule attached to an optimizer by ``clip_before_step``."""
 
     def __init__(self, optimizer: Optimizer, rule: Rule, named_parameters: Named | None):
         self.optimizer = optimizer
         self.rule = rule
         self.last: Step | None = None
-        """What the last step did; None before the first."""
+        """The last step of the rule; None before the first."""
         self._names = None if named_parameters is None else {tensor: name for name, tensor in named_parameters}
-        self._arriving: dict[str, Any] | None = None
-        self._parameters()  # an optimizer of strangers is refused now, not in the first step
+        self._loaded: dict[str, Any] | None = None
+        self._parameters()  # refuse an optimizer of unnamed parameters now, not in its first step
         self._hooks = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_state_dict_post_hook(self._save),
@@ -49,7 +49,7 @@ class OptimizerClip:
         _clipped.add(optimizer)
 
     def remove(self) -> None:
-        """Take the rule off the optimizer."""
+        """Detach the rule from the optimizer."""
         for hook in self._hooks:
             hook.remove()
         _clipped.discard(self.optimizer)
@@ -58,33 +58,36 @@ class OptimizerClip:
         groups = self.optimizer.param_groups
         if self._names is not None:
             return list(parameters_of(self.optimizer, self._names))
-        if all("param_names" in group for group in groups):  # made from named parameters (torch 2.6)
+        if all("param_names" in group for group in groups):  # the optimizer was made from named parameters (torch 2.6)
             return [pair for group in groups for pair in zip(group["param_names"], group["params"], strict=True)]
         return [parameter for group in groups for parameter in group["params"]]
 
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if any(callable(one) for one in (*args[1:], *kwargs.values())):
+        if any(callable(argument) for argument in (*args[1:], *kwargs.values())):
             raise TypeError(
-                "step(closure) makes its gradients after this hook, so they cannot be clipped here (LBFGS, Lightning): "
-                "step without a closure, or in Lightning use sepclip.integrations.lightning"
+                "step(closure) computes its gradients after this hook, so they cannot be clipped here (LBFGS, "
+                "Lightning): call step without a closure, or in Lightning use sepclip.integrations.lightning"
             )
-        if "grad_scaler" in kwargs:  # an old protocol of GradScaler: step() alone knows the scale
+        if "grad_scaler" in kwargs:  # an old protocol of GradScaler: only step() knows the scale
             raise TypeError(f"{type(optimizer).__name__} unscales within its step(grad_scaler=...), after this hook")
         if not self._unscale():
             return
         before, self.last = self.last, self.rule(self._parameters())
-        tell_skipped(self.last, before, f"optimizer step {self.rule.steps}")
+        warn_if_skipped(self.last, before, f"optimizer step {self.rule.steps}")
 
     def _unscale(self) -> bool:
-        """Undo the factor of a GradScaler that leaves this to a fused optimizer; False where it drops the step."""
+        """Unscale the gradients if a GradScaler leaves that to a fused optimizer.
+
+        Return False if the scaler drops this step.
+        """
         optimizer: Any = self.optimizer
-        found = getattr(optimizer, "found_inf", None)
-        if found is not None and float(found) > 0:
-            return False  # the scaler's own affair: its steps with an overflow reach no unfused optimizer either
+        overflow = getattr(optimizer, "found_inf", None)
+        if overflow is not None and float(overflow) > 0:
+            return False  # not counted as skipped: with unfused optimizers the hook does not see such a step at all
         scale = getattr(optimizer, "grad_scale", None)
         if scale is not None:
-            owners = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            torch._foreach_mul_([owner.grad for owner in owners if owner.grad is not None], 1 / float(scale))
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], 1 / float(scale))
             optimizer.grad_scale = None
         return True
 
@@ -92,34 +95,34 @@ class OptimizerClip:
         state[KEY] = self.rule.state_dict()
 
     def _before_load(self, _: Optimizer, state: dict[str, Any]) -> None:
-        self._arriving = state.get(KEY)
-        if self._arriving is None:
+        self._loaded = state.get(KEY)
+        if self._loaded is None:
             warnings.warn(
-                f"the optimizer's state has no history of a clipping rule: {self.rule!r} starts afresh",
+                f"the optimizer's state has no history of a clipping rule: {self.rule!r} starts with an empty history",
                 RuntimeWarning,
                 stacklevel=3,
             )
 
     def _load(self, _: Optimizer) -> None:
-        # only now, so that a state that the optimizer refuses changes nothing
-        if self._arriving is not None:
-            self.rule.load_state_dict(self._arriving)
-        self._arriving = None
+        # after the optimizer's own load, so that a state that the optimizer refuses changes nothing here
+        if self._loaded is not None:
+            self.rule.load_state_dict(self._loaded)
+        self._loaded = None
 
 
 def clip_before_step(optimizer: Optimizer, rule: Rule | str, named_parameters: Named | None = None) -> OptimizerClip:
     """Clip the gradients of ``optimizer`` by ``rule`` at the beginning of each of its steps.
 
-    ``rule`` is a text such as ``"auto:10"``, or a rule, of which a copy is taken. ``named_parameters``, best those of
-    the whole model, are needed by rules that act per layer; an optimizer made from named parameters has them itself.
+    ``rule`` is a text such as ``"auto:10"``, or a rule, which is copied. ``named_parameters``, preferably those of the
+    whole model, are needed by rules that act per layer, unless the optimizer was made from named parameters.
 
-    The rule's state is saved and loaded with the optimizer's. Raises ValueError where the optimizer is clipped already,
-    or moves a parameter that has no name; its ``step`` raises TypeError for a closure.
+    The rule's state is saved and loaded with the optimizer's. Raises ValueError if the optimizer is clipped already or
+    has a parameter without a name. ``optimizer.step`` raises TypeError for a closure.
     """
     while isinstance(inner := getattr(optimizer, "optimizer", None), Optimizer):
-        optimizer = inner  # Accelerate and Lightning wrap optimizers; the hooks are those of the innermost
+        optimizer = inner  # Accelerate and Lightning wrap optimizers, and only the innermost runs hooks
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"{type(optimizer).__name__} is no torch optimizer, so it has no step hooks")
+        raise TypeError(f"{type(optimizer).__name__} is not a torch optimizer, so it has no step hooks")
     if optimizer in _clipped:
         raise ValueError(f"this {type(optimizer).__name__} is clipped already: remove() the other rule first")
     return OptimizerClip(optimizer, as_rule(rule), named_parameters)

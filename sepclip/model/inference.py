@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from sepclip.audio.layout import Layout
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.scaling import factors
-from sepclip.audio.si_sdr import like_the_first
+from sepclip.audio.si_sdr import align_to_first
 from sepclip.audio.stft import STFT, magnitude
 from sepclip.errors import UserError
 from sepclip.model.clustering import KMeansSettings, assign, fit_centroids
@@ -168,7 +168,7 @@ class BlockSeparator:
         """Return the waves (S, C, T) of a ``block`` (C, T), from what :meth:`encode` gave for it."""
         if self.takes_waves:
             waves = encoded / view.gains[: len(encoded), None, None].to(encoded)  # (I, S, T)
-            return (waves if len(waves) == 1 else like_the_first(waves, waves)).transpose(0, 1)
+            return (waves if len(waves) == 1 else align_to_first(waves, waves)).transpose(0, 1)
         masks = torch.stack([self._block_masks(item, view) for item in encoded])  # (I, S, N, F)
         by_channel = self.model.unfold(masks)  # (I, S, N, C, F')
         together = self._together(len(block))
@@ -195,7 +195,7 @@ class BlockSeparator:
             return masks[1:]
         mid = spectrum[:1] if view.by_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
         waves = self.stft.inverse(masks * torch.cat([mid, spectrum]).unsqueeze(1), samples)  # (I, S, T)
-        return like_the_first(waves, masks)
+        return align_to_first(waves, masks)
 
     def fit(self, vectors: Tensor, loudness: Tensor) -> Tensor:
         """Return the centroids (S, E) from embeddings (P, E) of the bins of a sound, of magnitude ``loudness`` (P,)."""

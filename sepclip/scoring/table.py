@@ -24,7 +24,7 @@ class Metric:
 
     ``family``: what computes it (``ratios``, ``v4``, ``v3``, ``perceptual``), or ``function``: then
     ``function(est=, ref=, rate_hz=)`` scores waves (T, C), or raises ValueError with a reason. ``improves``: whether
-    the score minus that of the unprocessed mixture is reported too; a mixture has no artefacts, so for the SARs it would
+    the score minus that of the mixture is reported too; a mixture has no artefacts, so for the SARs it would
     mean nothing. ``infinite``: scores above it count as infinite. ``distortion``: an infinite score means a perfect
     estimate.
     """

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch
-from sepclip.parallel import end_with
+from sepclip.parallel import die_with_parent
 
 # signals sent to the whole process group, which the training handles
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -148,7 +148,7 @@ def _fork(make: Callable[[int], Batch], steps: range, like: Batch) -> _Process:
         pid = os.fork()
     if pid == 0:
         try:
-            end_with(parent)
+            die_with_parent(parent)
             _make_batches(make, steps, slot, child_end)
         finally:
             os._exit(0)  # skips the exit handlers of the parent, which belong to its GPU and files

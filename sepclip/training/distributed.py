@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError
 from sepclip.mixing.batches import Share
-from sepclip.terminal import speak
+from sepclip.terminal import enable_output
 
 T = TypeVar("T")
 # keys of the shared store: the rank of the process that reports a failure; the number of processes that have ended
@@ -130,7 +130,7 @@ def joined() -> Iterator[Ranks]:
         yield ALONE
         return
     ranks = _ranks_of_torchrun()
-    speak(ranks.first)
+    enable_output(ranks.first)
     try:
         # numbers on the CPU go by gloo even if gradients go by NCCL, so that no exchange of flags waits for the GPU
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -146,7 +146,7 @@ def joined() -> Iterator[Ranks]:
         if not _reports_failure(store, ranks):
             sys.stdout.flush()
             os._exit(EXIT_USER_ERROR)  # not sys.exit: at a normal exit the lost connections would print errors
-        speak(True)
+        enable_output(True)
         raise
     dist.destroy_process_group()
 

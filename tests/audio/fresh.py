@@ -1,4 +1,4 @@
-"""A fresh interpreter, in which an import can be broken, replaced or taken away without harm to other tests."""
+"""A separate interpreter, in which an import can be broken, replaced or removed without affecting other tests."""
 
 import os
 import subprocess
@@ -19,22 +19,21 @@ sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 
 
 def not_installed(name: str) -> str:
-    """Return code after which the package ``name`` is nowhere to be found."""
+    """Return code that makes the package ``name`` impossible to find."""
     return _FINDER.format(name=name, answer="return None")
 
 
 def broken(name: str, error: str) -> str:
-    """Return code after which importing the module ``name`` raises ``error``."""
+    """Return code that makes importing the module ``name`` raise ``error``."""
     return _FINDER.format(name=name, answer=f"raise {error}('broken on purpose')")
 
 
 def python(code: str, *, first: Path | None = None, **environment: str) -> str:
-    """Run ``code``, with the packages in ``first`` before all others; return what it printed."""
+    """Run ``code``, with the folder ``first`` at the start of its path, and return what it prints."""
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     if first:
         variables["PYTHONPATH"] = str(first)
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=600, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()

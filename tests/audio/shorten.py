@@ -1,7 +1,7 @@
-"""A small encoder of Tony Robinson's shorten, as it lies in the compressed SPHERE files of the LDC.
+"""A small encoder of Tony Robinson's shorten, the format of the compressed SPHERE files of the LDC.
 
-Of its blocks only those of first differences are written, with Rice codes, and no mean is taken off. The format is that
-of the technical report CUED/F-INFENG/TR.156 (1994); nothing here decodes it, which is left to ffmpeg.
+It writes only blocks of first differences, with Rice codes, and subtracts no mean. The format is that of the technical
+report CUED/F-INFENG/TR.156 (1994). ffmpeg decodes it.
 """
 
 import math
@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 
 _DIFF1, _QUIT, _BLOCKSIZE = 1, 4, 5  # commands
 _COMMAND_BITS, _ENERGY_BITS, _SIZE_BITS = 2, 3, 2
-_S16_LOW_FIRST = 5  # how the samples were stored
+_S16_LOW_FIRST = 5  # the format of the original samples
 _BLOCK = 256
 
 
 def _rice(number: int, bits: int) -> str:
-    """Return a Rice code: as many zeros as the number has 2^bits, a one, and its lower bits."""
+    """Return a Rice code: number / 2^bits zeros, a one, and the lower bits of the number."""
     return "0" * (number >> bits) + "1" + (f"{number & ((1 << bits) - 1):0{bits}b}" if bits else "")
 
 
 def _number(number: int) -> str:
-    """Return a number of any size: that of its bits first."""
+    """Return the code of a number of any size: its number of bits comes first."""
     bits = number.bit_length()
     return _rice(bits, _SIZE_BITS) + _rice(number, bits)
 
 
 def compress(wave: NDArray[np.int16], version: int) -> bytes:
-    """Return one channel of samples (T,) as a stream of shorten."""
-    bits = [_number(one) for one in (_S16_LOW_FIRST, 1, _BLOCK, 0, 0, 0)]  # channels, block, no LPC, mean, skip
+    """Return one channel of samples (T,) as a shorten stream."""
+    bits = [_number(value) for value in (_S16_LOW_FIRST, 1, _BLOCK, 0, 0, 0)]  # channels, block, no LPC, mean, skip
     steps = np.diff(wave.astype(int), prepend=0)
     for start in range(0, len(steps), _BLOCK):
         block = steps[start : start + _BLOCK]
@@ -44,7 +44,7 @@ def compress(wave: NDArray[np.int16], version: int) -> bytes:
 
 
 def write_compressed(path: Path, wave: NDArray[np.int16], version: str = "v2.00", samples: int | None = None) -> Path:
-    """Write a SPHERE file as the LDC compressed it; ``samples`` makes its header lie."""
+    """Write a SPHERE file compressed as by the LDC; ``samples`` puts a wrong sample count into its header."""
     lines = [
         *("NIST_1A", "   1024", "sample_rate -i 16000", "channel_count -i 1", "sample_n_bytes -i 2"),
         *(f"sample_count -i {len(wave) if samples is None else samples}", "sample_byte_format -s2 01"),

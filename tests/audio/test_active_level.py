@@ -24,17 +24,17 @@ def bursts(rate, on, off, count):
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize(("on", "off", "count"), [(30, 0, 1), (6, 6, 3), (4, 12, 3)])
-def test_the_active_level_of_bursts_is_that_of_the_sine_in_them(rate, on, off, count):
-    """Long bursts: the hangover and the smoothing add 0.35 s at most to each, so little to the active time."""
+def test_active_level_of_bursts_is_that_of_their_sine(rate, on, off, count):
+    """Bursts are long: the hangover and the smoothing add at most 0.35 s to each, little of the active time."""
     wave = bursts(rate, on, off, count)
     want = decibels(0.1**2 / 2)
-    lowered = decibels(on / (on + 0.45))  # the active time counts up to so much more
+    lowered = decibels(on / (on + 0.45))  # the active time is at most this much longer
     assert want + lowered <= decibels(active_level(wave, rate)) <= want + 0.01
     assert decibels(np.square(wave).mean()) == pytest.approx(want + decibels(on / (on + off)), abs=0.01)
 
 
 def slow_active_level(wave, rate):
-    """Work the definition out sample by sample, at 8 kHz, without scipy's filters or the counting in bins."""
+    """Compute the definition sample by sample, at 8 kHz, without scipy's filters or the counting in bins."""
     padded = np.concatenate([wave, np.zeros(math.ceil(0.35 * rate))])
     speech = signal.sosfilt(_band_pass(rate), padded)
     pole, once, twice, envelope = math.exp(-1 / (0.03 * rate)), 0.0, 0.0, []
@@ -59,13 +59,13 @@ def slow_active_level(wave, rate):
     raise AssertionError
 
 
-def test_speech_agrees_with_the_definition_worked_out_slowly():
+def test_active_level_of_speech_agrees_with_a_slow_implementation():
     wave = samples(sentence("en-f"))[:16000] / 32768
     assert active_level(wave, 8000) == pytest.approx(slow_active_level(wave, 8000), rel=1e-9)
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_real_speech_is_louder_where_active_and_silence_around_changes_nothing(rate):
+def test_active_level_of_speech_is_above_its_rms_and_ignores_silence_around_it(rate):
     wave = samples(sentence("en-f")) / 32768
     wave = wave if rate == 8000 else signal.resample_poly(wave, 2, 1)
     level = active_level(wave, rate)
@@ -74,16 +74,16 @@ def test_real_speech_is_louder_where_active_and_silence_around_changes_nothing(r
     assert decibels(active_level(around, rate)) == pytest.approx(decibels(level), abs=0.1)
 
 
-def test_gains_come_through():
+def test_active_level_follows_the_gain():
     wave = samples(sentence("it-f")) / 32768
     level = active_level(wave, 8000)
-    for power in (-9, 3):  # thresholds lie at powers of two
+    for power in (-9, 3):  # thresholds are powers of two
         assert active_level(wave * 2.0**power, 8000) == pytest.approx(level * 4.0**power, rel=1e-12)
     for gain in (0.3, 0.77, -1, 5):
         assert decibels(active_level(wave * gain, 8000)) == pytest.approx(decibels(level * gain**2), abs=0.2)
 
 
-def test_both_rates_agree():
+def test_active_level_agrees_at_both_rates():
     wave = samples(sentence("it-f")) / 32768
     assert decibels(active_level(signal.resample_poly(wave, 2, 1), 16000)) == pytest.approx(
         decibels(active_level(wave, 8000)), abs=0.1
@@ -94,12 +94,12 @@ def test_both_rates_agree():
     (8000, 50, -99, -25), (8000, 200, -0.5, 0.1), (8000, 3500, -0.1, 0.1),
     (16000, 50, -99, -25), (16000, 5500, -0.5, 0.1), (16000, 7900, -99, -25),
 ])  # fmt: skip
-def test_the_band_is_200_hz_to_5500_hz(rate, hertz, least, most):
+def test_band_pass_is_200_hz_to_5500_hz(rate, hertz, least, most):
     _, response = signal.freqz_sos(_band_pass(rate), [hertz], fs=rate)
     assert least <= 20 * math.log10(abs(response[0])) <= most
 
 
-def test_the_envelope_holds_for_two_tenths_of_a_second_and_never_looks_ahead():
+def test_envelope_holds_for_two_tenths_of_a_second_and_never_looks_ahead():
     impulse = np.zeros(8000)
     impulse[100] = 1.0
     envelope = _envelope(impulse, 8000)
@@ -111,7 +111,7 @@ def test_the_envelope_holds_for_two_tenths_of_a_second_and_never_looks_ahead():
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_silence_and_short_signals(rate):
+def test_active_level_of_silence_and_short_signals(rate):
     assert active_level(np.zeros(0), rate) == active_level(np.zeros(rate), rate) == 0.0
     for length in (1, 2, 10, 100):
         assert 0 < active_level(np.ones(length), rate) < 1

@@ -20,7 +20,7 @@ def sound_file(path, samples=RAMP, **options):
 
 
 def with_sizes(path, riff, data):
-    """Put other sizes into the header of a WAV file."""
+    """Replace the sizes in the header of a WAV file."""
     raw = bytearray(path.read_bytes())
     at = raw.index(b"data") + 4
     raw[4:8], raw[at : at + 4] = riff.to_bytes(4, "little"), data.to_bytes(4, "little")
@@ -34,15 +34,15 @@ def names(folder):
 
 def reason(path):
     """Return why a sound file cannot be used."""
-    with pytest.raises(BadSound) as told:
+    with pytest.raises(BadSound) as error:
         read_sound(path)
-    assert str(told.value) == f"{path}: {told.value.reason}"
-    return told.value.reason
+    assert str(error.value) == f"{path}: {error.value.reason}"
+    return error.value.reason
 
 
 @pytest.fixture
 def unprivileged():
-    """Yield a folder, and lay root's rights down, for root may read and write everything."""
+    """Yield a folder, and drop the rights of root, who may read and write everything."""
     with tempfile.TemporaryDirectory() as name:
         folder, root = Path(name), os.geteuid() == 0
         folder.chmod(0o777)
@@ -50,7 +50,7 @@ def unprivileged():
             if root:
                 os.seteuid(65534)
         except PermissionError:
-            pytest.skip("rights cannot be laid down here")
+            pytest.skip("this process cannot drop its rights")
         try:
             yield folder
         finally:
@@ -59,7 +59,7 @@ def unprivileged():
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT", "DOUBLE"])
-def test_int16_survives_every_format_bit_for_bit(tmp_path, subtype):
+def test_int16_samples_survive_every_format_bit_for_bit(tmp_path, subtype):
     stereo = np.stack([RAMP, RAMP[::-1]])
     write_sound(tmp_path / "a.wav", stereo if subtype == "PCM_16" else stereo / 32768, 16000, subtype)
     sound = read_sound(tmp_path / "a.wav")
@@ -68,7 +68,7 @@ def test_int16_survives_every_format_bit_for_bit(tmp_path, subtype):
 
 
 @pytest.mark.parametrize("shape", [(0,), (1,), (1024,), (1, 512), (2, 512), (3, 341), (6, 0)])
-def test_waves_of_16_bits_are_byte_for_byte_those_of_libsndfile(tmp_path, shape):
+def test_16_bit_wave_files_equal_those_of_libsndfile(tmp_path, shape):
     wave = RAMP[: int(np.prod(shape))].reshape(shape)
     write_sound(tmp_path / "ours.wav", wave, 44100)
     soundfile.write(tmp_path / "theirs.wav", wave.T, 44100, subtype="PCM_16")
@@ -81,42 +81,42 @@ def test_waves_of_16_bits_are_byte_for_byte_those_of_libsndfile(tmp_path, shape)
 @pytest.mark.parametrize(
     ("start", "frames", "want"), [(0, 10, slice(0, 10)), (5, -1, slice(5, None)), (1000, 99, slice(1000, 1024))]
 )
-def test_part_of_a_file(tmp_path, start, frames, want):
+def test_read_sound_reads_part_of_a_file(tmp_path, start, frames, want):
     path = sound_file(tmp_path / "a.flac")
     assert np.array_equal(read_sound(path, start=start, frames=frames).samples[0], RAMP[want] / np.float32(32768))
 
 
-def test_nothing_is_read_beyond_the_end(tmp_path):
+def test_read_sound_returns_no_samples_beyond_the_end(tmp_path):
     assert read_sound(sound_file(tmp_path / "a.wav"), start=5000, frames=10).samples.shape == (1, 0)
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_no_samples_are_read_as_such(tmp_path, channels):
+def test_file_without_samples_is_valid(tmp_path, channels):
     assert read_sound(sound_file(tmp_path / "a.wav", np.zeros((0, channels)))).samples.shape == (channels, 0)
     write_sound(tmp_path / "b.wav", np.zeros((channels, 0)), 8000)
     assert read_sound(tmp_path / "b.wav").samples.shape == (channels, 0)
 
 
-def test_missing_file_and_folder_are_told(tmp_path):
+def test_missing_file_and_folder_are_reported(tmp_path):
     assert reason(tmp_path / "a.wav") == "no such file"
     assert reason(tmp_path) == "is a folder, not a sound file"
 
 
 @pytest.mark.parametrize("content", ["", "RIFF", "these are words\n" * 100])
-def test_what_is_no_sound_is_told(tmp_path, content):
+def test_file_that_is_not_sound_is_reported(tmp_path, content):
     (tmp_path / "a.wav").write_text(content)
     assert "not a sound file" in reason(tmp_path / "a.wav")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_told(tmp_path, value):
+def test_samples_that_are_not_finite_are_reported(tmp_path, value):
     samples = np.zeros(100, np.float32)
     samples[50] = value
-    assert reason(sound_file(tmp_path / "a.wav", samples, subtype="FLOAT")) == "holds NaN or infinite samples"
+    assert reason(sound_file(tmp_path / "a.wav", samples, subtype="FLOAT")) == "contains NaN or infinite samples"
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.aiff", "a.au", "a.w64", "a.caf", "a.flac", "a.mp3", "a.ogg"])
-def test_truncated_file_is_told(tmp_path, name):
+def test_truncated_file_is_reported(tmp_path, name):
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, 8000)
     path = sound_file(tmp_path / name, noise)
     assert read_sound(path).samples.shape == (1, 8000)
@@ -125,18 +125,18 @@ def test_truncated_file_is_told(tmp_path, name):
 
 
 @pytest.mark.parametrize("size", [0xFFFFFFFF, 0x7FFFF000], ids=["all bits", "SoX"])
-def test_streamed_wav_is_whole(tmp_path, size):
-    # what a program writes to a pipe, where it cannot go back and fill the sizes in
+def test_streamed_wav_is_read_whole(tmp_path, size):
+    # as a program writes to a pipe, because it cannot go back and fill in the sizes
     path = with_sizes(sound_file(tmp_path / "a.wav"), size, size)
     assert np.array_equal(read_sound(path).samples[0], RAMP / np.float32(32768))
 
 
-def test_locked_file_is_told(unprivileged):
+def test_locked_file_is_reported(unprivileged):
     sound_file(unprivileged / "a.wav").chmod(0)
     assert reason(unprivileged / "a.wav") == "no permission to read it"
 
 
-def test_locked_folder_is_told(unprivileged):
+def test_locked_folder_is_reported(unprivileged):
     path = sound_file(unprivileged / "locked" / "a.wav")
     path.parent.chmod(0)
     try:
@@ -165,8 +165,8 @@ def test_sounds_are_found_and_hidden_ones_reported(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
-    found, left_out = find_sounds(tmp_path)
-    assert found == [tmp_path / name for name in ("a/B/d.mp3", "a/c.flac", "b.WAV")]
+    sounds, left_out = find_sounds(tmp_path)
+    assert sounds == [tmp_path / name for name in ("a/B/d.mp3", "a/c.flac", "b.WAV")]
     hidden = [tmp_path / name for name in ("._b.wav", ".trash/e.wav", ".x.wav", "a/._c.flac")]
     unread = "not read by libsndfile (.m4a): convert it, ffmpeg -i NAME.m4a NAME.flac"
     assert left_out == {**dict.fromkeys(hidden, "hidden"), tmp_path / "h.M4A": unread}
@@ -190,7 +190,7 @@ def test_a_link_to_a_folder_above_lists_no_file_twice(tmp_path):
     assert len(find_sounds(tmp_path)[0]) == 1
 
 
-def test_new_content_takes_the_place_of_old(tmp_path):
+def test_write_text_replaces_old_content(tmp_path):
     write_text(tmp_path / "new" / "a.txt", "one")
     write_text(tmp_path / "new" / "a.txt", "Zürich")
     assert (tmp_path / "new" / "a.txt").read_bytes() == "Zürich".encode()
@@ -198,7 +198,7 @@ def test_new_content_takes_the_place_of_old(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, MemoryError])
-def test_a_writer_that_fails_leaves_the_old_file_alone(tmp_path, error):
+def test_failing_writer_keeps_the_old_file(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -219,7 +219,7 @@ def test_any_name_that_the_file_system_takes_can_be_written(tmp_path, name):
     assert names(tmp_path) == [name]
 
 
-def test_what_stands_in_the_way_is_told(tmp_path):
+def test_path_that_cannot_be_written_is_reported(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
     for path in (tmp_path / "folder", tmp_path / "file" / "below"):
@@ -228,20 +228,20 @@ def test_what_stands_in_the_way_is_told(tmp_path):
     assert names(tmp_path) == ["file", "folder"]
 
 
-def test_folder_without_permission_is_told(unprivileged):
+def test_folder_without_permission_is_reported(unprivileged):
     unprivileged.joinpath("locked").mkdir(mode=0o500)
     with pytest.raises(UserError, match="Permission denied"):
         write_text(unprivileged / "locked" / "a.txt", "words")
 
 
 @pytest.mark.parametrize("write", ["write_sound(path, np.zeros(9999), 8000)", "write_text(path, 'word' * 9999)"])
-def test_full_disk_is_told_and_leaves_the_old_file_alone(tmp_path, write):
+def test_full_disk_is_reported_and_keeps_the_old_file(tmp_path, write):
     (tmp_path / "a").write_text("old")
-    told = python(
+    printed = python(
         "import resource, signal, sys, numpy as np\nfrom pathlib import Path\nfrom sepclip.audio.files import *\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         f"path = Path({str(tmp_path / 'a')!r})\ntry: {write}\nexcept UserError as error: print(error)"
     )
-    assert told == f"{tmp_path / 'a'} cannot be written: File too large"
+    assert printed == f"{tmp_path / 'a'} cannot be written: File too large"
     assert names(tmp_path) == ["a"]
     assert (tmp_path / "a").read_text() == "old"

@@ -17,20 +17,20 @@ def db(law, wave, rate_hz=RATE):
 
 
 @pytest.fixture(autouse=True)
-def _lufs_is_there(request):
+def _skip_lufs_without_pyloudnorm(request):
     if "lufs" in request.node.name:
         pytest.importorskip("pyloudnorm")
 
 
-# of a full-scale sine: its RMS; BS.1770 says -3.01 LUFS at 997 Hz
+# levels of a full-scale sine; BS.1770 states -3.01 LUFS at 997 Hz
 @pytest.mark.parametrize(("law", "want"), [("rms", -3.0103), ("p56", -3.0103), ("lufs", -3.01)])
-def test_a_tone_has_the_level_known_of_it(law, want):
+def test_tone_has_its_known_level(law, want):
     assert db(law, tone(20)) == pytest.approx(want, abs=0.1)
     assert db(law, tone(20, amplitude=0.1)) == pytest.approx(want - 20, abs=0.1)
 
 
 @pytest.mark.parametrize(("law", "drop"), [("rms", 3.01), ("p56", 0), ("lufs", 0)])
-def test_pauses_count_in_rms_alone(law, drop):
+def test_pauses_lower_only_the_rms(law, drop):
     wave = tone(8)
     assert db(law, wave) - db(law, np.concatenate([wave, np.zeros(8 * RATE)])) == pytest.approx(drop, abs=0.25)
 
@@ -42,11 +42,11 @@ def test_silence_has_no_level(law):
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16000])
-def test_lufs_of_speech_are_those_of_pyloudnorm(rate_hz):
+def test_lufs_of_speech_equals_pyloudnorm(rate_hz):
     import pyloudnorm
 
     wave = soundfile.read(sorted((SPEECH / "en-f").glob("*.flac"))[0])[0]
     want = pyloudnorm.Meter(rate_hz).integrated_loudness(wave)
     assert db("lufs", wave.astype(np.float32), rate_hz) == pytest.approx(want, abs=1e-4)
-    short = wave[8000 : 8000 + rate_hz // 5]  # which pyloudnorm refuses
+    short = wave[8000 : 8000 + rate_hz // 5]  # too short for pyloudnorm itself
     assert np.isfinite(db("lufs", short, rate_hz))

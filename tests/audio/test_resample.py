@@ -21,18 +21,18 @@ def sine(hertz, rate_hz, seconds=1.0):
 
 @pytest.mark.parametrize(("low", "high"), [(8000, 16000), (11025, 44100), (44100, 48000), (8000, 44100)])
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.85])
-def test_a_sine_below_the_band_edge_stays_itself(low, high, share):
+def test_resampling_keeps_a_sine_below_the_band_edge(low, high, share):
     hertz = share * low / 2
-    edge = 400  # samples next to the ends, where the filter sees the zeros beyond
-    for here, there in ((low, high), (high, low)):
-        error = resample(sine(hertz, here), here, there) - sine(hertz, there)
+    edge = 400  # samples near the ends, where the filter reaches the zeros beyond
+    for from_hz, to_hz in ((low, high), (high, low)):
+        error = resample(sine(hertz, from_hz), from_hz, to_hz) - sine(hertz, to_hz)
         assert error[edge:-edge].abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("hertz", [4050, 4500, 7900])
 def test_alias_is_below_100_db(hertz):
-    left = resample(sine(hertz, 16000), 16000, 8000)[400:-400]
-    assert 20 * math.log10(left.square().mean().sqrt() * 2**0.5) < -100
+    alias = resample(sine(hertz, 16000), 16000, 8000)[400:-400]
+    assert 20 * math.log10(alias.square().mean().sqrt() * 2**0.5) < -100
 
 
 @pytest.mark.parametrize(("from_hz", "to_hz"), [(8000, 16000), (16000, 8000), (44100, 8000), (8000, 11025), (7, 5)])
@@ -41,39 +41,39 @@ def test_length_is_rounded_up(samples, from_hz, to_hz):
     assert resample(torch.ones(samples), from_hz, to_hz).shape == (math.ceil(samples * to_hz / from_hz),)
 
 
-def test_same_rate_and_no_samples_are_left_alone():
+def test_equal_rates_and_empty_waves_are_returned_unchanged():
     wave = torch.randn(2, 10)
     assert torch.equal(resample(wave, 8000, 8000), wave)
     assert resample(torch.zeros(2, 0), 8000, 44100).shape == (2, 0)
 
 
-def test_channels_do_not_mix_however_they_lie_in_memory():
+def test_channels_do_not_mix_in_any_memory_layout():
     waves = torch.randn(50, 3, 2, generator=torch.Generator().manual_seed(0)).permute(2, 1, 0)  # (2, 3, 50)
     got = resample(waves, 8000, 16000)
     assert got.shape == (2, 3, 100)
     torch.testing.assert_close(got[1, 2], resample(waves[1, 2].clone(), 8000, 16000))
 
 
-def test_resamples_as_installed():
+def test_resample_works_with_the_installed_torchaudio():
     assert python(RESAMPLE) == "[1.0, 1.0]"
 
 
-def test_resamples_without_the_compiled_part():
+def test_resample_works_without_the_compiled_part():
     assert python(broken("torchaudio._extension", "OSError") + RESAMPLE) == "[1.0, 1.0]"
 
 
-def test_plain_import_goes_first(tmp_path):
+def test_normal_import_is_tried_first(tmp_path):
     (tmp_path / "torchaudio").mkdir()
     (tmp_path / "torchaudio/__init__.py").write_text("from . import functional")
     (tmp_path / "torchaudio/functional.py").write_text("def resample(wave, *_, **__): return wave.repeat(2) + 41")
     assert python(RESAMPLE, first=tmp_path) == "[42.0, 42.0]"
 
 
-def test_missing_torchaudio_is_told():
+def test_missing_torchaudio_is_reported():
     assert python(not_installed("torchaudio") + RESAMPLE) == "torchaudio is not installed: pip install torchaudio"
 
 
-def test_torchaudio_beyond_help_is_told(tmp_path):
+def test_unusable_torchaudio_is_reported(tmp_path):
     (tmp_path / "torchaudio.py").write_text("raise OSError('no libcudart')")
     printed = python(RESAMPLE, first=tmp_path)
     assert printed.startswith("torchaudio cannot be imported beside this torch (no libcudart): install")

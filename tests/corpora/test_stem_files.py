@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sepclip.audio.files import BadSound
-from sepclip.audio.stem_file import STREAMS, look_at, read_stem
+from sepclip.audio.stem_file import STREAMS, probe_stems, read_stem
 from sepclip.errors import UserError
 from tests.corpora.tracks import FOUR, stems
 
@@ -44,7 +44,7 @@ def file(tmp_path_factory):
 
 @needs_ffmpeg
 def test_every_stream_is_decoded_by_its_name(file):
-    samples, rate_hz, channels = look_at(file)
+    samples, rate_hz, channels = probe_stems(file)
     assert (rate_hz, channels) == (RATE, 2)
     assert samples == pytest.approx(SECONDS * RATE, abs=RATE * 0.06)  # the encoder adds some hundredths
     time = np.arange(4000, 18000) / RATE
@@ -70,8 +70,8 @@ def test_a_set_is_made_of_stem_files(file, tmp_path):
     waves = made.waves("tt", recipe)
     assert waves.shape == (5, 2, recipe.length)
     assert np.abs(waves[0].astype(int) - waves[1:].sum(0, dtype=int)).mean() < 300  # of 32768; the codec is lossy
-    with pytest.raises(BadSound, match="not the 5 streams"):
-        look_at(encode(tmp_path / "few.stem.mp4", STREAMS[:2]))
+    with pytest.raises(BadSound, match="does not have the 5 streams"):
+        probe_stems(encode(tmp_path / "few.stem.mp4", STREAMS[:2]))
 
 
 def test_without_ffmpeg_the_way_out_is_told(tmp_path, monkeypatch):

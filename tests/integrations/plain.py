@@ -1,4 +1,4 @@
-"""A training loop with the rule called by hand, which every adapter must equal to the last bit."""
+"""A training loop that calls the rule by hand; every adapter must equal it bit for bit."""
 
 from collections.abc import Callable, Iterable
 
@@ -13,7 +13,7 @@ RULES = [RULE, "auto:50,per=layer"]
 
 
 class Names(Rule):
-    """Clips nothing and writes down the names it is given."""
+    """A rule that clips nothing and records the names of the parameters."""
 
     name = "names"
 
@@ -33,14 +33,14 @@ def network(seed: int = 0) -> torch.nn.Sequential:
 
 
 def batches(count: int, bad: Iterable[int] = ()) -> list[Batch]:
-    """Return batches whose gradients vary; those numbered in ``bad`` give no finite one."""
+    """Return batches with varying gradients; those with an index in ``bad`` give gradients that are not finite."""
     generator = torch.Generator().manual_seed(1)
-    made = []
+    data = []
     for number in range(count):
         x = torch.randn(3, 4, generator=generator)
         y = x.sum(1, keepdim=True) * (1 + number % 3) + torch.randn(3, 1, generator=generator)
-        made.append((x * torch.nan if number in bad else x, y))
-    return made
+        data.append((x * torch.nan if number in bad else x, y))
+    return data
 
 
 def loss(net: torch.nn.Module, batch: Batch) -> Tensor:
@@ -62,7 +62,7 @@ def train(
 ) -> torch.nn.Module:
     """Train by hand; the learning rate halves every ``decay_every`` updates.
 
-    What the rule did is added to ``steps``. ``prefix`` is what the network is called in the model of a library.
+    The steps of the rule are appended to ``steps``. ``prefix`` is the name of the network in the model of a library.
     """
     net = network()
     optimizer = make(net)
@@ -79,5 +79,5 @@ def train(
     return net
 
 
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))

@@ -12,10 +12,11 @@ from tests.conftest import REPOSITORY
 from tests.integrations.plain import batches, train
 
 EXAMPLES = sorted((REPOSITORY / "examples").glob("*.py"))
-ALONE = {"pytorch.py", "with_transformers.py"}  # for what they import first; the others take seconds less in here
+# run in a process of their own, because of what they import first; the others save seconds by running in this one
+ALONE = {"pytorch.py", "with_transformers.py"}
 
 
-def test_there_is_one_for_each_way() -> None:
+def test_each_adapter_has_an_example() -> None:
     assert {path.name for path in EXAMPLES} == {
         *ALONE, "with_accelerate.py", "with_lightning.py", "with_optimizer_hook.py"
     }  # fmt: skip
@@ -23,24 +24,24 @@ def test_there_is_one_for_each_way() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*(num_workers|LeafSpec).*")
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_runs_and_goes_on_where_it_was(path, capsys, tmp_path):
+def test_example_runs_and_resumes(path, capsys, tmp_path):
     if path.name in ALONE:
         result = subprocess.run([sys.executable, path], capture_output=True, text=True, timeout=300, check=False)
         assert result.returncode == 0, result.stderr
-        said = result.stdout
+        printed = result.stdout
     else:
         runpy.run_path(str(path), run_name="__main__")
-        said = capsys.readouterr().out
-    counts = [tuple(map(int, pair)) for pair in re.findall(r"clipped (\d+) of (\d+) steps", said)]
+        printed = capsys.readouterr().out
+    counts = [tuple(map(int, pair)) for pair in re.findall(r"clipped (\d+) of (\d+) steps", printed)]
     (clipped, first), (clipped_later, both) = counts
     assert both == 2 * first
     assert 0 < clipped < clipped_later < both
     assert len(path.read_text(encoding="utf-8").splitlines()) < 50
-    assert not list(tmp_path.iterdir())  # all it wrote is gone again
+    assert not list(tmp_path.iterdir())  # the example has removed its files
 
 
-def test_accelerate_carries_the_history(tmp_path):
-    """What examples/with_accelerate.py promises, to the last bit."""
+def test_accelerate_checkpoint_contains_the_history(tmp_path):
+    """examples/with_accelerate.py resumes a run bit for bit."""
     from accelerate import Accelerator
 
     from tests.integrations.plain import adam, loss, network, same

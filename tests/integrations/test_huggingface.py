@@ -47,7 +47,7 @@ def trainer(data, clip=RULE, kind=ClippedTrainer, make=adam, decay_every=10**9, 
 
 @pytest.mark.parametrize("text", RULES)
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_it_is_the_rule_by_hand_to_the_last_bit(accumulate, text):
+def test_mixin_equals_the_rule_by_hand_bit_for_bit(accumulate, text):
     rule, data = parse(text), batches(24)
     clipped = trainer(data, text, decay_every=3, gradient_accumulation_steps=accumulate)
     clipped.train()
@@ -72,13 +72,13 @@ def test_loss_scaling_changes_nothing(fused):
     assert plain.clip.rule.state_dict() == scaled.clip.rule.state_dict()
 
 
-def test_the_trainers_own_optimizer_is_clipped_under_the_models_names():
+def test_optimizer_of_the_trainer_gets_the_names_of_the_model():
     clipped = trainer(batches(2), Names(), make=None)
     clipped.train()
     assert sorted(clipped.clip.rule.seen) == ["net.0.bias", "net.0.weight", "net.2.bias", "net.2.weight"]
 
 
-def test_its_own_clipping_is_off():
+def test_clipping_of_the_trainer_is_off():
     """auto:100 never clips; the Trainer's default of 1.0 would."""
     data = batches(8)
     clipped = trainer(data, "auto:100")
@@ -91,7 +91,7 @@ def test_its_own_clipping_is_off():
 
 def test_a_chosen_max_grad_norm_is_refused():
     with pytest.raises(
-        ValueError, match=r"max_grad_norm=0.5 would clip besides auto:50: leave it out, or clip='norm:0.5'"
+        ValueError, match=r"max_grad_norm=0.5 would clip in addition to auto:50: leave it out, or use clip='norm:0.5'"
     ):
         trainer(batches(2), max_grad_norm=0.5)
     trainer(batches(2), max_grad_norm=0.0)
@@ -109,7 +109,7 @@ def test_sharded_gradients_are_refused(engine):
 
 
 @pytest.mark.parametrize("make", [adam, None], ids=["given optimizer", "the Trainer's own"])
-def test_a_resumed_run_is_the_uninterrupted_one(make):
+def test_resumed_run_equals_the_uninterrupted_one(make):
     data = batches(8)
     straight = trainer(data, make=make, save_strategy="steps", save_steps=5, num_train_epochs=2)
     straight.train()
@@ -120,18 +120,18 @@ def test_a_resumed_run_is_the_uninterrupted_one(make):
     assert resumed.clip.rule.steps == 16
 
 
-def test_a_second_training_goes_on_with_the_history():
+def test_second_training_keeps_the_history():
     clipped = trainer(batches(4))
     clipped.train()
     clipped.train()
     assert clipped.clip.rule.steps == 8
 
 
-def test_a_bad_batch_moves_nothing_and_is_told_once():
+def test_bad_batch_moves_nothing_and_warns_once():
     clipped = trainer(batches(8, bad=[5, 6, 7]))
-    with pytest.warns(RuntimeWarning, match="optimizer step 6 is skipped: gradient is not finite") as told:
+    with pytest.warns(RuntimeWarning, match="optimizer step 6 is skipped: gradient is not finite") as warned:
         clipped.train()
-    assert len([one for one in told if "skipped" in str(one.message)]) == 1
+    assert len([warning for warning in warned if "skipped" in str(warning.message)]) == 1
     assert clipped.clip.rule.skipped == 3
     assert same(clipped.model.net, train(parse(RULE), batches(5)))
 
@@ -141,7 +141,7 @@ def test_too_many_bad_steps_end_the_training():
         trainer(batches(5, bad=range(5)), AutoClip(10, most_skipped=4)).train()
 
 
-def test_what_it_did_is_logged():
+def test_mixin_logs_norm_threshold_and_counts():
     clipped = trainer(batches(6, bad=[5]))
     with pytest.warns(RuntimeWarning):
         clipped.train()
@@ -156,7 +156,7 @@ def test_what_it_did_is_logged():
     assert all(math.isfinite(value) for value in rows[5].values())
 
 
-def test_a_trainer_that_bypasses_create_optimizer_is_told():
+def test_trainer_that_bypasses_create_optimizer_is_refused():
     class Bypassing(ClippedTrainer):
         def create_optimizer(self, model=None):
             self.optimizer = adam(self.model)
@@ -166,8 +166,8 @@ def test_a_trainer_that_bypasses_create_optimizer_is_told():
         trainer(batches(2), kind=Bypassing, make=None).train()
 
 
-def test_the_mixin_stands_first():
-    with pytest.raises(TypeError, match="ClipMixin stands before a Trainer"):
+def test_mixin_must_come_first():
+    with pytest.raises(TypeError, match="ClipMixin must come before the Trainer"):
         ClipMixin(clip=RULE)
     with pytest.raises(ValueError, match="auto:101"):
         trainer(batches(2), "auto:101")

@@ -78,7 +78,7 @@ def fit(module, data, *callbacks, resume=None, library=pl, **more):
 
 @pytest.mark.parametrize("text", RULES)
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_it_is_the_rule_by_hand_to_the_last_bit(accumulate, text):
+def test_callback_equals_the_rule_by_hand_bit_for_bit(accumulate, text):
     rule, data = parse(text), batches(24)
     clip, module = GradientClipping(text), Module(decay_every=3)
     fit(module, data, clip, accumulate_grad_batches=accumulate)
@@ -88,17 +88,17 @@ def test_it_is_the_rule_by_hand_to_the_last_bit(accumulate, text):
     assert 0 < rule.clipped < rule.steps
 
 
-def imported_again():
-    """Return the adapter as it is when it meets the present modules."""
+def import_adapter_again():
+    """Import the adapter a second time, with the modules that are importable now, and return it."""
     spec = importlib.util.spec_from_file_location("again", adapter.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def test_it_works_in_the_library_of_the_older_name(monkeypatch):
+def test_callback_works_with_pytorch_lightning(monkeypatch):
     monkeypatch.delitem(sys.modules, "lightning.pytorch")
-    older_clip = imported_again().GradientClipping
+    older_clip = import_adapter_again().GradientClipping
 
     class OlderModule(older.LightningModule):
         def __init__(self):
@@ -117,11 +117,11 @@ def test_it_works_in_the_library_of_the_older_name(monkeypatch):
     assert clip.rules[0].state_dict() == rule.state_dict()
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch):
+def test_missing_library_error_says_what_to_install(monkeypatch):
     for name in adapter.NAMES:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match="pip install lightning"):
-        imported_again()
+        import_adapter_again()
 
 
 def test_every_optimizer_has_its_own_history():
@@ -156,7 +156,7 @@ def half(scale):
 
 @pytest.mark.parametrize("scale", [2.0**8, 2.0**18], ids=["fits", "overflows at first"])
 @pytest.mark.filterwarnings("ignore:step . of optimizer 0 is skipped", "ignore:Detected call of `lr_scheduler")
-def test_half_precision_is_unscaled_before(scale):
+def test_half_precision_gradients_are_unscaled_before_clipping(scale):
     data, clip, module = batches(12), GradientClipping(RULE), Module()
     fit(module, data, clip, plugins=[half(scale)])
     net, rule, scaler = network(), parse(RULE), torch.amp.GradScaler("cpu", init_scale=scale)
@@ -200,7 +200,7 @@ def test_the_strategies_that_are_refused_exist():
 
 
 @pytest.mark.parametrize("make", [Module, Adversaries])
-def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, make):
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, make):
     data, whole, straight = batches(5), GradientClipping(RULE), make()
     fit(straight, data, whole, max_epochs=4)
     fit(make(), data, GradientClipping(RULE), max_epochs=2).save_checkpoint(tmp_path / "half.ckpt")
@@ -212,7 +212,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, make):
     assert clip.rules[0].steps == 20
 
 
-def test_going_on_in_the_same_process_keeps_the_history():
+def test_second_fit_of_a_trainer_keeps_the_history():
     data, clip, module = batches(5), GradientClipping(RULE), Module()
     trainer = fit(module, data, clip)
     trainer.fit_loop.max_epochs = 3
@@ -220,24 +220,24 @@ def test_going_on_in_the_same_process_keeps_the_history():
     assert clip.rules[0].steps == 15
 
 
-def test_a_checkpoint_without_a_history_is_told(tmp_path):
+def test_checkpoint_without_a_history_warns(tmp_path):
     fit(Module(), batches(2)).save_checkpoint(tmp_path / "bare.ckpt")
-    with pytest.warns(RuntimeWarning, match="no history of a clipping rule: auto:50 starts afresh"):
+    with pytest.warns(RuntimeWarning, match="no history of a clipping rule: auto:50 starts with an empty history"):
         fit(Module(), batches(2), GradientClipping(RULE), max_epochs=2, resume=tmp_path / "bare.ckpt")
 
 
 def test_a_checkpoint_of_other_optimizers_is_refused():
     clip = GradientClipping(RULE)
     clip.load_state_dict({"rules": [parse(RULE).state_dict()]})
-    with pytest.raises(ValueError, match="clipped 1 optimizers, here are 2"):
+    with pytest.raises(ValueError, match="rules for 1 optimizers, this run has 2"):
         fit(Adversaries(), batches(2), clip)
 
 
-def test_a_bad_batch_moves_nothing_and_is_told_once():
+def test_bad_batch_moves_nothing_and_warns_once():
     module, clip = Module(), GradientClipping(RULE)
-    with pytest.warns(RuntimeWarning, match="step 6 of optimizer 0 is skipped: gradient is not finite") as told:
+    with pytest.warns(RuntimeWarning, match="step 6 of optimizer 0 is skipped: gradient is not finite") as warned:
         fit(module, batches(8, bad=[5, 6, 7]), clip)
-    assert len([one for one in told if "skipped" in str(one.message)]) == 1
+    assert len([warning for warning in warned if "skipped" in str(warning.message)]) == 1
     assert clip.rules[0].skipped == 3
     assert same(module.net, train(parse(RULE), batches(5)))
 
@@ -247,7 +247,7 @@ def test_too_many_bad_steps_end_the_training():
         fit(Module(), batches(5, bad=range(5)), GradientClipping(AutoClip(10, most_skipped=4)))
 
 
-def test_what_it_did_is_logged(tmp_path):
+def test_callback_logs_norm_threshold_and_counts(tmp_path):
     data, clip = batches(6), GradientClipping(RULE)
     trainer = fit(Module(), data, clip, logger=CSVLogger(tmp_path, flush_logs_every_n_steps=1), log_every_n_steps=1)
     with (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
@@ -267,7 +267,7 @@ def test_the_rule_gets_the_names_of_the_module():
     assert clip.rules[0].seen == ["net.0.weight", "net.0.bias", "net.2.weight", "net.2.bias"]
 
 
-def test_no_rule_or_a_wrong_one_is_refused_at_once():
+def test_callback_refuses_no_rule_and_a_wrong_rule():
     with pytest.raises(ValueError, match="needs a rule"):
         GradientClipping()
     with pytest.raises(ValueError, match="auto:101"):

@@ -46,7 +46,7 @@ def hooked(data, make=adam, accumulate=1, decay_every=0, scaler=None, unscale=Fa
 @every_optimizer
 @pytest.mark.parametrize("text", RULES)
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_it_is_the_rule_by_hand_to_the_last_bit(make, accumulate, text):
+def test_hook_equals_the_rule_by_hand_bit_for_bit(make, accumulate, text):
     rule, data = parse(text), batches(24)
     net, clip = hooked(data, make, accumulate, decay_every=3, rule=text)
     assert same(net, train(rule, data, accumulate, make, decay_every=3))
@@ -69,17 +69,17 @@ def test_a_grad_scaler_changes_nothing(make, unscale):
 
 @every_optimizer
 @pytest.mark.parametrize("unscale", [False, True])
-def test_a_step_dropped_by_the_scaler_enters_no_history(make, unscale):
+def test_step_dropped_by_the_scaler_is_not_in_the_history(make, unscale):
     net, clip = hooked(batches(7, bad=[3]), make, scaler=torch.amp.GradScaler("cpu"), unscale=unscale)
     assert (clip.rule.steps, clip.rule.skipped) == (6, 0)
     assert all(parameter.isfinite().all() for parameter in net.parameters())
 
 
 @every_optimizer
-def test_a_bad_batch_moves_nothing_and_is_told_once(make):
-    with pytest.warns(RuntimeWarning, match="optimizer step 6 is skipped: gradient is not finite") as told:
+def test_bad_batch_moves_nothing_and_warns_once(make):
+    with pytest.warns(RuntimeWarning, match="optimizer step 6 is skipped: gradient is not finite") as warned:
         net, clip = hooked(batches(8, bad=[5, 6, 7]), make)
-    assert len(told) == 1
+    assert len(warned) == 1
     assert clip.rule.skipped == 3
     assert same(net, hooked(batches(5), make)[0])
 
@@ -90,7 +90,7 @@ def test_too_many_bad_steps_end_the_training():
 
 
 @every_optimizer
-def test_a_resumed_run_is_the_uninterrupted_one(make):
+def test_resumed_run_equals_the_uninterrupted_one(make):
     data = batches(16)
     straight, whole = hooked(data, make)
     net, clip = hooked(data[:7], make)
@@ -111,12 +111,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(make):
     assert clip.rule.state_dict() == whole.rule.state_dict()
 
 
-def test_a_state_without_a_history_is_told():
+def test_state_without_a_history_warns():
     net = network()
     bare = adam(net).state_dict()
     optimizer = adam(net)
     clip_before_step(optimizer, RULE)
-    with pytest.warns(RuntimeWarning, match="no history of a clipping rule: auto:50 starts afresh"):
+    with pytest.warns(RuntimeWarning, match="no history of a clipping rule: auto:50 starts with an empty history"):
         optimizer.load_state_dict(bare)
 
 
@@ -190,7 +190,7 @@ def test_the_rule_gets_the_names_of_the_model():
 
 def test_a_parameter_without_a_name_is_refused():
     net = network()
-    with pytest.raises(ValueError, match=r"2 tensors that have no name, of shapes \[\(1, 6\), \(1,\)\]"):
+    with pytest.raises(ValueError, match=r"2 tensors without a name, of shapes \[\(1, 6\), \(1,\)\]"):
         clip_before_step(adam(net), RULE, net[0].named_parameters())
 
 
@@ -243,8 +243,8 @@ def test_split_parameters_are_clipped_by_the_norm_of_the_whole(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_what_is_no_optimizer_is_refused():
-    with pytest.raises(TypeError, match="no torch optimizer"):
+def test_objects_that_are_not_optimizers_are_refused():
+    with pytest.raises(TypeError, match="not a torch optimizer"):
         clip_before_step(torch.optim.lr_scheduler.StepLR(adam(network()), 1).__dict__, RULE)
     with pytest.raises(ValueError, match="auto:101"):
         clip_before_step(adam(network()), "auto:101")

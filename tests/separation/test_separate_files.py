@@ -136,7 +136,7 @@ def test_bad_files_are_named_and_the_others_go_on(tiny_run: Path, tmp_path: Path
     (files / "cut.wav").write_bytes((files / "good.wav").read_bytes()[:2000])
     result = sepclip("separate", tiny_run, files, tmp_path / "missing.wav", "--out", tmp_path / "out")
     assert_told(
-        result, "4 inputs", "nan.wav: holds NaN", "text.wav: not readable", "cut.wav: truncated", "no such file"
+        result, "4 inputs", "nan.wav: contains NaN", "text.wav: not readable", "cut.wav: truncated", "no such file"
     )
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["good_s1.wav", "good_s2.wav"]
 
@@ -214,7 +214,7 @@ def test_formats_that_are_not_read_are_named(tiny_run: Path, tmp_path: Path) -> 
 def test_a_rate_that_has_no_small_ratio_is_named(separator, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "odd.wav", np.zeros(44101), 44101)
     result = separate_files(separator, [tmp_path / "odd.wav"], tmp_path / "out", device=torch.device("cpu"))
-    assert "44101 Hz cannot be brought to 8000 Hz" in result.failed[tmp_path / "odd.wav"]
+    assert "44101 Hz cannot be resampled to 8000 Hz" in result.failed[tmp_path / "odd.wav"]
 
 
 def test_what_cannot_work_is_told(tiny_run: Path, tmp_path: Path) -> None:

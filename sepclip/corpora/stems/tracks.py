@@ -54,7 +54,7 @@ def look(path: Path) -> Facts | tuple[str, str]:
         if path.name.endswith(stem_file.SUFFIX):
             if ffmpeg() is None:
                 return "stem file, which takes ffmpeg to decode", _NO_FFMPEG
-            return Facts(*stem_file.look_at(path), as_is=False)
+            return Facts(*stem_file.probe_stems(path), as_is=False)
         info = soundfile.info(path, verbose=True)
     except BadSound as error:
         return f"file that is {error.reason}", _AGAIN

@@ -15,7 +15,7 @@ from pathlib import Path
 import soundfile
 
 from sepclip.audio.files import BadSound, find_sounds
-from sepclip.audio.sphere import shortened
+from sepclip.audio.sphere import shorten_header
 from sepclip.corpora.preflight import Preflight
 from sepclip.errors import UserError, counted
 from sepclip.mixing.recipe import SPLITS
@@ -190,7 +190,7 @@ def find_utterances(root: Path) -> Utterances:
 def samples_of(path: Path, allowed_channels: tuple[int, ...] = (1,)) -> int | str:
     """Return the samples of a sound of 16 kHz, by its header, or what is wrong with it."""
     try:
-        header = shortened(path)
+        header = shorten_header(path)
         if header is None:
             info = soundfile.info(path)
             samples, rate_hz, channels = info.frames, info.samplerate, info.channels

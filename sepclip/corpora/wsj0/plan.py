@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, name_below, write_text
 from sepclip.audio.layout import Layout
-from sepclip.audio.sphere import CONVERT, read_speech, shortened
+from sepclip.audio.sphere import CONVERT, read_speech, shorten_header
 from sepclip.corpora import write_set
 from sepclip.corpora.existing_mixtures import GROUPS
 from sepclip.corpora.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
@@ -219,7 +219,7 @@ def _lengths(
             preflight.wrong(f"file with {found}", "get it anew from the discs", folder, path.name)
             continue
         lengths[utterance] = found
-        if no_ffmpeg and path.suffix.lower() not in (".wav", ".flac") and shortened(path):
+        if no_ffmpeg and path.suffix.lower() not in (".wav", ".flac") and shorten_header(path):
             preflight.wrong("file compressed by shorten", CONVERT, folder, path.name)
     return lengths
 
