@@ -6,6 +6,7 @@ is the name of a score, such as ``si_sdr`` or ``sdr_improvement``; ``scoring/tab
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -61,7 +62,7 @@ class Provenance(TypedDict, total=False):
     masks: str | None  # what made the masks: binary, soft or network
     kmeans: dict[str, Any] | None  # settings of the clustering, None if the run clusters nothing
     cell: dict[str, Any]  # of a sweep: the settings of the cell
-    training: dict[str, Any]  # of a sweep: the summary of the training
+    training: Mapping[str, object]  # of a sweep: the summary of the training
     data: str  # folder of the mixture set
     split: str  # tr, cv or tt
     estimates: str  # folder of separated files
