@@ -1,9 +1,10 @@
-"""What is installed here, and what it enables."""
+"""The versions and devices of this machine, and what they enable."""
 
 import platform
 import shutil
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TypedDict
 
 import soundfile
 import torch
@@ -34,8 +35,31 @@ PACKAGES = (
 )
 
 
-def gather() -> dict[str, Any]:
-    """Return versions, devices and abilities as plain data."""
+class MachineFacts(TypedDict):
+    """What `sepclip info --json` prints."""
+
+    sepclip: str  # versions
+    python: str
+    platform: str
+    packages: dict[str, str | None]  # name to version; None: not installed
+    cpu_cores: int  # that this process may use
+    cpu_threads: int  # of torch
+    gpus: list[str]  # names of the CUDA devices
+    device: str  # what --device auto selects
+    precision: str  # what precision auto selects
+    keeps_memory: bool  # whether the allocator keeps memory between training steps
+    resampling: str  # "works", or "no: " and the reason
+    bsseval: str  # likewise
+    ffmpeg: str | None  # path of the program
+    sound_formats: list[str]
+    corpora: list[str]
+    networks: dict[str, list[str]]  # name to the losses it can be trained with
+    configs: list[str]  # recipes and grids that come with sepclip
+    grids: list[str]
+
+
+def gather() -> MachineFacts:
+    """Return versions, devices and capabilities."""
     device = resolve_device("auto")
     return {
         "sepclip": sepclip.__version__,
@@ -59,9 +83,9 @@ def gather() -> dict[str, Any]:
     }
 
 
-def lines(facts: dict[str, Any]) -> list[str]:
-    """Return the facts as lines for people."""
-    packages = ", ".join(f"{name} {found or 'not installed'}" for name, found in facts["packages"].items())
+def lines(facts: MachineFacts) -> list[str]:
+    """Return the facts as lines of text for the terminal."""
+    packages = ", ".join(f"{name} {number or 'not installed'}" for name, number in facts["packages"].items())
     allocator = (
         "kept between training steps (SEPCLIP_MALLOC=system switches it off)"
         if facts["keeps_memory"]
@@ -91,7 +115,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _works(load: Any) -> str:
+def _works(load: Callable[[], object]) -> str:
     try:
         load()
     except UserError as error:

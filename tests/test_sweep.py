@@ -1,4 +1,4 @@
-"""Grids, digests, intervals, and real sweeps of a tiny network: whole, killed, and with a cell that fails."""
+"""Grids, digests, intervals, and real sweeps of a tiny network: complete, killed, and with a failing cell."""
 
 import csv
 import json
@@ -23,14 +23,14 @@ from sepclip.model.losses import LOSSES
 from sepclip.sweep import run_cells
 from sepclip.sweep.cell_table import Table
 from sepclip.sweep.grid import load_grid
-from sepclip.sweep.intervals import estimate, of_differences, of_runs
+from sepclip.sweep.intervals import estimate, estimate_difference, estimate_mean
 from sepclip.sweep.results import METRICS, Result
 from sepclip.training.run import hold
 from tests.conftest import SPEECH, TINY, assert_told, sepclip
 from tests.processes import wait_until
 
 PAPER = ["dc", "wkm", "mi", "chimera", "snr"]
-NEEDS_ALL_LOSSES = pytest.mark.skipif(bool(set(PAPER) - set(LOSSES)), reason="not all losses of Table 1 are there")
+NEEDS_ALL_LOSSES = pytest.mark.skipif(bool(set(PAPER) - set(LOSSES)), reason="not all losses of Table 1 exist")
 
 
 def write_grid(path: Path, **sections: object) -> str:
@@ -47,7 +47,7 @@ def tiny_grid(path: Path, losses: tuple[str, ...] = ("dc", "mi")) -> str:
 # the grid
 
 
-def test_a_grid_is_every_value_with_every_other(tmp_path: Path) -> None:
+def test_grid_combines_all_values_of_all_keys(tmp_path: Path) -> None:
     axes = {"clip": ["auto:1", "none"], "loss.name": ["dc", "mi"], "model.hidden": [8, 9], "seed": [0, 3]}
     grid = load_grid(write_grid(tmp_path / "g.yaml", config="demo", grid=axes), settings=["model.layers=1"])
     assert len(grid.cells) == len({cell.digest for cell in grid.cells}) == 16
@@ -61,7 +61,7 @@ def test_a_grid_is_every_value_with_every_other(tmp_path: Path) -> None:
         assert (cell.config.model.layers, cell.config.data.batch_size, cell.config.seed) == (1, 16, cell.seed)
 
 
-def test_sections_seeds_steps_and_values_of_several_keys(tmp_path: Path) -> None:
+def test_grid_takes_sections_seeds_steps_and_values_with_several_keys(tmp_path: Path) -> None:
     values = ["none", {"clip": "norm:1", "optimizer": {"learning_rate": "1e-4"}}]
     path = write_grid(tmp_path / "g.yaml", set={"train": {"steps": 7}}, grid={"clip": values, "seed": [0]})
     grid = load_grid(path, seeds=[4, 5], steps=9, precision="fp32")
@@ -85,9 +85,9 @@ def test_sections_seeds_steps_and_values_of_several_keys(tmp_path: Path) -> None
         ({"grid": {"clip": ["none", "auto:101"]}}, ["cell clip=auto:101", "0 <= P <= 100"]),
         ({"grid": {"clop": ["none"]}}, ["no key 'clop'", "did you mean clip"]),
         ({"grid": {"loss.name": ["mi", "sdr"]}}, ["cell loss.name=sdr", "mi, dc"]),
-        ({"grid": {"clip": ["auto:1", "auto:1.0"]}}, ["clip=auto:1.0", "twice"]),
-        ({"grid": {"device": ["cpu", "auto"]}}, ["device=auto", "differs in nothing"]),
-        ({"grid": {"clip": [{"seed": 1}]}}, ["says nothing of clip"]),
+        ({"grid": {"clip": ["auto:1", "auto:1.0"]}}, ["clip=auto:1.0", "listed twice"]),
+        ({"grid": {"device": ["cpu", "auto"]}}, ["device=auto", "in nothing that changes training"]),
+        ({"grid": {"clip": [{"seed": 1}]}}, ["does not set clip"]),
         ({"grid": {"clip": [{"clip": "none", "seed": 1}], "seed": [0]}}, ["also changes seed"]),
         ({"grid": {"clip": ["none", {"clip": "none", "model.layers": 1}]}}, ["a key of the grid"]),
         ({"grid": {"clip": ["none"]}, "reference": "auto:100"}, ["reference: auto:100", "(none)"]),
@@ -97,7 +97,7 @@ def test_sections_seeds_steps_and_values_of_several_keys(tmp_path: Path) -> None
         ({"grid": {"clip": ["none"]}, "set": {"model.hiden": 1}}, ["set: there is no key", "model.hidden"]),
     ],
 )
-def test_a_wrong_grid_is_told(sections: dict, words: list[str], tmp_path: Path) -> None:
+def test_invalid_grid_is_an_error_that_names_the_mistake(sections: dict, words: list[str], tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         load_grid(write_grid(tmp_path / "g.yaml", **sections))
     for word in [*words, "g.yaml"]:
@@ -105,10 +105,10 @@ def test_a_wrong_grid_is_told(sections: dict, words: list[str], tmp_path: Path) 
     assert "\n" not in str(error.value)
 
 
-def test_settings_that_the_grid_itself_gives_are_refused(tmp_path: Path) -> None:
+def test_settings_of_the_grid_cannot_be_overridden(tmp_path: Path) -> None:
     path = write_grid(tmp_path / "g.yaml", grid={"clip": ["none"], "train.steps": [1, 2], "seed": [0]})
     for more, words in (
-        ({"settings": ["clip=auto:1"]}, "gives clip its values"),
+        ({"settings": ["clip=auto:1"]}, "the grid itself sets clip"),
         ({"settings": ["seed=3"]}, "use --seeds"),
         ({"steps": 3}, "--steps 3"),
     ):
@@ -118,13 +118,13 @@ def test_settings_that_the_grid_itself_gives_are_refused(tmp_path: Path) -> None
         load_grid("tabel")
 
 
-def test_a_recipe_beside_the_grid_file_is_found(tmp_path: Path) -> None:
-    (tmp_path / "mine.yaml").write_text("model: {hidden: 11}\n")
-    grid = load_grid(write_grid(tmp_path / "g.yaml", config="mine.yaml", grid={"clip": ["none"]}))
+def test_recipe_beside_the_grid_file_takes_precedence(tmp_path: Path) -> None:
+    (tmp_path / "local.yaml").write_text("model: {hidden: 11}\n")
+    grid = load_grid(write_grid(tmp_path / "g.yaml", config="local.yaml", grid={"clip": ["none"]}))
     assert grid.cells[0].config.model.hidden == 11
 
 
-def test_the_digest_is_that_of_the_training(tmp_path: Path) -> None:
+def test_digest_depends_on_what_changes_the_training(tmp_path: Path) -> None:
     def digest(*settings: str, data: str = "x", **sections: object) -> str:
         path = write_grid(tmp_path / "g.yaml", grid={"clip": ["none"]}, **sections)
         return load_grid(path, settings=settings, data_digest=data).cells[0].digest
@@ -133,14 +133,14 @@ def test_the_digest_is_that_of_the_training(tmp_path: Path) -> None:
     for setting in ("device=cpu", "train.log_every=3", "train.save_every=1s", "data.memory_gib=1"):
         assert digest(setting) == plain
     assert digest("train.steps=5", "train.epochs=7") == digest("train.steps=5")
-    others = [digest(data="y"), *map(digest, ("seed=1", "train.steps=5", "train.epochs=7", "precision=fp32"))]
-    others += map(digest, ("model.hidden=8", "loss.name=dc", "train.valid_every=3", "optimizer.epsilon=1e-9"))
-    assert len({plain, *others}) == len(others) + 1
+    changed = [digest(data="y"), *map(digest, ("seed=1", "train.steps=5", "train.epochs=7", "precision=fp32"))]
+    changed += map(digest, ("model.hidden=8", "loss.name=dc", "train.valid_every=3", "optimizer.epsilon=1e-9"))
+    assert len({plain, *changed}) == len(changed) + 1
 
 
 @NEEDS_ALL_LOSSES
 @pytest.mark.parametrize(("name", "hidden"), [("table1", 600), ("table1-small", 100)])
-def test_table1_is_the_papers(name: str, hidden: int) -> None:
+def test_table1_has_the_cells_of_the_paper(name: str, hidden: int) -> None:
     grid = load_grid(name)
     assert [row[0] for row in grid.rows()] == [f"auto:{p}" for p in (0, 1, 10, 25, 50, 90, 100)]
     assert grid.columns() == PAPER
@@ -150,57 +150,57 @@ def test_table1_is_the_papers(name: str, hidden: int) -> None:
 # the interval
 
 
-def test_one_seed_is_students_interval_over_files() -> None:
-    found = estimate(np.array([[1.0, 2.0, 3.0, 4.0]]))
-    assert found.mean == 2.5
-    assert found.half == pytest.approx(3.182446305 * math.sqrt(5 / 3 / 4))  # t(3), variance 5/3
-    assert estimate(np.array([[1.0], [2.0], [3.0], [4.0]])).half == pytest.approx(found.half)
-    assert estimate(np.array([[1.0]])).half is None
+def test_interval_of_one_seed_is_students_over_files() -> None:
+    result = estimate(np.array([[1.0, 2.0, 3.0, 4.0]]))
+    assert result.mean == 2.5
+    assert result.half_width == pytest.approx(3.182446305 * math.sqrt(5 / 3 / 4))  # t(3), variance 5/3
+    assert estimate(np.array([[1.0], [2.0], [3.0], [4.0]])).half_width == pytest.approx(result.half_width)
+    assert estimate(np.array([[1.0]])).half_width is None
 
 
-def test_seeds_alone_or_files_alone_count_where_nothing_else_varies() -> None:
+def test_interval_of_one_varying_effect_is_students() -> None:
     by_seed = np.array([[1.0], [2.0], [4.0]]) + np.zeros((1, 50))
-    assert estimate(by_seed).half == pytest.approx(4.302652730 * math.sqrt((7 / 3) / 3))  # t(2), variance 7/3
+    assert estimate(by_seed).half_width == pytest.approx(4.302652730 * math.sqrt((7 / 3) / 3))  # t(2), variance 7/3
     by_file = np.zeros((3, 1)) + np.array([[1.0, 2.0, 3.0, 4.0]])
-    assert estimate(by_file).half == pytest.approx(3.182446305 * math.sqrt(5 / 3 / 4))
-    assert estimate(np.ones((2, 3))).half == 0
+    assert estimate(by_file).half_width == pytest.approx(3.182446305 * math.sqrt(5 / 3 / 4))
+    assert estimate(np.ones((2, 3))).half_width == 0
 
 
-def test_effects_that_add_add_the_squares_of_their_intervals() -> None:
+def test_interval_of_additive_effects_adds_their_squares() -> None:
     seeds, files = np.array([0.0, 1.0, 2.0]), np.array([0.0, 3.0, 5.0, 8.0])
-    found = estimate(seeds[:, None] + files[None, :])
-    of_seeds, of_files = estimate(seeds[:, None]).half, estimate(files[None, :]).half
-    assert found.half == pytest.approx(math.hypot(of_seeds, of_files))
+    result = estimate(seeds[:, None] + files[None, :])
+    seed_part, file_part = estimate(seeds[:, None]).half_width, estimate(files[None, :]).half_width
+    assert result.half_width == pytest.approx(math.hypot(seed_part, file_part))
 
 
 @pytest.mark.parametrize("seed_effect", [0.0, 0.3, 2.0])
-def test_the_interval_holds_the_truth_as_often_as_it_says(seed_effect: float) -> None:
+def test_interval_contains_the_true_mean_as_often_as_stated(seed_effect: float) -> None:
     chance = np.random.default_rng(1)
     inside = 0
     for _ in range(500):
         scores = 10 + seed_effect * chance.normal(size=(3, 1)) + 3 * chance.normal(size=(1, 40))
-        found = estimate(scores + chance.normal(size=(3, 40)))
-        inside += abs(found.mean - 10) < found.half
+        result = estimate(scores + chance.normal(size=(3, 40)))
+        inside += abs(result.mean - 10) < result.half_width
     assert 0.935 <= inside / 500 <= 0.99
 
 
-def test_differences_are_paired_by_seed_and_file() -> None:
+def test_difference_is_paired_by_seed_and_file() -> None:
     chance = np.random.default_rng(0)
     hard = chance.normal(size=30) * 5
     runs = {seed: {f"f{i}": hard[i] + seed + 1.0 for i in range(30)} for seed in (0, 1, 2)}
     reference = {seed: {f"f{i}": hard[i] + seed for i in range(5, 30)} for seed in (1, 2, 3)}
-    found = of_differences(runs, reference)
-    assert (found.seeds, found.files) == (2, 25)
-    assert found.mean == pytest.approx(1)
-    assert found.half == pytest.approx(0, abs=1e-9)
-    assert found.leaves_out_zero
-    assert of_runs(list(runs.values())).half > 1
-    assert of_differences(runs, {7: runs[0]}) is None
-    assert of_runs([]) is None
-    assert of_runs([{"a": 1.0}, {"b": 2.0}]) is None
+    result = estimate_difference(runs, reference)
+    assert (result.seeds, result.files) == (2, 25)
+    assert result.mean == pytest.approx(1)
+    assert result.half_width == pytest.approx(0, abs=1e-9)
+    assert result.excludes_zero
+    assert estimate_mean(list(runs.values())).half_width > 1
+    assert estimate_difference(runs, {7: runs[0]}) is None
+    assert estimate_mean([]) is None
+    assert estimate_mean([{"a": 1.0}, {"b": 2.0}]) is None
 
 
-def test_what_is_missing_or_failed_or_left_out_stands_in_the_table(tmp_path: Path) -> None:
+def test_table_shows_missing_failed_and_excluded_cells(tmp_path: Path) -> None:
     path = write_grid(
         tmp_path / "g.yaml",
         grid={"clip": ["none", "auto:1", "auto:2"], "loss.name": ["dc", "mi"], "seed": [0, 1]},
@@ -218,23 +218,23 @@ def test_what_is_missing_or_failed_or_left_out_stands_in_the_table(tmp_path: Pat
         if number == 7:
             result = Result(cell, result.run, result.log).as_failed("killed")
         results[cell.digest] = result
-    made = Table.of(grid, results, METRICS[0])
-    assert [[entry.status for entry in row] for row in made.entries] == [
+    table = Table.from_results(grid, results, METRICS[0])
+    assert [[entry.status for entry in row] for row in table.entries] == [
         ["done", "incomplete"], ["missing", "failed"], ["done", "done"]
     ]  # fmt: skip
-    text = made.markdown("about")
+    text = table.markdown("description")
     for words in ("(1 of 2 seeds)", "| missing | failed |", "Not complete: 7 of 12 cells done, 2 failed", "reference"):
         assert words in text
     assert "Left out for want of a score" in text
-    assert len(list(csv.DictReader(made.csv().splitlines()))) == 6
-    assert not made.complete()
+    assert len(list(csv.DictReader(table.csv().splitlines()))) == 6
+    assert not table.complete()
 
 
 # real sweeps
 
 
 def invoke(*arguments: object) -> tuple[int, str, str]:
-    """Run the command in this process, which has torch already; returns exit code, stdout and stderr."""
+    """Run the command in this process, which has imported torch already; return exit code, stdout and stderr."""
     result = CliRunner().invoke(app, ["sweep", *map(str, arguments)])
     if isinstance(result.exception, UserError):
         raise result.exception
@@ -244,37 +244,37 @@ def invoke(*arguments: object) -> tuple[int, str, str]:
 
 def scores_of(out: Path) -> dict[str, object]:
     """Return the scores of every run by its digest."""
-    found = [json.loads(path.read_text()) for path in out.glob("runs/*/eval/sweep/scores.json")]
-    return {one["cell"]: one["rows"] for one in found}
+    documents = [json.loads(path.read_text()) for path in out.glob("runs/*/eval/sweep/scores.json")]
+    return {document["cell"]: document["rows"] for document in documents}
 
 
-def stamps(out: Path) -> dict[Path, int]:
+def modification_times(out: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Let every cell compute by one thread, however many run side by side: other threads round otherwise."""
+    """Give every cell one thread, however many run in parallel: the number of threads changes rounding."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 
 @pytest.fixture(scope="module")
-def whole(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of an undisturbed sweep, two losses by two clip rules, with its grid beside it."""
+def finished_sweep(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted sweep, two losses by two clip rules; its grid is beside it."""
     out = tmp_path_factory.mktemp("sweep") / "out"
     code, stdout, stderr = invoke(tiny_grid(out.parent / "tiny.yaml"), small_set, "--out", out, "--jobs", 2)
     assert code == 0, stderr
     assert "Mean SI-SDR in dB" in stdout
-    assert "4 cells to train, 0 done before; 2 side by side on cpu" in stderr
+    assert "4 cells to train, 0 already done; 2 in parallel on cpu" in stderr
     return out
 
 
-def test_a_sweep_is_whole(whole: Path, small_set: Path) -> None:
+def test_sweep_writes_all_its_files(finished_sweep: Path, small_set: Path) -> None:
     names = {"table.md", "table.csv", "table.svg", "table.png", "cells.json", "cells.csv", "sweep.log", "runs", "logs"}
-    assert {path.name for path in whole.iterdir()} == names
-    rows = list(csv.DictReader((whole / "table.csv").read_text().splitlines()))
+    assert {path.name for path in finished_sweep.iterdir()} == names
+    rows = list(csv.DictReader((finished_sweep / "table.csv").read_text().splitlines()))
     assert [(row["clip"], row["loss.name"]) for row in rows] == [
         ("auto:10", "dc"), ("auto:10", "mi"), ("auto:100", "dc"), ("auto:100", "mi")
     ]  # fmt: skip
@@ -282,60 +282,60 @@ def test_a_sweep_is_whole(whole: Path, small_set: Path) -> None:
         assert (row["status"], row["seeds"], row["files"], row["excluded_files"]) == ("done", "1", "6", "0")
         assert float(row["mean_low_db"]) < float(row["mean_db"]) < float(row["mean_high_db"])
         assert (row["difference_db"] == "") == (row["clip"] == "auto:100")
-    document = json.loads((whole / "cells.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    document = json.loads((finished_sweep / "cells.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     for cell in document["cells"]:
         assert (cell["status"], cell["steps"], cell["files"]) == ("done", 20, 6)
         files: dict[str, list[float]] = {}
-        for scored in scores_of(whole)[cell["digest"]]:
+        for scored in scores_of(finished_sweep)[cell["digest"]]:
             files.setdefault(scored["name"], []).append(scored["si_sdr"])
         assert cell["si_sdr_db"] == pytest.approx(np.mean([np.mean(pair) for pair in files.values()]))
-    log = (whole / "sweep.log").read_text()
+    log = (finished_sweep / "sweep.log").read_text()
     assert log.count(" done ") == 4
-    assert (whole / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert (finished_sweep / "table.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_sweep_that_is_done_only_prints_its_table(whole: Path, small_set: Path, monkeypatch) -> None:
+def test_finished_sweep_only_prints_its_table(finished_sweep: Path, small_set: Path, monkeypatch) -> None:
     monkeypatch.setattr(run_cells.subprocess, "Popen", lambda *_, **__: pytest.fail("a cell was started again"))
-    before, grid = stamps(whole), whole.parent / "tiny.yaml"
-    code, stdout, _ = invoke(grid, small_set, "--out", whole)
+    before, grid = modification_times(finished_sweep), finished_sweep.parent / "tiny.yaml"
+    code, stdout, _ = invoke(grid, small_set, "--out", finished_sweep)
     assert code == 0
     assert "Difference to clip auto:100" in stdout
-    code, stdout, _ = invoke(grid, small_set, "--out", whole, "--json")
+    code, stdout, _ = invoke(grid, small_set, "--out", finished_sweep, "--json")
     assert json.loads(stdout)["complete"] is True
     assert len(json.loads(stdout)["cells"]) == 4
-    assert stamps(whole) == before
-    code, stdout, _ = invoke(grid, small_set, "--out", whole, "--dry-run", "--seeds", "0,1")
+    assert modification_times(finished_sweep) == before
+    code, stdout, _ = invoke(grid, small_set, "--out", finished_sweep, "--dry-run", "--seeds", "0,1")
     assert stdout.count(": done ") == stdout.count(": new ") == 4
     assert "8 cells, 4 to train" in stdout
-    assert stamps(whole) == before
+    assert modification_times(finished_sweep) == before
 
 
-def test_another_metric_and_group_make_another_table_of_the_same_runs(
-    whole: Path, small_set: Path, tmp_path: Path
+def test_table_of_another_metric_and_group_uses_the_same_runs(
+    finished_sweep: Path, small_set: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    shutil.copytree(whole, out)
+    shutil.copytree(finished_sweep, out)
     more = ("--metric", "si_sdr_improvement", "--group", "unseen")
-    code, stdout, _ = invoke(whole.parent / "tiny.yaml", small_set, "--out", out, *more)
+    code, stdout, _ = invoke(finished_sweep.parent / "tiny.yaml", small_set, "--out", out, *more)
     assert code == 0
     assert "SI-SDR improvement" in stdout
     assert "3 files, 1 seed" in stdout
-    assert (out / "table.svg").read_bytes() != (whole / "table.svg").read_bytes()
+    assert (out / "table.svg").read_bytes() != (finished_sweep / "table.svg").read_bytes()
 
 
-def test_the_same_scores_twice_are_told(whole: Path, small_set: Path, tmp_path: Path) -> None:
+def test_identical_scores_of_two_cells_are_a_warning(finished_sweep: Path, small_set: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    shutil.copytree(whole, out)
+    shutil.copytree(finished_sweep, out)
     one, two = sorted(out.glob("runs/*_mi_*/eval/sweep/scores.json"))
     document, digest = json.loads(one.read_text()), json.loads(two.read_text())["cell"]
     two.write_text(json.dumps({**document, "cell": digest}))
-    _, _, stderr = invoke(whole.parent / "tiny.yaml", small_set, "--out", out)
+    _, _, stderr = invoke(finished_sweep.parent / "tiny.yaml", small_set, "--out", out)
     assert "same scores to the last digit" in stderr
     assert "clip=auto:10 loss.name=mi seed=0 and clip=auto:100 loss.name=mi seed=0" in stderr
 
 
 def start(grid: str, data: Path, out: Path, *more: object) -> subprocess.Popen[str]:
-    """Start a sweep as a process group of its own, and wait until a cell has saved."""
+    """Start a sweep as a new process group, and wait until a cell has saved."""
     command = [sys.executable, "-m", "sepclip", "sweep", grid, data, "--out", out, "--jobs", 1]
     command += ["--set", "train.save_every=0.01s", *more]
     process = subprocess.Popen(
@@ -345,99 +345,105 @@ def start(grid: str, data: Path, out: Path, *more: object) -> subprocess.Popen[s
     return process
 
 
-def test_killed_then_with_a_failing_cell_it_ends_as_the_undisturbed_sweep(
-    whole: Path, small_set: Path, tmp_path: Path
+def test_killed_sweep_with_a_failing_cell_ends_like_the_uninterrupted_one(
+    finished_sweep: Path, small_set: Path, tmp_path: Path
 ) -> None:
     grid, out = tiny_grid(tmp_path / "mi.yaml", ("mi",)), tmp_path / "out"
     process = start(grid, small_set, out)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert not scores_of(out)
-    # the other cell fails, and is the first to run now: runs are found whatever the order
+    # the other cell fails, and is the first to run now: runs are recognized in any order
     (half,) = out.glob("runs/*")
-    (bad,) = (out / "runs" / path.name for path in whole.glob("runs/*_mi_*") if path.name != half.name)
-    bad.mkdir()
-    (bad / "thesis.tex").write_text("x")
-    turned = yaml.safe_load(Path(grid).read_text())
-    turned["grid"]["clip"].reverse()
-    code, stdout, stderr = invoke(write_grid(tmp_path / "turned.yaml", **turned), small_set, "--out", out, "--jobs", 1)
+    (broken,) = (out / "runs" / path.name for path in finished_sweep.glob("runs/*_mi_*") if path.name != half.name)
+    broken.mkdir()
+    (broken / "thesis.tex").write_text("x")
+    reordered = yaml.safe_load(Path(grid).read_text())
+    reordered["grid"]["clip"].reverse()
+    code, stdout, stderr = invoke(
+        write_grid(tmp_path / "reordered.yaml", **reordered), small_set, "--out", out, "--jobs", 1
+    )
     assert code == 1
     assert "Not complete: 1 of 2 cells done, 1 failed" in stdout
-    assert "1 cell failed; the same command tries again" in stderr
-    assert "already holds something else (thesis.tex)" in stderr
-    assert str(out / "logs" / f"{bad.name}.log") in stderr
+    assert "1 cell failed; run the same command to try again" in stderr
+    assert "something else (thesis.tex)" in stderr
+    assert str(out / "logs" / f"{broken.name}.log") in stderr
     assert "| failed |" in (out / "table.md").read_text()
     assert "resuming" in (out / "logs" / f"{half.name}.log").read_text()
-    (bad / "thesis.tex").unlink()
-    kept = stamps(half)
+    (broken / "thesis.tex").unlink()
+    before = modification_times(half)
     code, _, stderr = invoke(grid, small_set, "--out", out, "--jobs", 1)
     assert code == 0
-    assert "1 cell to train, 1 done before" in stderr
-    assert stamps(half) == kept
+    assert "1 cell to train, 1 already done" in stderr
+    assert modification_times(half) == before
     assert len(scores_of(out)) == 2
-    assert scores_of(out).items() <= scores_of(whole).items()
-    undisturbed = [row for row in (whole / "table.csv").read_text().splitlines() if ",dc," not in row]
+    assert scores_of(out).items() <= scores_of(finished_sweep).items()
+    undisturbed = [row for row in (finished_sweep / "table.csv").read_text().splitlines() if ",dc," not in row]
     assert (out / "table.csv").read_text().splitlines() == undisturbed
 
 
-def test_interrupted_it_saves_its_cells(small_set: Path, tmp_path: Path) -> None:
+def test_interrupted_sweep_saves_its_cells(small_set: Path, tmp_path: Path) -> None:
     grid, out = tiny_grid(tmp_path / "mi.yaml", ("mi",)), tmp_path / "out"
     process = start(grid, small_set, out, "--steps", 100000)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the sweep and its cells
-    _, told = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on" in told
-    assert "Traceback" not in told
+    assert "run the same command to resume" in stderr
+    assert "Traceback" not in stderr
     assert "saved at step" in next(out.glob("logs/*.log")).read_text()
-    with hold(next(out.glob("runs/*"))):  # nobody works on it any more
+    with hold(next(out.glob("runs/*"))):  # no other process has it locked
         pass
 
 
-def test_a_cell_without_its_sweep_saves_and_ends(small_set: Path, tmp_path: Path) -> None:
+def test_cell_of_a_killed_sweep_saves_and_ends(small_set: Path, tmp_path: Path) -> None:
     (cell, _) = load_grid(tiny_grid(tmp_path / "mi.yaml", ("mi",)), steps=100000, precision="fp32").cells
-    task = run_cells.Task(cell, tmp_path / "run", tmp_path / "log", "a cell", 100000)
-    where = run_cells.Slots(("cpu", "cpu"), 1)
-    process = run_cells._Child(task, "cpu", where, MixtureSet.open(small_set)).process
+    task = run_cells.CellTask(cell, tmp_path / "run", tmp_path / "log", "a cell", 100000)
+    slots = run_cells.Slots(("cpu", "cpu"), 1)
+    process = run_cells._CellProcess(task, "cpu", slots, MixtureSet.open(small_set)).popen
     wait_until((task.run / "checkpoints" / "last").is_dir, process)
-    if sys.platform == "linux":  # what its share of the cores goes by
+    if sys.platform == "linux":  # the number of processes that share the cores
         assert b"LOCAL_WORLD_SIZE=2" in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
     assert process.stdin is not None
-    process.stdin.close()  # as the system does for a sweep that is killed
+    process.stdin.close()  # as the system does when a sweep is killed
     assert process.wait(60) == 143
     assert "saved at step" in task.log.read_text()
 
 
-def test_a_process_that_is_killed_is_told(whole: Path, small_set: Path, tmp_path: Path, monkeypatch) -> None:
+def test_killed_process_fails_its_cell_with_the_signal_as_reason(
+    finished_sweep: Path, small_set: Path, tmp_path: Path, monkeypatch
+) -> None:
     out, start_process = tmp_path / "out", subprocess.Popen
 
     def killed(command, **options):
         return start_process([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], **options)
 
     monkeypatch.setattr(run_cells.subprocess, "Popen", killed)
-    code, stdout, stderr = invoke(whole.parent / "tiny.yaml", small_set, "--out", out, "--jobs", 2)
+    code, stdout, stderr = invoke(finished_sweep.parent / "tiny.yaml", small_set, "--out", out, "--jobs", 2)
     assert code == 1
-    assert stderr.count("killed by SIGKILL, perhaps for want of memory") == 8  # as it happens, and at the end
+    assert stderr.count("killed by SIGKILL, possibly out of memory") == 8  # each when it happens, and again at the end
     assert "Not complete: 0 of 4 cells done, 4 failed" in stdout
     assert (out / "table.png").is_file()
 
 
-def test_without_matplotlib_there_is_no_picture_and_that_is_said(
-    whole: Path, small_set: Path, tmp_path: Path, monkeypatch
+def test_sweep_without_matplotlib_says_that_it_draws_no_picture(
+    finished_sweep: Path, small_set: Path, tmp_path: Path, monkeypatch
 ) -> None:
     out = tmp_path / "out"
-    shutil.copytree(whole, out)
+    shutil.copytree(finished_sweep, out)
     (out / "table.svg").unlink()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    code, stdout, stderr = invoke(whole.parent / "tiny.yaml", small_set, "--out", out)
+    code, stdout, stderr = invoke(finished_sweep.parent / "tiny.yaml", small_set, "--out", out)
     assert code == 0
     assert "no picture of the table" in stderr
     assert "pip install" in stderr
     assert "table.svg" not in stdout
 
 
-def test_what_is_wrong_is_told_before_anything_is_made(whole: Path, small_set: Path, tmp_path: Path) -> None:
-    grid, out = whole.parent / "tiny.yaml", tmp_path / "out"
-    assert_told(sepclip("sweep", grid, small_set, "--out", out, "--set", "clip=none"), "gives clip its values")
+def test_wrong_arguments_are_errors_before_anything_is_written(
+    finished_sweep: Path, small_set: Path, tmp_path: Path
+) -> None:
+    grid, out = finished_sweep.parent / "tiny.yaml", tmp_path / "out"
+    assert_told(sepclip("sweep", grid, small_set, "--out", out, "--set", "clip=none"), "the grid itself sets clip")
     for more, words in (
         (("--group", "nobody"), "test mixtures of .* are seen, unseen"),
         (("--jobs-per-gpu", 2, "--device", "cpu"), "use --jobs"),
@@ -449,16 +455,16 @@ def test_what_is_wrong_is_told_before_anything_is_made(whole: Path, small_set: P
     assert invoke(grid, small_set, "--out", out, "--seeds", "a")[0] == 2
     (tmp_path / "busy").mkdir()
     (tmp_path / "busy" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="already contains something else"):
         invoke(grid, small_set, "--out", tmp_path / "busy")
     with pytest.raises(UserError, match="is a file"):
         invoke(grid, small_set, "--out", tmp_path / "busy" / "thesis.tex")
-    with hold(whole), pytest.raises(UserError, match="is being swept by another process"):
-        invoke(grid, small_set, "--out", whole, "--seeds", "7")
+    with hold(finished_sweep), pytest.raises(UserError, match="is in use by another process"):
+        invoke(grid, small_set, "--out", finished_sweep, "--seeds", "7")
     assert not out.exists()
 
 
-def test_cores_and_gpus_are_shared_out(monkeypatch) -> None:
+def test_cores_and_gpus_are_divided_among_slots(monkeypatch) -> None:
     import torch
 
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -466,25 +472,25 @@ def test_cores_and_gpus_are_shared_out(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
 
-    def shared(device, jobs=None, jobs_per_gpu=None, every_gpu=True, most=100):
-        found = run_cells.slots_of(device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=most)
-        return found.devices, found.threads
+    def allocate(device, jobs=None, jobs_per_gpu=None, every_gpu=True, most=100):
+        slots = run_cells.allocate_slots(device, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=most)
+        return slots.devices, slots.threads
 
-    assert shared(cpu) == (("cpu",) * 4, 4)
-    assert shared(cpu, jobs=5) == (("cpu",) * 5, 3)
-    assert shared(cpu, jobs=5, most=2) == (("cpu",) * 2, 8)
-    assert shared(cpu, jobs=40) == (("cpu",) * 40, 1)
-    assert shared(gpu) == (("cuda:0", "cuda:1"), 8)
-    assert shared(gpu, jobs_per_gpu=2) == (("cuda:0", "cuda:1") * 2, 4)
-    assert shared(torch.device("cuda:1"), jobs_per_gpu=3, every_gpu=False) == (("cuda:1",) * 3, 5)
+    assert allocate(cpu) == (("cpu",) * 4, 4)
+    assert allocate(cpu, jobs=5) == (("cpu",) * 5, 3)
+    assert allocate(cpu, jobs=5, most=2) == (("cpu",) * 2, 8)
+    assert allocate(cpu, jobs=40) == (("cpu",) * 40, 1)
+    assert allocate(gpu) == (("cuda:0", "cuda:1"), 8)
+    assert allocate(gpu, jobs_per_gpu=2) == (("cuda:0", "cuda:1") * 2, 4)
+    assert allocate(torch.device("cuda:1"), jobs_per_gpu=3, every_gpu=False) == (("cuda:1",) * 3, 5)
     with pytest.raises(UserError, match="use --jobs-per-gpu"):
-        shared(gpu, jobs=2)
+        allocate(gpu, jobs=2)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert shared(cpu) == (("cpu",) * 4, 3)
+    assert allocate(cpu) == (("cpu",) * 4, 3)
 
 
 @pytest.mark.slow
-def test_the_papers_table_in_small(tmp_path: Path) -> None:
+def test_small_version_of_the_papers_table(tmp_path: Path) -> None:
     losses = [loss for loss in PAPER if loss in LOSSES]
     grid = write_grid(
         tmp_path / "small.yaml",
@@ -497,8 +503,8 @@ def test_the_papers_table_in_small(tmp_path: Path) -> None:
         grid={"clip": ["auto:1", "auto:10", "auto:100"], "loss.name": losses},
         reference="auto:100",
     )
-    made = sepclip("prepare", "speakers", SPEECH, tmp_path / "set", "--tr", 100, "--cv", 8, "--tt", 8)
-    assert made.returncode == 0, made.stderr
+    prepared = sepclip("prepare", "speakers", SPEECH, tmp_path / "set", "--tr", 100, "--cv", 8, "--tt", 8)
+    assert prepared.returncode == 0, prepared.stderr
     result = sepclip("sweep", grid, tmp_path / "set", "--out", tmp_path / "out", "--json")
     assert result.returncode == 0, result.stderr
     document = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(name))
@@ -510,4 +516,4 @@ def test_the_papers_table_in_small(tmp_path: Path) -> None:
         assert (row["difference_db"] is None) == (row["clip"] == "auto:100")
     gains = {(cell["clip"], cell["loss.name"]): cell["si_sdr_improvement_db"] for cell in document["cells"]}
     assert gains["auto:10", "mi"] > 0
-    assert len(set(gains.values())) == len(gains)  # every setting acts
+    assert len(set(gains.values())) == len(gains)  # every setting has an effect

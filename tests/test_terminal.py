@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sepclip import terminal
 from sepclip.cli import app
 from sepclip.errors import UserError
-from sepclip.report.glance import score_lines, sweep_lines, training_lines
+from sepclip.report.sparklines import score_lines, sweep_lines, training_lines
 from sepclip.terminal import AudioProgress, sparkline, track
 from tests.conftest import TINY, sepclip, train_tiny
 
@@ -169,4 +169,4 @@ def test_info_summarises_a_run_and_a_set(tiny_run: Path, small_set: Path, tmp_pa
     shutil.copytree(small_set, moved)
     text = (moved / "set.json").read_text()
     (moved / "set.json").write_text(re.sub(r'"root": "[^"]+"', '"root": "/nowhere"', text))
-    assert "/nowhere, which is not there" in info(moved)
+    assert "/nowhere, which does not exist" in info(moved)

@@ -12,19 +12,19 @@ from sepclip.terminal import out, print_json
 def dynamics(
     run: Annotated[Path, typer.Argument(help="Run trained with --dynamics.", show_default=False)],
     other: Annotated[
-        Path | None, typer.Argument(metavar="[RUN2]", help="Another, to be drawn beside it.", show_default=False)
+        Path | None, typer.Argument(metavar="[RUN2]", help="A second run to draw beside it.", show_default=False)
     ] = None,
     out_folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for dynamics.svg and dynamics.png [RUN].", show_default=False)
     ] = None,
-    animate: Annotated[bool, typer.Option(help="Make dynamics.gif too.")] = False,
+    animate: Annotated[bool, typer.Option(help="Also write the animation dynamics.gif.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Draw how a run trained: the AutoClip paper's Figure 1, of one run or two.
+    """Draw the training dynamics of one run or two, as in Figure 1 of the AutoClip paper.
 
-    Step size, training loss, gradient norm with the clipping threshold, and gradient norm against local smoothness;
-    prints the correlation r of the logarithms of the last two. The animation shows them as training went on, the
-    threshold moving.
+    The panels are the step size, the training loss, the gradient norm with the clipping threshold, and the gradient
+    norm against the local smoothness; the correlation r of the logarithms of the last two is printed. The animation
+    shows the last panel during training, with the moving threshold.
     """
     from sepclip.report.dynamics_figure import animate_dynamics, draw_dynamics, require_matplotlib
     from sepclip.training.dynamics import Records, summary_table
@@ -32,11 +32,11 @@ def dynamics(
     require_matplotlib()
     runs = [Records.read(path) for path in (run, other) if path is not None]
     folder = out_folder or run
-    made = draw_dynamics(runs, folder)
+    pictures = draw_dynamics(runs, folder)
     if animate:
-        made.append(animate_dynamics(runs, folder))
+        pictures.append(animate_dynamics(runs, folder))
     if as_json:
-        print_json({"runs": [records.summary() for records in runs], "pictures": [str(path) for path in made]})
+        print_json({"runs": [records.summary() for records in runs], "pictures": [str(path) for path in pictures]})
         return
     out.print(summary_table(runs))
-    out.print(f"drawn: {' '.join(map(str, made))}", markup=False, soft_wrap=True)
+    out.print(f"drawn: {' '.join(map(str, pictures))}", markup=False, soft_wrap=True)

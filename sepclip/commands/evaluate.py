@@ -308,7 +308,7 @@ def _evaluate_pairs(request: _Request, table: Path, fixed_order: bool) -> tuple[
 def _print(folder: Path, document: "ScoreDocument") -> None:
     """Print the scores as tables, and where they were written."""
     from sepclip.evaluation.terminal_tables import print_scores
-    from sepclip.report.glance import score_lines
+    from sepclip.report.sparklines import score_lines
 
     print_scores(document)
     show_lines(score_lines(document))

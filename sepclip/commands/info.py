@@ -1,7 +1,7 @@
 """``sepclip info``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,20 +15,21 @@ def info(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show versions, devices and what works here; or what a run or a mixture set is."""
+    """Show versions, devices and what works on this machine; or summarize a run or a mixture set."""
     from sepclip.environment import gather, lines
 
+    document: dict[str, Any]
     if path is not None:
         from sepclip.report.contents import contents
 
         facts = contents(path)
         width = max(map(len, facts)) + 1
-        told = [f"{key + ':':<{width}} {value}" for key, value in facts.items()]
+        document, text = {**facts}, [f"{key + ':':<{width}} {value}" for key, value in facts.items()]
     else:
-        facts = gather()
-        told = lines(facts)
+        environment = gather()
+        document, text = {**environment}, lines(environment)
     if as_json:
-        print_json(facts)
+        print_json(document)
         return
-    for line in told:
+    for line in text:
         out.print(line, markup=False, soft_wrap=True)

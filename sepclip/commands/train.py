@@ -193,7 +193,7 @@ def _config_value(flag: str, value: Any) -> Any:
 
 def _print_summary(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
     """Print the result of a training: a line, bars of the curves on a terminal, and where the report is."""
-    from sepclip.report.glance import training_lines
+    from sepclip.report.sparklines import training_lines
 
     if as_json:
         print_json({"run": str(run), "report": page and str(page), **summary})

@@ -61,7 +61,7 @@ class Provenance(TypedDict, total=False):
     limit: int | None  # only the first so many files
     masks: str | None  # what made the masks: binary, soft or network
     kmeans: dict[str, Any] | None  # settings of the clustering, None if the run clusters nothing
-    cell: dict[str, Any]  # of a sweep: the settings of the cell
+    cell: str  # of a sweep: the digest of the cell
     training: Mapping[str, object]  # of a sweep: the summary of the training
     data: str  # folder of the mixture set
     split: str  # tr, cv or tt

@@ -1,1 +1,1 @@
-"""The report page: what happened in a run, a sweep, an evaluation or two runs, as one HTML file to look and listen."""
+"""The report of a run, a sweep, an evaluation or two runs: one HTML file with curves, scores and sounds."""

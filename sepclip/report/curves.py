@@ -1,10 +1,9 @@
-"""The curves of one run's training, or of several on the same axes, from ``metrics.jsonl`` and ``dynamics.jsonl``."""
+"""The training curves of one run, or of several on the same axes, from ``metrics.jsonl`` and ``dynamics.jsonl``."""
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,45 +17,60 @@ GAIN = "valid_si_sdr_improvement"
 
 
 @dataclass(frozen=True)
+class MetricsRow:
+    """One row of ``metrics.jsonl``: its numbers by key; None stands for a number that was not finite."""
+
+    step: int
+    values: dict[str, float | None]
+
+
+@dataclass(frozen=True)
 class MetricsHistory:
-    """The rows of a run's ``metrics.jsonl``; ``name`` is what its curves are called."""
+    """The rows of a run's ``metrics.jsonl``; ``name`` is the label of its curves."""
 
     name: str
-    rows: list[dict[str, Any]]
+    rows: list[MetricsRow]
 
     @classmethod
     def read(cls, run: Path, name: str) -> "MetricsHistory":
-        """Read the rows of a run, also of one in training: a last line that is just being written is left out."""
+        """Read the rows of a run. Raises UserError if the file is damaged.
+
+        The run may still be in training: an incomplete last line is ignored.
+        """
         path = run / METRICS
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
         rows = []
         for line in text[: text.rfind("\n") + 1].splitlines():
             try:
                 row = json.loads(line)
-                _ = row["step"] + 0
+                step = row["step"] + 0
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path} is damaged ({error!r}): its lines are rows of a training") from error
-            rows.append(row)
+                raise UserError(f"{path} is damaged ({error!r}): each line should be a row of metrics") from error
+            rows.append(MetricsRow(step, {key: value for key, value in row.items() if _is_number_or_none(value)}))
         return cls(name, rows)
 
     def column(self, key: str) -> tuple[list[float], list[float | None]]:
-        """Return the steps that have a value ``key``, and the values; None where the row has no number."""
-        found = [(row["step"], row[key]) for row in self.rows if key in row]
-        return [step for step, _ in found], [value for _, value in found]
+        """Return the steps of the rows that have ``key``, and its values; None for a value that was not finite."""
+        rows = [row for row in self.rows if key in row.values]
+        return [row.step for row in rows], [row.values[key] for row in rows]
 
     def last(self, key: str) -> float | None:
-        """Return the last number of a column."""
+        """Return the last number of a column, or None if it has no numbers."""
         return next((value for value in reversed(self.column(key)[1]) if value is not None), None)
 
     def best(self, key: str) -> tuple[int, float] | None:
-        """Return the highest number of a column and its step."""
+        """Return the step and the value of the highest number of a column, the earliest of equal ones."""
         steps, values = self.column(key)
-        found = [(value, -step) for step, value in zip(steps, values, strict=True) if value is not None]
-        return (-int(max(found)[1]), max(found)[0]) if found else None
+        pairs = [(value, -step) for step, value in zip(steps, values, strict=True) if value is not None]
+        return (-int(max(pairs)[1]), max(pairs)[0]) if pairs else None
+
+
+def _is_number_or_none(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def training_charts(runs: Sequence[MetricsHistory]) -> list[Chart]:
-    """Return loss, validation SI-SDR improvement, gradient norm with threshold, and clipped share of all runs."""
+    """Return the charts of loss, validation SI-SDR improvement, gradient norm with threshold, and clipped share."""
     several = len(runs) > 1
     charts = [
         _chart(runs, "loss", "Loss", {"loss": "training", "valid_loss": "validation"}, log=False),
@@ -84,38 +98,50 @@ def _chart(
     log: bool | None = None,
     marks: bool = False,
 ) -> Chart | None:
-    """Return the chart of a few columns of every run; the second column of each is dashed, or of another colour."""
+    """Return the chart of some columns of all runs, or None without values.
+
+    ``keys`` maps each column to its label; the second column is dashed. With several runs, colours distinguish the
+    runs, otherwise the columns.
+    """
+    several = len(runs) > 1
     columns, styles = [], []
-    for index, run in enumerate(runs):
-        for which, (key, words) in enumerate(keys.items()):
+    # one series for each column of each run, styled first: values follow once all steps are known
+    for run_index, run in enumerate(runs):
+        for key_index, (key, key_label) in enumerate(keys.items()):
             steps, values = run.column(key)
             if not any(value is not None for value in values):
                 continue
-            label = ", ".join(filter(None, (run.name if len(runs) > 1 else "", words))) or title
-            second = which == 1
-            color = index if len(runs) > 1 else which if key != "threshold" else None
-            faint = key in ("loss", "grad_norm") and len(runs) > 1
+            style = Series(
+                label=", ".join(filter(None, (run.name if several else "", key_label))) or title,
+                values=(),
+                color=run_index if several else key_index if key != "threshold" else None,
+                dashed=key_index == 1,
+                faint=several and key in ("loss", "grad_norm"),
+                marks=marks,
+            )
             columns.append((steps, values))
-            styles.append({"label": label, "color": color, "dashed": second, "faint": faint, "marks": marks})
+            styles.append(style)
     if not columns:
         return None
-    x, values_of = aligned(columns)
-    if log is not None and any(value is not None and value <= 0 for values in values_of for value in values):
-        log = None
-    series = [Series(values=values, **style) for values, style in zip(values_of, styles, strict=True)]  # type: ignore[arg-type]
+    # all series on the union of their steps
+    x, aligned_values = aligned(columns)
+    if log is not None and any(value is not None and value <= 0 for values in aligned_values for value in values):
+        log = None  # a logarithmic axis cannot show these
+    series = [replace(style, values=values) for style, values in zip(styles, aligned_values, strict=True)]
     return Chart(f"chart-{anchor}", title, x, series, unit=unit, log=log, sync="training")
 
 
-def dynamics_of(run: Path) -> Records | None:
-    """Return the records of a run that was trained with ``--dynamics``; None for others."""
+def read_dynamics(run: Path) -> Records | None:
+    """Return the records of a run that was trained with ``--dynamics``, or None for other runs."""
     path = run / DYNAMICS
     return Records.read(run) if path.is_file() and path.stat().st_size else None
 
 
 def dynamics_charts(records: Records, prefix: str = "figure1") -> list[Chart]:
-    """Return the panels of the AutoClip paper's Figure 1."""
+    """Return the panels of Figure 1 of the AutoClip paper, as charts whose anchors begin with ``prefix``."""
     x = records.step.tolist()
     norm, smoothness = records.logarithms()
+    # the scatter plot by ascending norm, since the x of a chart ascends
     usable = np.flatnonzero(np.isfinite(norm) & np.isfinite(smoothness))
     order = usable[np.argsort(norm[usable], kind="stable")]
     r = records.correlation()
@@ -124,12 +150,13 @@ def dynamics_charts(records: Records, prefix: str = "figure1") -> list[Chart]:
         f"{prefix}-smoothness",
         "log10 local smoothness by gradient norm",
         norm[order].tolist(),
-        [Series("a recorded step", smoothness[order].tolist(), kind="points")],
+        [Series("recorded step", smoothness[order].tolist(), kind="points")],
         xlabel="log10 gradient norm",
         vlines=[float(np.log10(threshold[-1]))] if len(threshold) else [],
         note=(f"Pearson's r of the logarithms: {r:.2f}." if r is not None else "Too few records for a correlation.")
-        + (" Dashed: the threshold at the end." if len(threshold) else ""),
+        + (" The dashed line is the threshold at the end." if len(threshold) else ""),
     )
+    # the other panels over the steps, which zoom together
     return [
         Chart(f"{prefix}-step", "Step size", x, [Series("step size", _values(records.step_size))], sync=prefix),
         Chart(
@@ -160,5 +187,5 @@ def _values(column: NDArray[np.float64]) -> Values:
 
 
 def _log(column: NDArray[np.float64]) -> bool | None:
-    """Return that a logarithmic axis is right, or None where a value has no logarithm."""
+    """Return True for a logarithmic axis, or None if a value has no logarithm."""
     return True if np.nanmin(column, initial=np.inf) > 0 else None

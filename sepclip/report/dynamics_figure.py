@@ -1,6 +1,6 @@
-"""The pictures of `sepclip dynamics`: Figure 1 of the AutoClip paper for one run or two, still and moving.
+"""The pictures of `sepclip dynamics`: Figure 1 of the AutoClip paper for one run or two, and an animation of it.
 
-matplotlib comes with the extra ``plot`` and is imported when something is drawn.
+matplotlib is part of the extra ``plot`` and is imported only when something is drawn.
 """
 
 import io
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.text import Text
+    from PIL import Image
 
-COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe and Ito: told apart by every kind of colour vision
-_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}  # below words that cross a line
+COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe and Ito: distinct for every kind of colour vision
+_TEXT_BOX = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}  # behind text that crosses a line
 _THRESHOLD: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1.5}
 _STYLE: Any = {
     "font.size": 11,
@@ -33,14 +34,15 @@ _STYLE: Any = {
     "text.parse_math": False,  # a folder may be called $x$
     "svg.hashsalt": "sepclip",  # the same records give the same file
 }
-_FRAMES = 60
+_DOTS_PER_INCH = 130
+_MOST_FRAMES = 60
 _FRAME_MS, _LAST_MS = 80, 2500
-_TRAIL = 12  # the newest points of the animation, drawn stronger
+_TRAIL = 12  # the newest points of the animation, which are emphasized
 _NORM, _SMOOTHNESS = "log10 gradient norm", "log10 local smoothness"
 
 
 def require_matplotlib() -> None:
-    """Raise UserError where matplotlib is not installed."""
+    """Raise UserError if matplotlib or pillow is not installed."""
     try:
         import matplotlib  # noqa: F401
         import PIL  # noqa: F401
@@ -49,31 +51,39 @@ def require_matplotlib() -> None:
 
 
 def draw_dynamics(runs: Sequence[Records], out: Path) -> list[Path]:
-    """Draw Figure 1 for one run or two into ``out``: ``dynamics.svg`` and ``dynamics.png``."""
+    """Draw Figure 1 for one run or two into ``out``, and return the files: ``dynamics.svg`` and ``dynamics.png``."""
     require_matplotlib()
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
-        figure = _still(runs)
-        made = []
-        for kind, facts in (("svg", {"Date": None}), ("png", {"Software": None})):
-            encoded = io.BytesIO()
-            figure.savefig(encoded, format=kind, dpi=130, metadata=facts)
-            made.append(out / f"dynamics.{kind}")
-            _write(made[-1], encoded)
-    return made
+        return save_figure(_still_figure(runs), out / "dynamics", dots_per_inch=_DOTS_PER_INCH)
+
+
+def save_figure(figure: "Figure", path: Path, *, dots_per_inch: int) -> list[Path]:
+    """Save a figure as SVG and PNG under ``path`` with a suffix, and return the files.
+
+    They have no date and no version of matplotlib, so that the same numbers give the same bytes.
+    """
+    files = []
+    for kind, metadata in (("svg", {"Date": None}), ("png", {"Software": None})):
+        encoded = io.BytesIO()
+        figure.savefig(encoded, format=kind, dpi=dots_per_inch, metadata=metadata)
+        files.append(path.with_name(f"{path.name}.{kind}"))
+        _write(files[-1], encoded)
+    return files
 
 
 def animate_dynamics(runs: Sequence[Records], out: Path) -> Path:
-    """Animate gradient norm against smoothness as training goes on, with the threshold: ``dynamics.gif``."""
+    """Animate gradient norm against smoothness during training, with the threshold; return ``dynamics.gif``."""
     require_matplotlib()
     import matplotlib
+    from PIL import Image
 
     with matplotlib.rc_context(_STYLE):
         pictures = _frames(runs)
-    # one palette for all frames, or colours would flicker; the last frame has every colour
+    # one palette for all frames, because colours would flicker otherwise; the last frame has all colours
     palette = pictures[-1].quantize(256)
-    frames = [picture.quantize(palette=palette, dither=0) for picture in pictures]
+    frames = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     encoded = io.BytesIO()
     durations = [_FRAME_MS] * (len(frames) - 1) + [_LAST_MS]
     frames[0].save(encoded, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
@@ -85,10 +95,11 @@ def _write(path: Path, encoded: io.BytesIO) -> None:
     replace_file(path, lambda temporary: temporary.write_bytes(encoded.getbuffer()))
 
 
-def _still(runs: Sequence[Records]) -> "Figure":
+def _still_figure(runs: Sequence[Records]) -> "Figure":
     """Return the four panels of one run in a square, or of two runs side by side on the same axes."""
     from matplotlib.figure import Figure
 
+    # columns[i]: the four axes of run i
     if len(runs) == 1:
         figure = Figure(figsize=(9, 6.5), layout="constrained")
         columns = [figure.subplots(2, 2).ravel()]
@@ -101,51 +112,59 @@ def _still(runs: Sequence[Records]) -> "Figure":
             axes.set_title(_title(records))
     for panels, records, colour in zip(columns, runs, COLOURS, strict=False):
         step, loss, norm, scatter = panels
+        # step size
         step.plot(records.step, records.step_size, color=colour, linewidth=1)
         step.set_ylabel("step size")
+        # loss, with a running mean; the paper shows its natural logarithm
         loss_ln = _log10(records.loss) * np.log(10)
         loss.plot(records.step, loss_ln, color=colour, linewidth=1, alpha=0.4)
         loss.plot(records.step, _running_mean(loss_ln), color=colour, linewidth=2)
         loss.set_ylabel("ln training loss")
+        # gradient norm and threshold
         norm.plot(records.step, _log10(records.grad_norm), color=colour, linewidth=1)
         norm.plot(records.step, _log10(records.threshold), label="threshold", **_THRESHOLD)
         norm.set_ylabel(_NORM)
         _legend(norm, records)
         for axes in (step, loss, norm):
             axes.set_xlabel("iteration")
+        # gradient norm against smoothness
         _scatter(scatter, records, colour)
     return figure
 
 
 def _scatter(axes: "Axes", records: Records, colour: str) -> None:
-    """Draw smoothness against gradient norm, and where the threshold stood at the end."""
+    """Draw smoothness against gradient norm, and the threshold at the end of training."""
     axes.scatter(*records.logarithms(), s=14, color=colour, alpha=0.5, linewidths=0)
-    line = _last(_log10(records.threshold))
-    axes.axvline(np.nan if line is None else line, label="threshold at the end", **_THRESHOLD)
+    threshold = _last(_log10(records.threshold))
+    axes.axvline(np.nan if threshold is None else threshold, label="threshold at the end", **_THRESHOLD)
     _legend(axes, records)
     _note(axes, _r(records.correlation()))
     axes.set(xlabel=_NORM, ylabel=_SMOOTHNESS)
     axes.locator_params(axis="x", nbins=6)
 
 
-def _frames(runs: Sequence[Records]) -> list[Any]:
-    """Return the frames of the animation as pictures in RGB, the last of them with all records."""
+def _frames(runs: Sequence[Records]) -> "list[Image.Image]":
+    """Return the frames of the animation in RGB; the last one has all records."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
+    # all runs on the same axes, which do not move during the animation
     figure = Figure(figsize=(5 * len(runs), 4.6), dpi=90, layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)  # its methods are untyped
+    canvas: Any = FigureCanvasAgg(figure)  # its methods have no types
     panels = figure.subplots(1, len(runs), squeeze=False, sharex=True, sharey=True)[0]
     logarithms = [records.logarithms() for records in runs]
     thresholds = [_log10(records.threshold) for records in runs]
     panels[0].set_xlim(_limits([*(norm for norm, _ in logarithms), *thresholds]))
     panels[0].set_ylim(_limits([smoothness for _, smoothness in logarithms]))
-    updates = [_moving(axes, records, colour) for axes, records, colour in zip(panels, runs, COLOURS, strict=False)]
+    # frames at equal distances in training steps, at most as many as there are records
+    updates = [
+        _animated_panel(axes, records, colour) for axes, records, colour in zip(panels, runs, COLOURS, strict=False)
+    ]
     last = max(records.step[-1] for records in runs)
     longest = max(len(records.step) for records in runs)
     pictures = []
-    for share in np.linspace(0, 1, min(_FRAMES, longest) + 1)[1:]:
+    for share in np.linspace(0, 1, min(_MOST_FRAMES, longest) + 1)[1:]:
         for update in updates:
             update(share * last)
         canvas.draw()
@@ -153,8 +172,8 @@ def _frames(runs: Sequence[Records]) -> list[Any]:
     return pictures
 
 
-def _moving(axes: "Axes", records: Records, colour: str) -> Callable[[float], None]:
-    """Set up one panel of the animation; returns what brings it to a step."""
+def _animated_panel(axes: "Axes", records: Records, colour: str) -> Callable[[float], None]:
+    """Set up one panel of the animation; return a function that shows its state at a training step."""
     norm, smoothness = records.logarithms()
     threshold = _log10(records.threshold)
     axes.set(title=_title(records), xlabel=_NORM, ylabel=_SMOOTHNESS)
@@ -170,16 +189,16 @@ def _moving(axes: "Axes", records: Records, colour: str) -> Callable[[float], No
         points = np.stack([norm, smoothness], 1)[:count]  # (records, 2)
         old.set_offsets(points[:-_TRAIL])
         new.set_offsets(points[-_TRAIL:])
-        where = _last(threshold[:count])
-        if where is not None:
-            line.set_xdata([where, where])
+        latest = _last(threshold[:count])
+        if latest is not None:
+            line.set_xdata([latest, latest])
         note.set_text(f"iteration {min(step, records.step[-1]):.0f}\n{_r(correlation(*points.T))}")
 
     return update
 
 
 def _limits(columns: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
-    """Return what holds all finite values of ``columns`` with a margin, so that no frame moves the axes."""
+    """Return limits that contain all finite values of ``columns`` with a margin of 5 %."""
     values = np.concatenate(columns)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -197,17 +216,17 @@ def _r(value: float | None) -> str:
 
 
 def _note(axes: "Axes", text: str) -> "Text":
-    return axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", bbox=_PAPER)
+    return axes.text(0.03, 0.97, text, transform=axes.transAxes, va="top", bbox=_TEXT_BOX)
 
 
 def _legend(axes: "Axes", records: Records) -> None:
-    """Say what the line is, where the run had a threshold."""
+    """Add a legend for the threshold if the run had one."""
     if np.isfinite(records.threshold).any():
         axes.legend(loc="lower right", fontsize=9)
 
 
 def _log10(column: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the logarithms of a column, NaN for what has none."""
+    """Return the logarithms of a column, NaN for values that have none."""
     return np.log10(np.where(column > 0, column, np.nan))
 
 
@@ -217,11 +236,13 @@ def _last(column: NDArray[np.float64]) -> float | None:
 
 
 def _running_mean(column: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the mean of what is finite over a twentieth of the records round each."""
-    reach = max(1, len(column) // 40)
-    sums = np.cumsum(np.r_[0, np.nan_to_num(column)])
+    """Return the mean of the finite values in a window of a twentieth of the records, centred on each record."""
+    reach = max(1, len(column) // 40)  # records on either side
+    # differences of cumulative sums: O(records), whatever the size of the window
+    sums = np.cumsum(np.r_[0, np.nan_to_num(column)])  # (records + 1,)
     counts = np.cumsum(np.r_[0, np.isfinite(column)])
-    place = np.arange(len(column))
-    low, high = np.maximum(place - reach, 0), np.minimum(place + reach + 1, len(column))
-    found = counts[high] - counts[low]
-    return np.where(found > 0, (sums[high] - sums[low]) / np.maximum(found, 1), np.nan)
+    index = np.arange(len(column))
+    # the window is cut off at both ends; means are over what is left of it
+    low, high = np.maximum(index - reach, 0), np.minimum(index + reach + 1, len(column))
+    finite = counts[high] - counts[low]
+    return np.where(finite > 0, (sums[high] - sums[low]) / np.maximum(finite, 1), np.nan)

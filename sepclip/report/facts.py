@@ -1,9 +1,9 @@
-"""What was run: configuration, data and environment of a run, for the page."""
+"""The configuration, data and environment of a run, for the page."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from sepclip.audio.layout import Layout
 from sepclip.config.load import differences, load_config
@@ -12,64 +12,100 @@ from sepclip.report.markup import Content, Markup, tag
 from sepclip.training.run import CONFIG, ENVIRONMENT, Run
 
 
-def environment_of(run: Path) -> dict[str, Any]:
-    """Return what ``environment.json`` holds; :meth:`Run.open` has checked it."""
-    facts: dict[str, Any] = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
-    return facts
+class SavedData(TypedDict):
+    """The section ``data`` of ``environment.json``, without the layout of the mixtures."""
+
+    path: str  # folder of the mixture set during training
+    digest: str
+
+
+class SavedCommit(TypedDict):
+    """The section ``git`` of ``environment.json``."""
+
+    commit: str
+    changed: bool  # whether there were uncommitted changes
+
+
+class SavedEnvironment(TypedDict):
+    """What the report reads from the ``environment.json`` of a run."""
+
+    data: SavedData
+    sepclip: NotRequired[str]  # versions
+    torch: NotRequired[str]
+    python: NotRequired[str]
+    platform: NotRequired[str]
+    cpu_threads: NotRequired[int]
+    gpu: NotRequired[str | None]  # name of the device
+    git: NotRequired[SavedCommit | None]  # None: not a git checkout
+
+
+def read_environment(run: Path) -> SavedEnvironment:
+    """Return the environment of a run that :meth:`Run.open` has checked."""
+    environment: SavedEnvironment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+    return environment
 
 
 def data_path(run: Path) -> Path:
-    """Return where the mixtures of a run lay when it was trained."""
-    return Path(environment_of(run)["data"]["path"])
+    """Return where the mixtures of a run were when it was trained."""
+    return Path(read_environment(run)["data"]["path"])
 
 
-def what_was_run(run: Run) -> list[Content]:
-    """Return the configuration as differences to base.yaml and whole, the data, and the environment."""
+def run_details(run: Run) -> list[Content]:
+    """Return the configuration, as differences to base.yaml and in full, the data, and the environment."""
     changed = [[key, new, old] for key, (old, new) in differences(load_config(), run.config).items()]
     whole = (run.path / CONFIG).read_text(encoding="utf-8")
-    facts = _environment(environment_of(run.path), run.layout)
+    facts = _environment_facts(read_environment(run.path), run.layout)
     return [
-        tag("h3", "Differences to the defaults"),
-        table_of(changed, ["key", "this run", "base.yaml"]),
-        tag("details", tag("summary", "The whole configuration"), tag("pre", whole, tabindex=0)),
+        tag("h3", "Differences from the defaults"),
+        facts_table(changed, ["key", "this run", "base.yaml"]),
+        tag("details", tag("summary", "The complete configuration"), tag("pre", whole, tabindex=0)),
         tag("h3", "Data and environment"),
-        table_of([[key, value] for key, value in facts.items()]),
+        facts_table([[key, value] for key, value in facts.items()]),
     ]
 
 
-def configurations(first: Run, second: Run, names: Sequence[str]) -> Markup:
-    """Return the keys in which two runs differ."""
+def configuration_differences(first: Run, second: Run, names: Sequence[str]) -> Markup:
+    """Return a table of the keys in which two runs differ."""
     changed = differences(first.config, second.config)
     if not changed:
         return tag("p", "The two configurations are the same.")
-    return table_of([[key, old, new] for key, (old, new) in changed.items()], ["key", *names])
+    return facts_table([[key, old, new] for key, (old, new) in changed.items()], ["key", *names])
 
 
-def table_of(rows: Sequence[Sequence[Any]], titles: Sequence[str] = ()) -> Markup:
-    """Return a plain table, the first column of which names the rows."""
+def facts_table(rows: Sequence[Sequence[object]], titles: Sequence[str] = ()) -> Markup:
+    """Return a plain table whose first column names the rows."""
     head = tag("thead", tag("tr", (tag("th", title, scope="col") for title in titles))) if titles else None
-    body = [tag("tr", tag("th", row[0], scope="row"), (tag("td", _value(value)) for value in row[1:])) for row in rows]
+    body = [
+        tag("tr", tag("th", str(key), scope="row"), (tag("td", _setting_text(value)) for value in values))
+        for key, *values in rows
+    ]
     return tag("div", tag("table", head, tag("tbody", body), class_="keys"), class_="scroll")
 
 
-def _environment(facts: dict[str, Any], layout: Layout) -> dict[str, str]:
-    data, git = facts["data"], facts.get("git")
-    told = {
+def _environment_facts(environment: SavedEnvironment, layout: Layout) -> dict[str, str]:
+    """Return the data and the environment as rows of a table: name to text."""
+    data, git = environment["data"], environment.get("git")
+    versions = {
+        "sepclip": environment.get("sepclip"),
+        "torch": environment.get("torch"),
+        "python": environment.get("python"),
+    }
+    machine = [environment.get("platform", "?")]
+    if "cpu_threads" in environment:
+        machine.append(counted(environment["cpu_threads"], "thread"))
+    facts = {
         "mixtures": data["path"],
         "digest": data["digest"],
-        "made of": str(layout),
-        "versions": ", ".join(f"{name} {facts[name]}" for name in ("sepclip", "torch", "python") if facts.get(name)),
-        "machine": ", ".join([facts.get("platform", "?"), *_threads(facts)]),
-        "GPU": facts.get("gpu") or "none",
+        "sources": str(layout),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "machine": ", ".join(machine),
+        "GPU": environment.get("gpu") or "none",
     }
     if git:
-        told["git"] = f"{git['commit']}{', with changes not committed' if git['changed'] else ''}"
-    return told
+        facts["git"] = f"{git['commit']}{', with uncommitted changes' if git['changed'] else ''}"
+    return facts
 
 
-def _threads(facts: dict[str, Any]) -> list[str]:
-    return [counted(facts["cpu_threads"], "thread")] if "cpu_threads" in facts else []
-
-
-def _value(value: Any) -> str:
+def _setting_text(value: object) -> str:
+    """Return the value of a setting as the configuration files spell it."""
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

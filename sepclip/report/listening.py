@@ -1,4 +1,4 @@
-"""Cards of mixtures to hear and to see: players, spectrograms and masks of mixture, estimates and true sources."""
+"""Cards of example mixtures: players, spectrograms and masks of the mixture, the estimates and the true sources."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,79 +7,89 @@ import numpy as np
 
 from sepclip.audio.arrays import FloatWaves
 from sepclip.audio.stft import STFT
-from sepclip.report.examples import ExampleSource, matched
+from sepclip.report.examples import ExampleSource, match_estimates
 from sepclip.report.images import Picture, mask_png, sound_png, spectrogram
 from sepclip.report.markup import Content, Markup, signed, tag
 from sepclip.report.sounds import excerpt, playable, seconds_within, sound_uri
 from sepclip.scoring.items import Item, Waves
 from sepclip.scoring.oracles import default_stft
 
-SOUND_BYTES = 5_000_000  # of all sounds of a page: with base64 and pictures it stays below 10 MB
+SOUND_BYTES = 5_000_000  # of all sounds of a page, which keeps it below 10 MB with base64 and pictures
 MOST_SECONDS = 12.0
 
 
-def cards(
-    words: Mapping[str, str],
+def example_cards(
+    ranks: Mapping[str, str],
     systems: Mapping[str, ExampleSource],
     by_file: Mapping[str, float],
     unit: str,
     digits: int = 1,
 ) -> list[Markup]:
-    """Return a card for each file of ``words`` (name to "best", ...): mixture, estimates of each system, references.
+    """Return a card for each file of ``ranks`` (name to "best", ...): mixture, estimates of each system, references.
 
-    Its score stands above it in ``unit``, with so many ``digits`` after the point.
+    The heading of a card has the score of the file from ``by_file`` in ``unit``, rounded to ``digits``. Files that
+    cannot be read have no card.
     """
-    found: dict[str, dict[str, Waves]] = {name: {} for name in words}
-    first: dict[str, Item] = {}
+    # the waves of each file by system; the first item of a file names its sources
+    waves_of: dict[str, dict[str, Waves]] = {name: {} for name in ranks}
+    items: dict[str, Item] = {}
     for label, source in systems.items():
-        for item in source.items(list(words)):
+        for item in source.items(list(ranks)):
             waves = item.waves()
             if isinstance(waves, Waves):
                 name = item.rows[0].name
-                found[name][label] = waves
-                first.setdefault(name, item)
-    sounds = sum(1 + len(item.rows) * (1 + len(found[name])) for name, item in first.items())
+                waves_of[name][label] = waves
+                items.setdefault(name, item)
+    # a mixture for each file; a reference and the estimate of each system for each source
+    sounds = sum(1 + len(item.rows) * (1 + len(waves_of[name])) for name, item in items.items())
     budget = SOUND_BYTES // max(1, sounds)
     return [
-        _card(word, signed(by_file[name], unit, digits), first[name], found[name], budget)
-        for name, word in words.items()
-        if name in first
+        _card(rank, signed(by_file[name], unit, digits), items[name], waves_of[name], budget)
+        for name, rank in ranks.items()
+        if name in items
     ]
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """What all sounds of one card have in common: their stretch, gain, transform and scale of colours."""
+class _PlayerSettings:
+    """What all sounds of one card share: excerpt, gain, transform, scale of colours and bytes per sound."""
 
-    name: str
+    name: str  # of the file
     rate_hz: int
-    part: slice
+    part: slice  # of the samples
     gain: float
     stft: STFT
-    mixture: Picture
+    mixture: Picture  # magnitudes (F, N)
     budget: int
 
     @classmethod
-    def of(cls, name: str, systems: Mapping[str, Waves], budget: int) -> "_Stage":
+    def from_waves(cls, name: str, systems: Mapping[str, Waves], budget: int) -> "_PlayerSettings":
+        """Return the settings for one file from its waves by system."""
         waves = next(iter(systems.values()))
+        # an excerpt that fits into the budget
         rate_hz, channels = waves.rate_hz, min(2, waves.mixture.shape[1])
         seconds = min(MOST_SECONDS, seconds_within(budget, rate_hz, channels))
         part = excerpt(waves.mixture, rate_hz, seconds)
-        every = [waves.mixture, *waves.ref, *(wave for one in systems.values() for wave in one.est)]
-        peak = max(float(np.abs(wave[part]).max(initial=0.0)) for wave in every)
+        # one gain for all sounds, so that they can be compared and none is clipped
+        all_waves = [waves.mixture, *waves.ref, *(wave for system in systems.values() for wave in system.est)]
+        peak = max(float(np.abs(wave[part]).max(initial=0.0)) for wave in all_waves)
         stft = default_stft(rate_hz)
         mixture = spectrogram(waves.mixture[part].mean(-1), stft)
         return cls(name, rate_hz, part, 0.9 / max(peak, 1e-9), stft, mixture, budget)
 
     def player(self, label: str, wave: FloatWaves, note: str = "", *, column: int, mask: bool = False) -> Markup:
-        """Return the spectrogram and the player of one wave (T, C), with its mask below where it is an estimate."""
+        """Return the spectrogram and the player of one wave (T, C); ``mask`` adds its mask below, for an estimate."""
         picture = spectrogram(wave[self.part].mean(-1), self.stft)
-        of = f"{label} of {self.name}"
+        description = f"{label} of {self.name}"
         parts: list[Content] = [
             tag("figcaption", tag("h4", label), tag("span", note, class_="score") if note else None),
             tag(
                 "div",
-                tag("img", src=sound_png(picture, float(self.mixture.max(initial=0.0))), alt=f"Spectrogram: {of}"),
+                tag(
+                    "img",
+                    src=sound_png(picture, float(self.mixture.max(initial=0.0))),
+                    alt=f"Spectrogram: {description}",
+                ),
                 tag("div", class_="playhead"),
                 class_="picture",
             ),
@@ -88,37 +98,40 @@ class _Stage:
                 src=sound_uri(playable(wave[self.part] * self.gain), self.rate_hz, self.budget),
                 controls=True,
                 preload="metadata",
-                aria_label=of,
+                aria_label=description,
             ),
         ]
         if mask:
-            shown = tag("img", src=mask_png(picture, self.mixture), alt=f"Mask: what {of} keeps of the mixture")
-            parts.append(tag("div", shown, class_="mask"))
+            alternative = f"Mask: the share of the mixture that {description} keeps"
+            mask_image = tag("img", src=mask_png(picture, self.mixture), alt=alternative)
+            parts.append(tag("div", mask_image, class_="mask"))
         return tag("figure", parts, class_="sound", style=f"--column: {column}")
 
 
-def _card(word: str, score: str, item: Item, systems: Mapping[str, Waves], budget: int) -> Markup:
+def _card(rank: str, score: str, item: Item, systems: Mapping[str, Waves], budget: int) -> Markup:
     """Return the card of one file: a column for the mixture and one for each source."""
     name, waves = item.rows[0].name, next(iter(systems.values()))
-    stage = _Stage.of(name, systems, budget)
+    settings = _PlayerSettings.from_waves(name, systems, budget)
     voices = [row.voice or row.source for row in item.rows]
-    drawn = [stage.player("mixture", waves.mixture, column=1)]
-    for label, found in systems.items():
-        order, gains = matched(found)
+    # the mixture; then below each other in the column of a source, the estimates of all systems and the reference
+    players = [settings.player("mixture", waves.mixture, column=1)]
+    for label, system in systems.items():
+        order, gains = match_estimates(system)
         prefix = label if len(systems) > 1 else "estimate"
-        for column, (voice, which, gain) in enumerate(zip(voices, order, gains, strict=True), 2):
+        for column, (voice, index, gain) in enumerate(zip(voices, order, gains, strict=True), 2):
             note = signed(gain, "dB") if np.isfinite(gain) else ""
-            drawn.append(stage.player(f"{prefix}: {voice}", found.est[which], note, column=column, mask=True))
+            players.append(settings.player(f"{prefix}: {voice}", system.est[index], note, column=column, mask=True))
     for column, (voice, ref) in enumerate(zip(voices, waves.ref, strict=True), 2):
-        drawn.append(stage.player(f"true: {voice}", ref, column=column))
-    length, shown = len(waves.mixture), len(waves.mixture[stage.part])
-    cut = f", {shown / waves.rate_hz:.1f} s of {length / waves.rate_hz:.1f} s" if shown < length else ""
+        players.append(settings.player(f"reference: {voice}", ref, column=column))
+    # the heading: rank, score, name, and how much of the file can be heard
+    total, length = len(waves.mixture), len(waves.mixture[settings.part])
+    cut = f", {length / waves.rate_hz:.1f} s of {total / waves.rate_hz:.1f} s" if length < total else ""
     group = f", {item.rows[0].group}" if item.rows[0].group else ""
     head = tag(
         "header",
-        tag("h3", word.capitalize()),
+        tag("h3", rank.capitalize()),
         tag("span", score, class_="gain"),
         tag("span", f"{name}{group}{cut}", class_="name"),
     )
-    sounds = tag("div", drawn, class_="sounds", style=f"--columns: {1 + len(voices)}")
+    sounds = tag("div", players, class_="sounds", style=f"--columns: {1 + len(voices)}")
     return tag("article", head, sounds, class_="example card")

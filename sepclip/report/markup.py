@@ -1,11 +1,11 @@
-"""HTML as nested calls; text is escaped wherever it comes from, so that a name can never become markup."""
+"""Builds HTML by nested calls. All text is escaped, so that no name from a file can become markup."""
 
 import html
 from collections.abc import Iterable
 
 
 class Markup(str):
-    """HTML that is safe to stand in a page as it is. Made by this module alone."""
+    """HTML that needs no escaping. Created only by this module."""
 
 
 Content = str | int | float | None | Iterable["Content"]
@@ -13,25 +13,26 @@ _VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 def tag(name: str, /, *content: Content, **attributes: str | int | float | bool | None) -> Markup:
-    """Return an element; ``class_`` and ``for_`` lose the underscore, others become hyphens.
+    """Return an element with ``content`` and ``attributes``.
 
-    An attribute that is None or False is left out, one that is True stands without a value. Text that is not
-    :class:`Markup` is escaped, in elements and in attributes.
+    In names of attributes, a trailing underscore is removed (``class_``) and others become hyphens. An attribute that
+    is None or False is omitted; one that is True has no value. Text that is not :class:`Markup` is escaped, in content
+    and in attributes.
     """
-    opened = name
+    start = name
     for key, value in attributes.items():
         if value is None or value is False:
             continue
-        opened += f" {key.rstrip('_').replace('_', '-')}"
+        start += f" {key.rstrip('_').replace('_', '-')}"
         if value is not True:
-            opened += f'="{html.escape(str(value))}"'
+            start += f'="{html.escape(str(value))}"'
     if name in _VOID:
-        return Markup(f"<{opened}>")
-    return Markup(f"<{opened}>{text(content)}</{name}>")
+        return Markup(f"<{start}>")
+    return Markup(f"<{start}>{text(content)}</{name}>")
 
 
 def text(content: Content) -> Markup:
-    """Return content as HTML: markup as it is, all else escaped, sequences one after the other, None as nothing."""
+    """Return content as HTML: markup unchanged, text and numbers escaped, sequences concatenated, None as nothing."""
     if isinstance(content, Markup):
         return content
     if content is None:
@@ -42,14 +43,17 @@ def text(content: Content) -> Markup:
 
 
 def script_text(code: str) -> Markup:
-    """Return what stands within a script or style element, which HTML does not unescape."""
+    """Return the content of a script or style element, in which HTML knows no escapes.
+
+    Raises ValueError if it contains the end of the element.
+    """
     if "</" in code or "<!--" in code:
-        raise ValueError("a script must not hold '</' or '<!--'")
+        raise ValueError("a script must not contain '</' or '<!--'")
     return Markup(code)
 
 
 def json_text(document: str) -> Markup:
-    """Return JSON for a script element; ``<`` is written as an escape that JSON reads back."""
+    """Return JSON for a script element, with ``<`` and line separators as JSON escapes."""
     return Markup(document.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
@@ -59,5 +63,5 @@ def signed(value: float, unit: str, digits: int = 1) -> str:
 
 
 def minus(number: str) -> str:
-    """Return a number's text with minus signs in place of hyphens."""
+    """Return the text of a number with minus signs instead of hyphens."""
     return number.replace("-", "\u2212")

@@ -1,4 +1,4 @@
-"""A whole page: one file with everything inside, that neither asks anything of a network nor could."""
+"""The report page: one self-contained HTML file, which cannot load anything from a network."""
 
 import base64
 import hashlib
@@ -16,16 +16,16 @@ STYLES = ("uPlot.min.css", "page.css")
 
 @dataclass(frozen=True)
 class Headline:
-    """The number that matters, with its unit, and of what it is."""
+    """The most important number of a page, with its unit and its meaning."""
 
     number: str
     unit: str
-    of: str
+    meaning: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page: its anchor, its heading, a sentence below it, and its content."""
+    """A section of the page. ``lead`` is a sentence below the heading."""
 
     anchor: str
     title: str
@@ -35,7 +35,7 @@ class Section:
 
 @dataclass
 class Page:
-    """A page from its headline to its last section; a section without content is left out."""
+    """A page: its kind above the title, a headline, ``facts`` as short names with their values, and sections."""
 
     kind: str
     title: str
@@ -44,16 +44,16 @@ class Page:
     sections: list[Section] = field(default_factory=list)
 
     def add(self, anchor: str, title: str, lead: str, *content: Content) -> None:
-        """Add a section, unless all its content is empty."""
-        made = text(content)
-        if made:
-            self.sections.append(Section(anchor, title, lead, made))
+        """Add a section, unless its content is empty."""
+        markup = text(content)
+        if markup:
+            self.sections.append(Section(anchor, title, lead, markup))
 
     def render(self) -> str:
         """Return the page as HTML."""
         scripts = [script_text(_asset(name)) for name in SCRIPTS]
         hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
-        # no script but these two, nothing from elsewhere: what a file name smuggles in could not run
+        # only these two scripts may run, and nothing may be loaded: markup smuggled in by a file name has no effect
         policy = (
             f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; media-src data:; "
             f"base-uri 'none'; form-action 'none'"
@@ -66,14 +66,15 @@ class Page:
             *(tag("style", script_text(_asset(name))) for name in STYLES),
         ]
         body = [
-            self._top(),
+            self._header(),
             tag("main", map(_section, self.sections)),
             tag("footer", _signature()),
             *(tag("script", script) for script in scripts),
         ]
         return f"<!DOCTYPE html>\n{tag('html', tag('head', head), tag('body', body), lang='en')}\n"
 
-    def _top(self) -> Markup:
+    def _header(self) -> Markup:
+        """Return title, headline, facts and contents."""
         parts: list[Content] = [tag("p", self.kind, class_="kind"), tag("h1", self.title)]
         if self.headline:
             number = tag("span", self.headline.number, tag("span", f" {self.headline.unit}", class_="unit"))
@@ -82,16 +83,16 @@ class Page:
                     "p",
                     tag("span", number, class_="number"),
                     " ",
-                    tag("span", self.headline.of, class_="of"),
+                    tag("span", self.headline.meaning, class_="of"),
                     class_="headline",
                 )
             )
         if self.facts:
             pairs = [tag("div", tag("dt", key), tag("dd", value)) for key, value in self.facts.items()]
             parts.append(tag("dl", pairs, class_="facts"))
-        links = [tag("li", tag("a", one.title, href=f"#{one.anchor}")) for one in self.sections]
+        links = [tag("li", tag("a", section.title, href=f"#{section.anchor}")) for section in self.sections]
         parts.append(tag("nav", tag("ul", links, class_="contents"), aria_label="Contents"))
-        parts.append(tag("noscript", tag("p", "Curves, sorting and filters need JavaScript; all else is here.")))
+        parts.append(tag("noscript", tag("p", "Only curves, sorting and filters need JavaScript.")))
         return tag("header", parts, class_="top")
 
 
@@ -109,20 +110,22 @@ def _section(section: Section) -> Markup:
 
 
 def _signature() -> list[Content]:
-    made = time.strftime("%Y-%m-%d %H:%M")
+    date = time.strftime("%Y-%m-%d %H:%M")
     return [
-        tag("p", f"Made by sepclip {sepclip.__version__} on {made}. Everything is in this one file. "),
-        tag("p", "Curves are drawn by uPlot, © Leon Sorokin, MIT licence: its text stands in this file's source."),
+        tag("p", f"Made by sepclip {sepclip.__version__} on {date}. This file is self-contained."),
+        tag("p", "Curves are drawn by uPlot, © Leon Sorokin, MIT licence; the licence is in the source of this page."),
     ]
 
 
 def _asset(name: str) -> str:
-    found = (_ASSETS / name).read_text(encoding="utf-8").strip()
+    """Return the text of a script or a style sheet, that of uPlot with its licence."""
+    code = (_ASSETS / name).read_text(encoding="utf-8").strip()
     if name.startswith("uPlot") and name.endswith(".js"):
         licence = (_ASSETS / "uPlot.LICENSE").read_text(encoding="utf-8").strip()
-        return f"/*!\n{licence}\n*/\n{found}"
-    return found
+        return f"/*!\n{licence}\n*/\n{code}"
+    return code
 
 
 def _digest(script: str) -> str:
+    """Return the hash of a script as a content security policy spells it."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

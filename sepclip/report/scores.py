@@ -1,21 +1,21 @@
-"""What ``scores.json`` holds, for the page: the one place that knows how it is written."""
+"""Reads ``scores.json`` for the page; the rest of the report does not depend on the format of that file."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
 from sepclip.errors import UserError
 from sepclip.report.markup import minus
 
 FILE = "scores.json"
-GAIN = "si_sdr_improvement"  # what the page's headline and the choice of examples go by
+GAIN = "si_sdr_improvement"  # the metric of the headline, and the one that selects the examples
 MAIN = ("si_sdr", GAIN, "sdr", "sdr_improvement", "isr", "sir", "sar", "pesq", "estoi", "stoi")
 _ORACLES = ("ibm_", "irm_", "wiener_", "psm_", "tpsm_")
-_IN_ORDER = "in their own order"  # as scores.json says of stems
-_DEFAULT_TITLES = {  # of the first version, which has none in the file
+_FIXED_ORDER = "in their own order"  # the value of ``sources`` in scores.json if sources have fixed roles, as stems do
+_DEFAULT_TITLES = {  # for files of the first schema version, which have no titles
     "si_sdr": "SI-SDR",
     "si_sdr_improvement": "SI-SDRi",
     "sdr": "SDR",
@@ -28,64 +28,112 @@ _DEFAULT_TITLES = {  # of the first version, which has none in the file
 }
 
 
+class ScoreOrigin(TypedDict, total=False):
+    """What was scored: the keys of ``scores.json`` beside its rows that the report uses.
+
+    An evaluation of a run has ``run``, ``data`` and ``split``; one of files has ``estimates`` and ``references``, or
+    ``pairs``.
+    """
+
+    run: str  # folder of the run
+    data: str  # folder of the mixture set
+    split: str
+    limit: int | None  # only the first so many mixtures were scored; None: all
+    estimates: str  # folder of separated files
+    references: str  # folder of the true sources
+    mixtures: str | None  # folder of the mixtures; None: beside the references, or their sum
+    estimate_pattern: str | None  # of the paths in these folders
+    reference_pattern: str | None
+    pairs: str  # table of the files
+
+
+@dataclass(frozen=True)
+class SourceScores:
+    """One row of ``scores.json``: one source of one file. ``values`` has the metrics with a finite score."""
+
+    name: str  # of the file
+    source: str
+    group: str | None  # of the mixture, such as seen or unseen
+    voice: str | None
+    reason: str | None  # why a score is missing
+    values: dict[str, float]
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "SourceScores":
+        """Return a row of the file. Raises KeyError or TypeError if it is not one."""
+        values = {key: float(value) for key, value in row.items() if _is_number(value)}
+        optional = {key: str(row[key]) if row.get(key) else None for key in ("group", "voice", "reason")}
+        _ = row["status"]
+        return cls(str(row["name"]), str(row["source"]), values=values, **optional)
+
+
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one evaluation. ``rows``: one a file and source; ``titles``: the metrics that have any value.
+    """The scores of one evaluation.
 
-    ``part``: the key of a row by which the page divides them: ``group``, or ``source`` where sources have an order.
+    ``titles`` has the metrics with at least one value; ``grouping`` is the field of a row by which the page groups
+    them: ``source`` if sources have fixed roles, otherwise ``group``.
     """
 
     folder: Path
-    about: dict[str, Any]
+    origin: ScoreOrigin
     titles: dict[str, str]
     definitions: dict[str, str]
-    rows: list[dict[str, Any]]
-    part: str
+    rows: list[SourceScores]
+    grouping: Literal["group", "source"]
 
     @classmethod
     def read(cls, folder: Path) -> "Scores":
-        """Read the scores in a folder; UserError where they are missing or damaged."""
+        """Read the scores in a folder. Raises UserError if they are missing or damaged."""
         path = folder / FILE
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
-            rows = list(document["rows"])
-            definitions = {name: _definition(told) for name, told in document["metrics"].items()}
-            _ = [(row["name"], row["source"], row["status"]) for row in rows]
+            rows = [SourceScores.from_json(row) for row in document["rows"]]
+            definitions = {name: _definition(metric) for name, metric in document["metrics"].items()}
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; `sepclip eval` writes it") from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"{path} is damaged ({error!r}): score anew with `sepclip eval`") from error
-        known = [name for name in definitions if any(_is_number(row.get(name)) for row in rows)]
-        about = {key: value for key, value in document.items() if key not in ("rows", "metrics", "summary")}
+            raise UserError(f"{path} is damaged ({error!r}): score again with `sepclip eval`") from error
+        # titles, with the unit if it is not dB, for the metrics that any row has
         units, titles = document.get("units", {}), document.get("titles", {})
-        named = {
-            name: _title(titles.get(name, _DEFAULT_TITLES.get(name, name)), units.get(name, "dB")) for name in known
+        scored = [name for name in definitions if any(name in row.values for row in rows)]
+        titles_with_units = {
+            name: _title(titles.get(name, _DEFAULT_TITLES.get(name, name)), units.get(name, "dB")) for name in scored
         }
-        part = "source" if document.get("sources") == _IN_ORDER else "group"
-        return cls(folder, about, named, definitions, rows, part)
+        origin = {key: document[key] for key in ScoreOrigin.__annotations__ if key in document}
+        return cls(
+            folder,
+            cast(ScoreOrigin, origin),
+            titles_with_units,
+            definitions,
+            rows,
+            grouping="source" if document.get("sources") == _FIXED_ORDER else "group",
+        )
 
-    def main(self) -> list[str]:
-        """Return the metrics that tables show at first: the usual ones, and the improvements of oracles."""
-        found = [name for name in self.titles if name in MAIN or name.startswith(_ORACLES)]
-        return found or list(self.titles)
+    def main_metrics(self) -> list[str]:
+        """Return the metrics that tables show first: the common ones, and the improvements of the oracles."""
+        metrics = [name for name in self.titles if name in MAIN or name.startswith(_ORACLES)]
+        return metrics or list(self.titles)
 
-    def groups(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the rows of ``all`` and of each group; without groups, or with one only, of all alone."""
-        names = list(dict.fromkeys(row[self.part] for row in self.rows if row.get(self.part)))
-        parts = {"all": self.rows}
+    def groups(self) -> dict[str, list[SourceScores]]:
+        """Return the rows of ``all`` and of each group; only ``all`` if there are fewer than two groups."""
+        labels = [row.source if self.grouping == "source" else row.group for row in self.rows]
+        names = [label for label in dict.fromkeys(labels) if label]
+        groups = {"all": self.rows}
         if len(names) > 1:
-            parts |= {name: [row for row in self.rows if row.get(self.part) == name] for name in names}
-        return parts
+            for name in names:
+                groups[name] = [row for row, label in zip(self.rows, labels, strict=True) if label == name]
+        return groups
 
-    def files(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the rows of every file, in their order."""
-        found: dict[str, list[dict[str, Any]]] = {}
+    def files(self) -> dict[str, list[SourceScores]]:
+        """Return the rows of each file, in the order of the files."""
+        files: dict[str, list[SourceScores]] = {}
         for row in self.rows:
-            found.setdefault(row["name"], []).append(row)
-        return found
+            files.setdefault(row.name, []).append(row)
+        return files
 
     def by_file(self, metric: str) -> dict[str, float]:
-        """Return the mean over its sources for every file all sources of which have a score."""
+        """Return the mean over the sources of each file; files with a source without a score are left out."""
         means = {}
         for name, rows in self.files().items():
             values = values_of(rows, metric)
@@ -93,14 +141,14 @@ class Scores:
                 means[name] = fmean(values)
         return means
 
-    def best_metric(self) -> str | None:
-        """Return the metric of the headline: the SI-SDR improvement, or the first that there is."""
+    def headline_metric(self) -> str | None:
+        """Return the metric of the headline: the SI-SDR improvement if there is one, otherwise the first metric."""
         return GAIN if GAIN in self.titles else next(iter(self.titles), None)
 
 
-def values_of(rows: Sequence[dict[str, Any]], metric: str) -> list[float]:
-    """Return the numbers of one metric, without what has none."""
-    return [float(row[metric]) for row in rows if _is_number(row.get(metric))]
+def values_of(rows: Sequence[SourceScores], metric: str) -> list[float]:
+    """Return the scores of the rows that have one for ``metric``."""
+    return [row.values[metric] for row in rows if metric in row.values]
 
 
 def mean_and_median(values: Sequence[float]) -> str:
@@ -109,10 +157,10 @@ def mean_and_median(values: Sequence[float]) -> str:
 
 
 def evaluations(run: Path) -> list[Scores]:
-    """Return the evaluations of a run: of whole splits, then of their first files; each with the newest first."""
+    """Return the evaluations of a run, newest first; those of only the first files of a split come last."""
     paths = sorted((run / "eval").glob(f"*/{FILE}"), key=lambda path: (-path.stat().st_mtime, str(path)))
     return sorted(
-        (Scores.read(path.parent) for path in paths), key=lambda scores: scores.about.get("limit") is not None
+        (Scores.read(path.parent) for path in paths), key=lambda scores: scores.origin.get("limit") is not None
     )
 
 
@@ -120,9 +168,10 @@ def _title(title: str, unit: str) -> str:
     return title if unit == "dB" else f"{title}, {unit}"
 
 
-def _definition(told: Any) -> str:
-    return str(told.get("definition", "")) if isinstance(told, dict) else str(told)
+def _definition(metric: object) -> str:
+    """Return the definition of a metric, which is in a mapping in some files and a plain string in others."""
+    return str(metric.get("definition", "")) if isinstance(metric, dict) else str(metric)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,85 +1,101 @@
-"""Small still pictures of the page as SVG within it: distributions, boxes and paired scores."""
+"""Small static pictures as SVG within the page: distributions, box plots and paired scores."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sepclip.report.markup import Markup, minus, tag
 
 
-def histogram(parts: Mapping[str, Sequence[float]], unit: str, title: str) -> Markup:
-    """Return the distributions of up to four parts on one axis, as bars in the page's colours."""
-    values = np.concatenate([np.asarray(part, float) for part in parts.values()])
+def histogram(groups: Mapping[str, Sequence[float]], unit: str, title: str) -> Markup:
+    """Return the histograms of up to four groups of values on one axis; empty without values."""
+    values = np.concatenate([np.asarray(group, float) for group in groups.values()])
     if not len(values):
         return Markup()
-    edges = _edges(values)
+    # common bins, so that the heights of the groups can be compared
+    edges = _bin_edges(values)
     width, height, bottom = 440, 200, 26
-    counts = {name: np.histogram(part, edges)[0] for name, part in parts.items()}
-    most = max(int(count.max()) for count in counts.values()) or 1
+    counts = {name: np.histogram(group, edges)[0] for name, group in groups.items()}
+    highest = max(int(count.max()) for count in counts.values()) or 1
     x = _scale(edges[0], edges[-1], 18, width - 18)
-    drawn: list[Markup] = [_ticks(edges[0], edges[-1], x, height - bottom, unit)]
+    shapes: list[Markup] = [_ticks(edges[0], edges[-1], x, height - bottom, unit)]
+    # one outline per group: up or down to the count of each bin, then across the bin
     for index, (name, count) in enumerate(counts.items()):
         outline = f"M{x(edges[0]):.1f} {height - bottom}"
-        for place, number in enumerate(count):
-            level = height - bottom - (height - bottom - 14) * int(number) / most
-            outline += f"V{level:.1f}H{x(edges[place + 1]):.1f}"
+        for bin_index, number in enumerate(count):
+            y = height - bottom - (height - bottom - 14) * int(number) / highest
+            outline += f"V{y:.1f}H{x(edges[bin_index + 1]):.1f}"
         outline += f"V{height - bottom}Z"
-        drawn.append(tag("path", tag("title", name), d=outline, class_=f"s{index % 4} bar"))
-    told = "; ".join(
-        f"{name}: {len(part)} values from {min(part):.1f} to {max(part):.1f}, median {np.median(part):.1f} {unit}"
-        for name, part in parts.items()
-        if len(part)
+        shapes.append(tag("path", tag("title", name), d=outline, class_=f"s{index % 4} bar"))
+    description = "; ".join(
+        f"{name}: {len(group)} values from {min(group):.1f} to {max(group):.1f}, median {np.median(group):.1f} {unit}"
+        for name, group in groups.items()
+        if len(group)
     )
-    return tag(
-        "figure", _caption(title, list(parts)), _svg(width, height, drawn, f"{title}. {told}"), class_="card still"
-    )
+    picture = _svg(width, height, shapes, f"{title}. {description}")
+    return tag("figure", _caption(title, list(groups)), picture, class_="card still")
 
 
 def box(values: Sequence[float], low: float, high: float) -> Markup:
-    """Return a box between ``low`` and ``high``: 5th to 95th percentile, quartiles, median."""
+    """Return a box plot on an axis from ``low`` to ``high``: 5th and 95th percentile, quartiles and median."""
     if not values or high <= low:
         return Markup()
     width, height = 180, 18
     x = _scale(low, high, 4, width - 4)
-    least, first, middle, third, most = (float(value) for value in np.percentile(values, [5, 25, 50, 75, 95]))
-    drawn = [
-        tag("line", x1=_p(x(least)), x2=_p(x(most)), y1=9, y2=9, class_="whole"),
-        tag("rect", x=_p(x(first)), y=3, width=_p(max(1.0, x(third) - x(first))), height=12, rx=2, class_="middle"),
-        tag("line", x1=_p(x(middle)), x2=_p(x(middle)), y1=2, y2=16, class_="median"),
+    p5, quartile1, median, quartile3, p95 = (float(value) for value in np.percentile(values, [5, 25, 50, 75, 95]))
+    # the box has a width of at least one pixel, or it would vanish if all values are equal
+    box_width = max(1.0, x(quartile3) - x(quartile1))
+    shapes = [
+        tag("line", x1=_px(x(p5)), x2=_px(x(p95)), y1=9, y2=9, class_="whole"),
+        tag("rect", x=_px(x(quartile1)), y=3, width=_px(box_width), height=12, rx=2, class_="middle"),
+        tag("line", x1=_px(x(median)), x2=_px(x(median)), y1=2, y2=16, class_="median"),
     ]
     if low < 0 < high:
-        drawn.insert(0, tag("line", x1=_p(x(0)), x2=_p(x(0)), y1=0, y2=18, class_="zero"))
-    told = f"5th percentile {least:.1f}, quartiles {first:.1f} and {third:.1f}, median {middle:.1f}, 95th {most:.1f}"
+        shapes.insert(0, tag("line", x1=_px(x(0)), x2=_px(x(0)), y1=0, y2=18, class_="zero"))
+    description = (
+        f"5th percentile {p5:.1f}, quartiles {quartile1:.1f} and {quartile3:.1f}, median {median:.1f}, "
+        f"95th percentile {p95:.1f}"
+    )
     return tag(
-        "svg", tag("title", told), drawn, class_="box", viewBox=f"0 0 {width} {height}", role="img", aria_label=told
+        "svg",
+        tag("title", description),
+        shapes,
+        class_="box",
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=description,
     )
 
 
-def paired(points: Mapping[str, tuple[float, float]], names: tuple[str, str], unit: str, title: str) -> Markup:
-    """Return two scores of the same files against each other; above the diagonal the second is better."""
+def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str], unit: str, title: str) -> Markup:
+    """Return the second of two scores over the first, by file; above the diagonal the second system is better."""
     if not points:
         return Markup()
     size, margin = 420, 44
+    # one range for both axes, so that the diagonal is where both are equal
     values = [value for pair in points.values() for value in pair]
-    reach = 0.04 * (max(values) - min(values)) or 1.0
-    low, high = min(values) - reach, max(values) + reach
+    padding = 0.04 * (max(values) - min(values)) or 1.0
+    low, high = min(values) - padding, max(values) + padding
     x, y = _scale(low, high, margin, size - 8), _scale(low, high, size - margin, 8)
-    drawn = [
+    axes = [
         _ticks(low, high, x, size - margin, ""),
-        *(_across(value, x, y(value), size) for value in _round_values(low, high, 6)),
-        tag("line", x1=_p(x(low)), y1=_p(y(low)), x2=_p(x(high)), y2=_p(y(high)), class_="zero"),
-        *(
-            tag(
-                "circle",
-                tag("title", f"{name}: {a:.2f} and {b:.2f} {unit}"),
-                cx=_p(x(a)),
-                cy=_p(y(b)),
-                r=4,
-                class_="s0 dot",
-            )
-            for name, (a, b) in points.items()
-        ),
+        *(_grid_line(value, x, y(value), size) for value in _round_values(low, high, 6)),
+        tag("line", x1=_px(x(low)), y1=_px(y(low)), x2=_px(x(high)), y2=_px(y(high)), class_="zero"),
+    ]
+    dots = [
+        tag(
+            "circle",
+            tag("title", f"{name}: {first:.2f} and {second:.2f} {unit}"),
+            cx=_px(x(first)),
+            cy=_px(y(second)),
+            r=4,
+            class_="s0 dot",
+        )
+        for name, (first, second) in points.items()
+    ]
+    labels = [
         tag("text", f"{names[0]}, {unit}", x=size / 2, y=size - 8, text_anchor="middle"),
         tag(
             "text",
@@ -90,12 +106,14 @@ def paired(points: Mapping[str, tuple[float, float]], names: tuple[str, str], un
             transform=f"rotate(-90 12 {size / 2})",
         ),
     ]
-    better = sum(b > a for a, b in points.values())
-    told = f"{title}: {len(points)} files, {names[1]} is better for {better} of them."
-    return tag("figure", tag("figcaption", tag("h3", title)), _svg(size, size, drawn, told), class_="card still")
+    better = sum(second > first for first, second in points.values())
+    description = f"{title}: {len(points)} files, {names[1]} is better in {better} of them."
+    picture = _svg(size, size, [*axes, *dots, *labels], description)
+    return tag("figure", tag("figcaption", tag("h3", title)), picture, class_="card still")
 
 
 def _caption(title: str, names: Sequence[str]) -> Markup:
+    """Return a title, with a legend if there are several names."""
     keys = []
     if len(names) > 1:
         for index, name in enumerate(names):
@@ -104,37 +122,40 @@ def _caption(title: str, names: Sequence[str]) -> Markup:
     return tag("figcaption", tag("h3", title), tag("span", keys, class_="legend") if keys else None)
 
 
-def _svg(width: int, height: int, drawn: Sequence[Markup], told: str) -> Markup:
-    return tag("svg", drawn, viewBox=f"0 0 {width} {height}", width=width, height=height, role="img", aria_label=told)
+def _svg(width: int, height: int, shapes: Sequence[Markup], description: str) -> Markup:
+    view = f"0 0 {width} {height}"
+    return tag("svg", shapes, viewBox=view, width=width, height=height, role="img", aria_label=description)
 
 
 def _ticks(low: float, high: float, x: "_Scale", y: float, unit: str) -> Markup:
+    """Return a horizontal axis with about seven labels at round values."""
     marks = [
         [
-            tag("line", x1=_p(x(value)), x2=_p(x(value)), y1=_p(y), y2=_p(y + 4), class_="axis"),
+            tag("line", x1=_px(x(value)), x2=_px(x(value)), y1=_px(y), y2=_px(y + 4), class_="axis"),
             tag(
                 "text",
                 minus(f"{value:g}{f' {unit}' if unit else ''}"),
-                x=_p(x(value)),
-                y=_p(y + 18),
+                x=_px(x(value)),
+                y=_px(y + 18),
                 text_anchor="middle",
             ),
         ]
         for value in _round_values(low, high, 7)
     ]
-    return tag("g", tag("line", x1=_p(x(low)), x2=_p(x(high)), y1=_p(y), y2=_p(y), class_="axis"), marks)
+    return tag("g", tag("line", x1=_px(x(low)), x2=_px(x(high)), y1=_px(y), y2=_px(y), class_="axis"), marks)
 
 
-def _across(value: float, x: "_Scale", y: float, size: int) -> Markup:
+def _grid_line(value: float, x: "_Scale", y: float, size: int) -> Markup:
+    """Return a horizontal line across the picture with its value on the left."""
     return tag(
         "g",
-        tag("line", x1=_p(x.first), x2=size - 8, y1=_p(y), y2=_p(y), class_="axis"),
-        tag("text", minus(f"{value:g}"), x=_p(x.first - 6), y=_p(y + 4), text_anchor="end"),
+        tag("line", x1=_px(x.first), x2=size - 8, y1=_px(y), y2=_px(y), class_="axis"),
+        tag("text", minus(f"{value:g}"), x=_px(x.first - 6), y=_px(y + 4), text_anchor="end"),
     )
 
 
 class _Scale:
-    """A straight line from values to places."""
+    """A linear map from values to pixels."""
 
     def __init__(self, low: float, high: float, first: float, last: float):
         self.first = first
@@ -148,25 +169,27 @@ def _scale(low: float, high: float, first: float, last: float) -> _Scale:
     return _Scale(float(low), float(high), first, last)
 
 
-def _edges(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
-    """Return edges of bins of a round width, some 24 of them, that hold all values."""
+def _bin_edges(values: NDArray[np.float64]) -> list[float]:
+    """Return the edges of at most about 24 bins of a round width that contain all values."""
     low, high = float(values.min()), float(values.max())
-    step = _round_step((high - low) / 24 or 0.1)
+    step = _round_step((high - low) / 24 or 0.1)  # 0.1 if all values are equal
+    # multiples of the step, so that 0 is an edge and a bin never mixes gains with losses
     first, last = math.floor(low / step), math.floor(high / step) + 1
-    return [place * step for place in range(first, last + 1)]
+    return [number * step for number in range(first, last + 1)]
 
 
 def _round_values(low: float, high: float, most: int) -> list[float]:
-    """Return round values from ``low`` to ``high``, at most some ``most`` of them."""
+    """Return the round values from ``low`` to ``high``, at most about ``most`` of them."""
     step = _round_step((high - low) / most)
-    return [place * step for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _round_step(least: float) -> float:
-    """Return the smallest of 1, 2, 5, 10, 20, ... times a power of ten that is no less than ``least``."""
+    """Return the smallest of ..., 0.5, 1, 2, 5, 10, 20, ... that is at least ``least``."""
     power = 10.0 ** math.floor(math.log10(least))
+    # the tolerance absorbs rounding errors of ``least``
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * 0.999)
 
 
-def _p(place: float) -> str:
-    return f"{place:.1f}"
+def _px(position: float) -> str:
+    return f"{position:.1f}"

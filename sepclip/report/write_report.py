@@ -1,29 +1,33 @@
-"""What kind of page folders ask for, and the file that it becomes."""
+"""Writes the report of a folder: selects the kind of page and saves it as a file."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from sepclip.audio.files import write_text
 from sepclip.errors import UserError
-from sepclip.report.of_run import is_run, run_page, scores_page
-from sepclip.report.of_sweep import is_sweep, sweep_page
 from sepclip.report.page import Page
+from sepclip.report.run_page import is_run, run_page, scores_page
 from sepclip.report.scores import FILE
+from sepclip.report.sweep_page import is_sweep, sweep_page
 from sepclip.terminal import warn
 
 NAME = "report.html"
 MOST_BYTES = 10_000_000
 
 
-def page_of(path: Path, other: Path | None = None) -> Page:
-    """Return the page of a run, a sweep or an evaluation, or of two of these. Raises UserError for other folders."""
+def build_page(path: Path, other: Path | None = None) -> Page:
+    """Return the page of a run, a sweep or an evaluation, or the comparison of two runs or two evaluations.
+
+    Raises UserError for other folders.
+    """
     for folder in filter(None, (path, other)):
         if not folder.is_dir():
             raise UserError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
     if other is not None:
-        from sepclip.report.of_two import two_page  # scipy, which the page at the end of a training does not need
+        # imports scipy, which the page at the end of a training does not need
+        from sepclip.report.comparison_page import comparison_page
 
-        return two_page(path, other)
+        return comparison_page(path, other)
     if is_run(path):
         return run_page(path)
     if is_sweep(path):
@@ -31,16 +35,17 @@ def page_of(path: Path, other: Path | None = None) -> Page:
     if (path / FILE).is_file():
         return scores_page(path)
     raise UserError(
-        f"{path} is no run (config.yaml), no sweep (cells.json) and no evaluation ({FILE}): give the folder of one"
+        f"{path} is not a run (config.yaml), a sweep (cells.json) or an evaluation ({FILE}): give the folder of one"
     )
 
 
 def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the page of one folder or two as ``report.html``, by default into the first; returns the file.
+    """Write the page of one or two folders, and return the file.
 
-    That of two is called ``report-NAME.html`` by default, after the second folder, for the first has its own.
+    By default the file is ``report.html`` in the folder, or, for two, ``report-NAME.html`` in the first folder, where
+    NAME is the name of the second.
     """
-    page = page_of(*paths)
+    page = build_page(*paths)
     name = NAME if len(paths) == 1 else f"report-{paths[1].resolve().name}.html"
     target = out or paths[0] / name
     if target.is_dir():
@@ -49,15 +54,15 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     write_text(target, document)
     size = len(document.encode())
     if size > MOST_BYTES:
-        warn(f"{target} has {size / 1e6:.1f} MB: its lists are long")
+        warn(f"{target} is large ({size / 1e6:.1f} MB), because its lists are long")
     return target
 
 
 def report_at_end(folder: Path) -> Path | None:
-    """Write the page of what has just been done; None where that fails, which is told and never fails what was done."""
+    """Write the page of a finished training. Return None, after a warning, if that fails: training must not fail."""
     try:
         return write_report([folder])
-    except Exception as error:  # noqa: BLE001 - a finished training must not end in an error of its report
+    except Exception as error:  # noqa: BLE001 - a finished training must not fail because of its report
         reason = str(error) or type(error).__name__
         warn(f"no report was written ({reason}); `sepclip report {folder}` tries again")
         return None

@@ -1,1 +1,1 @@
-"""Many trainings side by side and the table of their scores: the grid, the processes, the intervals, the picture."""
+"""Parallel trainings over a grid and the table of their scores: grid, processes, intervals, picture."""

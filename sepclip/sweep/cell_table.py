@@ -1,4 +1,4 @@
-"""The table of a sweep, mean and difference with their intervals: for the terminal, as Markdown, CSV and JSON."""
+"""The table of a sweep, means and differences with their intervals: for the terminal, as Markdown, CSV and JSON."""
 
 import csv
 import io
@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -19,19 +18,21 @@ from sepclip.audio.files import write_text
 from sepclip.errors import counted
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.sweep.grid import Grid
-from sepclip.sweep.intervals import Estimate, of_differences, of_runs
+from sepclip.sweep.intervals import Estimate, estimate_difference, estimate_mean
 from sepclip.sweep.results import METRICS, TITLES, Result
 from sepclip.terminal import out
 
 SCHEMA_VERSION = 1
-RUNS, LOGS = "runs", "logs"  # folders in that of the sweep
+RUNS, LOGS = "runs", "logs"  # folders inside the folder of the sweep
+# One row of a CSV or JSON table by column: text, numbers, and None for a number that does not exist.
+TableRow = dict[str, str | int | float | None]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One place of the table: runs that differ in their seed alone.
+    """One entry of the table: the runs that differ only in their seed.
 
-    ``estimate`` is None where none is done; ``difference`` is to the reference row, on the same seeds and files.
+    ``estimate`` is None if no run is done. ``difference`` is to the reference row, over the seeds and files in both.
     """
 
     labels: tuple[str, ...]
@@ -45,75 +46,75 @@ class Entry:
 
     @property
     def status(self) -> str:
-        """``done``, ``incomplete`` (some seeds are), ``failed`` or ``missing``."""
+        """``done``, ``incomplete`` (only some seeds are done), ``failed`` or ``missing``."""
         if self.done == self.wanted:
             return "done"
         return "incomplete" if self.done else "failed" if self.failed else "missing"
 
-    def value(self) -> str:
-        """Return mean and interval as text, or what is there instead."""
+    def mean_text(self) -> str:
+        """Return the mean with its interval as text, or the status if there is no mean."""
         if self.estimate is None:
             return "no score" if self.done else self.status
         seeds = "" if self.done == self.wanted else f" ({self.done} of {self.wanted} seeds)"
-        return _with_half(f"{self.estimate.mean:.2f}", self.estimate) + seeds
+        return _with_interval(f"{self.estimate.mean:.2f}", self.estimate) + seeds
 
-    def change(self) -> str:
-        """Return the difference to the reference and its interval as text, or what is there instead."""
+    def difference_text(self) -> str:
+        """Return the difference to the reference with its interval as text, or why there is no difference."""
         if self.is_reference:
             return "reference"
         if self.difference is None:
             return "-"
-        return _with_half(f"{self.difference.mean:+.2f}", self.difference) + "*" * self.difference.leaves_out_zero
+        return _with_interval(f"{self.difference.mean:+.2f}", self.difference) + "*" * self.difference.excludes_zero
 
 
 @dataclass(frozen=True)
 class Table:
-    """All places of the table of one metric, row by row."""
+    """The table of one metric: all its entries, row by row."""
 
     grid: Grid
     metric: str
     entries: list[list[Entry]]
 
     @classmethod
-    def of(cls, grid: Grid, results: Mapping[str, Result], metric: str) -> "Table":
-        """Make the table from what is known of the cells."""
-        by_place: dict[tuple[str, ...], list[Result]] = {}
+    def from_results(cls, grid: Grid, results: Mapping[str, Result], metric: str) -> "Table":
+        """Return the table of ``results``, which are by the digest of their cell."""
+        by_labels: dict[tuple[str, ...], list[Result]] = {}
         for result in results.values():
-            by_place.setdefault(result.cell.labels, []).append(result)
+            by_labels.setdefault(result.cell.labels, []).append(result)
         rows = [
-            [_entry(grid, by_place, grid.labels(row, column), metric) for column in grid.columns()]
+            [_entry(grid, by_labels, grid.labels(row, column), metric) for column in grid.columns()]
             for row in grid.rows()
         ]
         return cls(grid, metric, rows)
 
     def complete(self) -> bool:
-        """Whether every cell is done."""
+        """Return whether every cell is done."""
         return all(entry.status == "done" for row in self.entries for entry in row)
 
     def titles(self) -> list[str]:
-        """Return what stands above the columns: the keys, then the values of the second."""
+        """Return the column headings: the names of the first two keys, then the labels of the second."""
         second = f" \\ {self.grid.keys[1]}" if len(self.grid.keys) > 1 else ""
         return [f"{self.grid.keys[0]}{second}", *(column or TITLES[self.metric] for column in self.grid.columns())]
 
     def row_titles(self) -> list[str]:
-        """Return what stands before the rows."""
+        """Return the row headings."""
         return [self.grid.row_title(row) for row in self.grid.rows()]
 
     def parts(self) -> list[tuple[str, list[list[str]]]]:
-        """Return the tables to show, each with its heading: the means, and the differences to the reference."""
-        parts = [(self.heading(), [[entry.value() for entry in row] for row in self.entries])]
+        """Return each table as a heading and its texts: the means, and the differences if there is a reference."""
+        parts = [(self.heading(), [[entry.mean_text() for entry in row] for row in self.entries])]
         if self.grid.reference is not None:
             heading = (
                 f"Difference to {self.grid.keys[0]} {self.grid.reference} in dB on the same files and seeds "
                 "(*: the interval leaves out 0)"
             )
-            parts.append((heading, [[entry.change() for entry in row] for row in self.entries]))
+            parts.append((heading, [[entry.difference_text() for entry in row] for row in self.entries]))
         return parts
 
     def heading(self) -> str:
-        """Return what the means are of."""
-        found = [entry.estimate for row in self.entries for entry in row if entry.estimate]
-        files, seeds = [one.files for one in found], [one.seeds for one in found]
+        """Return the heading of the means: the metric, and the numbers of files and seeds."""
+        estimates = [entry.estimate for row in self.entries for entry in row if entry.estimate]
+        files, seeds = [estimate.files for estimate in estimates], [estimate.seeds for estimate in estimates]
         over = "files and seeds" if max(seeds, default=1) > 1 else "files"
         return (
             f"Mean {TITLES[self.metric]} in dB ± half of the 95 % interval over {over}; "
@@ -121,36 +122,36 @@ class Table:
         )
 
     def remarks(self) -> list[str]:
-        """Return what has to be known beside the numbers: what is missing, has failed or was left out."""
+        """Return the remarks below the table: how much is missing, has failed or was excluded."""
         entries = [entry for row in self.entries for entry in row]
         wanted, done = sum(entry.wanted for entry in entries), sum(entry.done for entry in entries)
         failed, excluded = sum(entry.failed for entry in entries), sum(entry.excluded for entry in entries)
-        told = []
+        remarks = []
         if done < wanted:
-            told.append(f"Not complete: {done} of {counted(wanted, 'cell')} done, {failed} failed.")
+            remarks.append(f"Not complete: {done} of {counted(wanted, 'cell')} done, {failed} failed.")
         if excluded:
-            told.append(f"Left out for want of a score: {counted(excluded, 'file')} in all (cells.json says why).")
-        return told
+            remarks.append(f"Left out for want of a score: {counted(excluded, 'file')} in all (cells.json says why).")
+        return remarks
 
     def show(self) -> None:
-        """Print the tables and the remarks on stdout; on a terminal that is too narrow, numbers stay whole."""
+        """Print the tables and the remarks on stdout. Numbers are never wrapped, even if the terminal is too narrow."""
         for heading, rows in self.parts():
-            shown = RichTable(box=box.SIMPLE_HEAD)
-            first, *others = self.titles()
-            shown.add_column(Text(first))
-            for title in others:
-                shown.add_column(Text(title), justify="right", no_wrap=True)
+            table = RichTable(box=box.SIMPLE_HEAD)
+            corner, *titles = self.titles()
+            table.add_column(Text(corner))
+            for title in titles:
+                table.add_column(Text(title), justify="right", no_wrap=True)
             for title, texts in zip(self.row_titles(), rows, strict=True):
-                shown.add_row(Text(title), *map(Text, texts))
+                table.add_row(Text(title), *map(Text, texts))
             out.print(heading, markup=False, soft_wrap=True)
-            needed = out.measure(shown, options=out.options.update(max_width=10_000)).maximum
-            Console(width=max(out.width, needed), highlight=False).print(shown)
+            needed = out.measure(table, options=out.options.update(max_width=10_000)).maximum
+            Console(width=max(out.width, needed), highlight=False).print(table)
         for remark in self.remarks():
             out.print(remark, markup=False, soft_wrap=True)
 
-    def markdown(self, about: str) -> str:
-        """Return the tables as Markdown."""
-        lines = [f"# {TITLES[self.metric]}: {' by '.join(self.grid.keys[:2])}", "", about]
+    def markdown(self, description: str) -> str:
+        """Return the tables as Markdown, with ``description`` below the title."""
+        lines = [f"# {TITLES[self.metric]}: {' by '.join(self.grid.keys[:2])}", "", description]
         for heading, rows in self.parts():
             titles = self.titles()
             lines += ["", f"{heading}.", "", f"| {' | '.join(titles)} |"]
@@ -160,68 +161,72 @@ class Table:
             lines += ["", remark]
         return "\n".join([*lines, "", f"Made by sepclip {sepclip.__version__}; the interval: docs/METHOD.md.", ""])
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the entries as plain data: a column for each key, levels and intervals in dB."""
-        found = []
+    def rows(self) -> list[TableRow]:
+        """Return one row per entry: a column for each key, then means, differences and their intervals in dB."""
+        rows: list[TableRow] = []
         for entry in (entry for row in self.entries for entry in row):
-            estimate, difference = entry.estimate, entry.difference
-            found.append(
+            estimate = entry.estimate
+            rows.append(
                 {
                     **dict(zip(self.grid.keys, entry.labels, strict=True)),
                     "metric": self.metric,
                     "status": entry.status,
-                    **_numbers("mean", estimate),
+                    **_interval("mean", estimate),
                     "reference": self.grid.reference,
-                    **_numbers("difference", difference),
+                    **_interval("difference", entry.difference),
                     "seeds": estimate.seeds if estimate else 0,
                     "files": estimate.files if estimate else 0,
                     "seeds_wanted": entry.wanted,
                     "excluded_files": entry.excluded,
                 }
             )
-        return found
+        return rows
 
     def csv(self) -> str:
-        """Return the entries as CSV, a row each."""
+        """Return :meth:`rows` as CSV."""
         return _csv(self.rows())
 
 
-def _entry(grid: Grid, by_place: Mapping[tuple[str, ...], list[Result]], labels: tuple[str, ...], metric: str) -> Entry:
-    results, is_reference = by_place.get(labels, []), labels[0] == grid.reference
-    runs = {found.cell.seed: found.scores[metric] for found in results if found.status == "done"}
-    reference = by_place.get((grid.reference, *labels[1:]), []) if grid.reference and not is_reference else []
-    others = {found.cell.seed: found.scores[metric] for found in reference if found.status == "done"}
+def _entry(
+    grid: Grid, by_labels: Mapping[tuple[str, ...], list[Result]], labels: tuple[str, ...], metric: str
+) -> Entry:
+    """Return one entry: the mean over its runs, and the difference to the reference in the same column."""
+    results, is_reference = by_labels.get(labels, []), labels[0] == grid.reference
+    runs = {result.cell.seed: result.scores[metric] for result in results if result.status == "done"}
+    reference = by_labels.get((grid.reference, *labels[1:]), []) if grid.reference and not is_reference else []
+    reference_runs = {result.cell.seed: result.scores[metric] for result in reference if result.status == "done"}
     return Entry(
         labels,
         wanted=len(results),
         done=len(runs),
-        failed=sum(found.status == "failed" for found in results),
-        excluded=len({name for found in results for name in found.excluded}),
-        estimate=of_runs(list(runs.values())),
-        difference=of_differences(runs, others),
+        failed=sum(result.status == "failed" for result in results),
+        excluded=len({name for result in results for name in result.excluded}),
+        estimate=estimate_mean(list(runs.values())),
+        difference=estimate_difference(runs, reference_runs),
         is_reference=is_reference,
     )
 
 
-def _numbers(name: str, estimate: Estimate | None) -> dict[str, float | None]:
-    mean, half = (estimate.mean, estimate.half) if estimate else (None, None)
-    low, high = (mean - half, mean + half) if mean is not None and half is not None else (None, None)
+def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    """Return the columns of a mean and the two ends of its interval; None for those that do not exist."""
+    mean, half_width = (estimate.mean, estimate.half_width) if estimate else (None, None)
+    low, high = (mean - half_width, mean + half_width) if mean is not None and half_width is not None else (None, None)
     return {f"{name}_db": mean, f"{name}_low_db": low, f"{name}_high_db": high}
 
 
-def _with_half(mean: str, estimate: Estimate) -> str:
-    return mean if estimate.half is None else f"{mean} ± {estimate.half:.2f}"
+def _with_interval(mean: str, estimate: Estimate) -> str:
+    return mean if estimate.half_width is None else f"{mean} ± {estimate.half_width:.2f}"
 
 
 def _range(numbers: Sequence[int], noun: str) -> str:
-    """Return ``"6 files"``, or ``"5 to 6 files"`` where the entries differ."""
+    """Return ``"6 files"``, or ``"5 to 6 files"`` if the entries differ."""
     low, high = min(numbers, default=0), max(numbers, default=0)
     return counted(high, noun) if low == high else f"{low} to {counted(high, noun)}"
 
 
-def run_rows(grid: Grid, results: Mapping[str, Result]) -> list[dict[str, Any]]:
-    """Return a row of plain data for each run: which cell, how it ended, its training and its mean scores in dB."""
-    rows = []
+def run_rows(grid: Grid, results: Mapping[str, Result]) -> list[TableRow]:
+    """Return one row per run: its cell, its status, its mean scores in dB, its training, and its folder and log."""
+    rows: list[TableRow] = []
     for result in results.values():
         means = {metric: result.mean(metric) for metric in METRICS}
         rows.append(
@@ -232,10 +237,11 @@ def run_rows(grid: Grid, results: Mapping[str, Result]) -> list[dict[str, Any]]:
                 **{f"{metric}_db": mean if math.isfinite(mean) else None for metric, mean in means.items()},
                 "files": len(result.scores.get(METRICS[0], {})),
                 "excluded_files": len(result.excluded),
-                **{
-                    name: result.training.get(name)
-                    for name in ("steps", "seconds", "best_step", "best_valid_si_sdr_improvement", "clipped_share")
-                },
+                "steps": result.training.get("steps"),
+                "seconds": result.training.get("seconds"),
+                "best_step": result.training.get("best_step"),
+                "best_valid_si_sdr_improvement": result.training.get("best_valid_si_sdr_improvement"),
+                "clipped_share": result.training.get("clipped_share"),
                 "reason": result.reason,
                 "run": f"{RUNS}/{result.run.name}",
                 "log": f"{LOGS}/{result.log.name}",
@@ -246,12 +252,12 @@ def run_rows(grid: Grid, results: Mapping[str, Result]) -> list[dict[str, Any]]:
 
 
 def cells_csv(grid: Grid, results: Mapping[str, Result]) -> str:
-    """Return a row a run as CSV."""
+    """Return :func:`run_rows` as CSV."""
     return _csv(run_rows(grid, results))
 
 
 def cells_json(grid: Grid, results: Mapping[str, Result], data: MixtureSet, group: str | None) -> str:
-    """Return all runs as JSON, each with its configuration and with what was left out of its scores and why."""
+    """Return all runs as JSON, each with its configuration and the files that have no score, with the reasons."""
     runs = [
         {**row, "excluded": dict(result.excluded), "config": result.cell.config.model_dump()}
         for row, result in zip(run_rows(grid, results), results.values(), strict=True)
@@ -267,14 +273,14 @@ def cells_json(grid: Grid, results: Mapping[str, Result], data: MixtureSet, grou
 
 
 def write_if_new(path: Path, text: str) -> bool:
-    """Write a text unless the file holds it already; returns whether it was written."""
+    """Write a text unless the file already has exactly this content; return whether it was written."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
     write_text(path, text)
     return True
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[TableRow]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -1,8 +1,8 @@
-"""A whole sweep and its folder: which cells are done, training those that are not, and the files that tell of it.
+"""A sweep and its folder: finds the cells that are done, trains the others and writes the tables.
 
-``runs/NAME`` the run of each cell with its scores in ``eval/sweep``; ``logs/NAME.log`` what its process printed;
-``sweep.log`` what happened when; ``cells.json``, ``cells.csv`` a row a run; ``table.md``, ``table.csv``, ``table.svg``,
-``table.png``. The files are written anew after every cell, the picture at the end.
+``runs/NAME`` is the run of a cell, with its scores in ``eval/sweep``; ``logs/NAME.log`` the output of its process;
+``sweep.log`` the log of the sweep; ``cells.json`` and ``cells.csv`` have one row per run; ``table.md``, ``table.csv``,
+``table.svg`` and ``table.png`` are the table. All are updated after every cell, the pictures at the end.
 """
 
 import json
@@ -10,15 +10,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 from sepclip.errors import Stopped, UserError, counted
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.sweep import cell_table, picture
+from sepclip.sweep import cell_table
 from sepclip.sweep.cell_table import LOGS, RUNS
 from sepclip.sweep.grid import Cell, Grid, load_grid
+from sepclip.sweep.picture import draw_table
 from sepclip.sweep.results import METRICS, Result, read_result
-from sepclip.sweep.run_cells import Slots, Task, run_tasks, slots_of
+from sepclip.sweep.run_cells import CellTask, Slots, allocate_slots, run_tasks
 from sepclip.terminal import notes, say, warn
 from sepclip.training import checkpoint
 from sepclip.training.hardware import resolve_device, resolve_precision
@@ -29,7 +30,7 @@ LOG = "sweep.log"
 
 @dataclass
 class Sweep:
-    """The cells of a grid, trained on the mixtures ``data`` into the folder ``out``, and what is known of each."""
+    """The cells of ``grid``, trained on the mixtures ``data`` into the folder ``out``, and the result of each."""
 
     grid: Grid
     data: MixtureSet
@@ -49,172 +50,185 @@ class Sweep:
         steps: int | None = None,
         device: str = "auto",
         group: str | None = None,
-        moved: Mapping[str, Path | None] | None = None,
+        folders: Mapping[str, Path | None] | None = None,
     ) -> "Sweep":
-        """Resolve all cells and see which are done; writes nothing. UserError for all that is wrong with them.
+        """Resolve all cells and read the results of those that are done; write nothing.
 
-        ``moved`` says where root, noise and rirs of the data lie now.
+        ``folders`` has the current places of ``root``, ``noise`` and ``rirs`` of the data, if they have moved. Raises
+        UserError for any mistake in the grid, the settings, the data or the folder.
         """
-        mixtures = MixtureSet.open(data, **(moved or {}))
-        where = resolve_device(device)
-        found = load_grid(
+        # the cells
+        mixtures = MixtureSet.open(data, **(folders or {}))
+        grid_cells = load_grid(
             grid,
             settings=settings,
             seeds=seeds,
             steps=steps,
-            precision=resolve_precision("auto", where),
+            precision=resolve_precision("auto", resolve_device(device)),
             data_digest=mixtures.digest,
         )
+        # the folder: new, empty, or that of a sweep
         if out.exists() and not out.is_dir():
             raise UserError(f"--out {out} is a file: choose a folder")
-        others = sorted(child.name for child in out.glob("[!.]*"))
-        if others and not (out / LOG).is_file():
-            raise UserError(f"--out {out} already holds something else ({', '.join(others[:3])}): choose another")
+        contents = sorted(child.name for child in out.glob("[!.]*"))
+        if contents and not (out / LOG).is_file():
+            raise UserError(f"--out {out} already contains something else ({', '.join(contents[:3])}): choose another")
         _require_test_mixtures(mixtures, group)
-        sweep = cls(found, mixtures, out, group)
-        for cell in found.cells:
-            sweep.look(cell)
+        # the results so far
+        sweep = cls(grid_cells, mixtures, out, group)
+        for cell in grid_cells.cells:
+            sweep.update_result(cell)
         return sweep
 
-    def look(self, cell: Cell) -> Result:
-        """See whether a cell is done."""
+    def update_result(self, cell: Cell) -> Result:
+        """Read the result of a cell from its folder, and return it."""
         path = self.run_path(cell)
         self.results[cell.digest] = read_result(cell, path, self.log_path(path), self.group)
         return self.results[cell.digest]
 
     def run_path(self, cell: Cell) -> Path:
-        """Return the folder of a cell's run: what comes before the digest may differ from sweep to sweep."""
-        found = sorted((self.out / RUNS).glob(f"*-{cell.digest}"))
-        return found[0] if found else self.out / RUNS / cell.name
+        """Return the folder of a cell's run. The part before the digest may come from an earlier sweep."""
+        existing = sorted((self.out / RUNS).glob(f"*-{cell.digest}"))
+        return existing[0] if existing else self.out / RUNS / cell.name
 
     def log_path(self, run: Path) -> Path:
-        """Return the log of a cell by the folder of its run."""
+        """Return the log of the cell whose run is in the folder ``run``."""
         return self.out / LOGS / f"{run.name}.log"
 
-    def left(self) -> list[Cell]:
+    def remaining_cells(self) -> list[Cell]:
         """Return the cells that are not done."""
         return [cell for cell in self.grid.cells if self.results[cell.digest].status != "done"]
 
-    def failed(self) -> list[Result]:
-        """Return what is known of the cells that failed."""
+    def failures(self) -> list[Result]:
+        """Return the results of the cells that failed."""
         return [result for result in self.results.values() if result.status == "failed"]
 
     def state(self, cell: Cell) -> str:
-        """Say how far a cell is: ``done``, ``stands at step N``, or ``new``."""
+        """Return how far a cell is: ``done``, ``at step N``, or ``new``."""
         if self.results[cell.digest].status == "done":
             return "done"
-        found = checkpoint.find(self.run_path(cell) / "checkpoints" / "last")
-        return f"stands at step {checkpoint.load_progress(found).step}" if found else "new"
+        latest = checkpoint.find(self.run_path(cell) / "checkpoints" / "last")
+        return f"at step {checkpoint.load_progress(latest).step}" if latest else "new"
 
     def write(self, metric: str) -> list[Path]:
-        """Write the files that tell of the sweep, where anything is new in them."""
-        made = cell_table.Table.of(self.grid, self.results, metric)
+        """Write the tables that have changed, and return their files."""
+        table = cell_table.Table.from_results(self.grid, self.results, metric)
         texts = {
             "cells.json": cell_table.cells_json(self.grid, self.results, self.data, self.group),
             "cells.csv": cell_table.cells_csv(self.grid, self.results),
-            "table.csv": made.csv(),
-            "table.md": made.markdown(self.about()),
+            "table.csv": table.csv(),
+            "table.md": table.markdown(self.description()),
         }
         return [self.out / name for name, text in texts.items() if cell_table.write_if_new(self.out / name, text)]
 
-    def about(self) -> str:
-        """Return what the table is of, in a line."""
+    def description(self) -> str:
+        """Return the grid and the test mixtures of the table in one sentence."""
         group = f", only {self.group}" if self.group else ""
         return f"Grid {self.grid.path.name}, test mixtures of {self.data.path.name} ({self.data.digest[:12]}){group}."
 
     def draw(self, metric: str) -> str | None:
-        """Draw the picture of the table; returns what to tell where that cannot be done."""
-        return picture.draw(cell_table.Table.of(self.grid, self.results, metric), self.out)
+        """Draw the picture of the table. Return None, or the reason why there is no picture."""
+        return draw_table(cell_table.Table.from_results(self.grid, self.results, metric), self.out)
 
 
-def run(
+def run_sweep(
     sweep: Sweep, device: str, *, jobs: int | None = None, jobs_per_gpu: int | None = None, metric: str = METRICS[0]
 ) -> None:
-    """Train and score the cells that are not done, and write the files after each.
+    """Train and score the cells that are not done, and write the tables after each of them.
 
-    A cell that fails is told and stays for the next call, and the others go on. Raises UserError where another
-    process works on the same folder, and Stopped after a signal.
+    A cell that fails does not stop the others; its reason is printed, and the next call tries it again. Raises
+    UserError if another process works in the same folder, and Stopped after a signal.
     """
-    where = resolve_device(device)
-    every_gpu = device in ("auto", "cuda")
-    left = sweep.left()
-    shared = slots_of(where, jobs=jobs, jobs_per_gpu=jobs_per_gpu, every_gpu=every_gpu, most=len(left))
-    if not left:
+    cells = sweep.remaining_cells()
+    slots = allocate_slots(
+        resolve_device(device),
+        jobs=jobs,
+        jobs_per_gpu=jobs_per_gpu,
+        every_gpu=device in ("auto", "cuda"),
+        most=len(cells),
+    )
+    if not cells:
         sweep.write(metric)
         return
     sweep.out.mkdir(parents=True, exist_ok=True)
-    with hold(sweep.out, "being swept"), (sweep.out / LOG).open("a", 1, "utf-8") as log_file:
-        _run_left(sweep, [cell for cell in left if sweep.look(cell).status != "done"], shared, metric, log_file.write)
+    with hold(sweep.out, "in use"), (sweep.out / LOG).open("a", 1, "utf-8") as log_file:
+        # read again now that the folder is locked: another process may have finished some of the cells meanwhile
+        cells = [cell for cell in cells if sweep.update_result(cell).status != "done"]
+        _run_cells(sweep, cells, slots, metric, log_file)
 
 
-def _run_left(sweep: Sweep, left: list[Cell], shared: Slots, metric: str, write: Any) -> None:
+def _run_cells(sweep: Sweep, cells: list[Cell], slots: Slots, metric: str, log_file: TextIO) -> None:
+    """Run all ``cells``; log the start and the end of each, and write the tables after each."""
     grid = sweep.grid
 
     def log(line: str) -> None:
-        write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+        log_file.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
 
-    def started(task: Task, device: str) -> None:
-        log(f"started {task.words} on {device}: {task.run.name}")
+    def on_start(task: CellTask, device: str) -> None:
+        log(f"started {task.label} on {device}: {task.run.name}")
 
-    def ended(task: Task, reason: str | None, seconds: float) -> bool:
-        result = sweep.look(task.cell)
-        if reason is None and result.status != "done":
-            reason = "it ended without scores"
-        if reason is not None:
-            result = sweep.results[task.cell.digest] = result.as_failed(reason)
-            words = f"failed {task.words} after {seconds:.0f} s: {reason} (log: {result.log})"
-            warn(words)
+    def on_end(task: CellTask, failure: str | None, seconds: float) -> bool:
+        result = sweep.update_result(task.cell)
+        if failure is None and result.status != "done":
+            failure = "it ended without scores"
+        if failure is not None:
+            result = sweep.results[task.cell.digest] = result.as_failed(failure)
+            message = f"failed {task.label} after {seconds:.0f} s: {failure} (log: {result.log})"
+            warn(message)
         else:
-            words = f"done   {task.words} after {seconds:.0f} s: {result.mean(metric):.2f} dB {metric}"
+            message = f"done   {task.label} after {seconds:.0f} s: {result.mean(metric):.2f} dB {metric}"
             if not notes.is_terminal:
-                say(words)
-        log(words)
+                say(message)
+        log(message)
         sweep.write(metric)
-        return reason is None
+        return failure is None
 
     mixtures = len(sweep.data.recipes("tr"))
-    tasks = [_task(sweep, cell, mixtures) for cell in left]
-    done = len(grid.cells) - len(left)
-    kinds = ", ".join(dict.fromkeys(shared.devices))
+    tasks = [_task(sweep, cell, mixtures) for cell in cells]
+    done = len(grid.cells) - len(cells)
+    devices = ", ".join(dict.fromkeys(slots.devices))
+    # on the screen and in the log: how much there is to do
     say(
-        f"{counted(len(left), 'cell')} to train, {done} done before; {len(shared.devices)} side by side on {kinds}, "
-        f"{counted(shared.threads, 'thread')} each; what happens stands in {sweep.out / LOG}"
+        f"{counted(len(cells), 'cell')} to train, {done} already done; {len(slots.devices)} in parallel on {devices}, "
+        f"{counted(slots.threads, 'thread')} each; log: {sweep.out / LOG}"
     )
-    log(f"{grid.path}: {len(left)} of {counted(len(grid.cells), 'cell')} to train on {sweep.data.path.resolve()}")
+    log(f"{grid.path}: {len(cells)} of {counted(len(grid.cells), 'cell')} to train on {sweep.data.path.resolve()}")
     try:
-        run_tasks(tasks, shared, sweep.data, done=done, started=started, ended=ended)
+        run_tasks(tasks, slots, sweep.data, done=done, on_start=on_start, on_end=on_end)
     except Stopped as stop:
         log(str(stop))
         raise
     sweep.write(metric)
 
 
-def _task(sweep: Sweep, cell: Cell, mixtures: int) -> Task:
+def _task(sweep: Sweep, cell: Cell, mixtures: int) -> CellTask:
     path, train = sweep.run_path(cell), cell.config.train
-    # for the time left alone; the loop counts its steps itself
+    # an estimate for the progress bar only; the training loop counts its own steps
     steps = train.steps or train.epochs * max(1, mixtures // cell.config.data.batch_size)
-    return Task(cell, path, sweep.log_path(path), sweep.grid.describe(cell), steps)
+    return CellTask(cell, path, sweep.log_path(path), sweep.grid.describe(cell), steps)
 
 
 def _require_test_mixtures(data: MixtureSet, group: str | None) -> None:
-    """Raise UserError where there is nothing to score: told before the hours of training, not after them."""
+    """Raise UserError if there is nothing to score the cells on: before hours of training, not after them."""
     groups = sorted({recipe.group for recipe in data.recipes("tt")})
     if not groups:
         raise UserError(f"{data.path} has no mixtures in tt to score the cells on: prepare it with --tt 1 or more")
     if group is not None and group not in groups:
-        raise UserError(f"--group {group}: the test mixtures of {data.path} are {', '.join(groups)}")
+        raise UserError(f"--group {group}: the groups of the test mixtures of {data.path} are {', '.join(groups)}")
     if not data.audio:
         data.require_root()
 
 
-def same_scores(sweep: Sweep) -> list[str]:
-    """Say which different cells have the same scores to the last digit: what sets them apart may not act."""
-    seen: dict[str, Cell] = {}
-    told = []
+def identical_scores(sweep: Sweep) -> list[str]:
+    """Return a warning for each pair of cells with identical scores: the setting that differs may have no effect."""
+    first: dict[str, Cell] = {}  # of each set of scores
+    warnings = []
     for cell in sweep.grid.cells:
         result = sweep.results[cell.digest]
         key = json.dumps(result.scores, sort_keys=True)
-        if result.status == "done" and (other := seen.setdefault(key, cell)) is not cell:
-            one, two = sweep.grid.describe(other), sweep.grid.describe(cell)
-            told.append(f"{one} and {two} have the same scores to the last digit: does what sets them apart act?")
-    return told
+        if result.status == "done" and (twin := first.setdefault(key, cell)) is not cell:
+            warnings.append(
+                f"{sweep.grid.describe(twin)} and {sweep.grid.describe(cell)} have the same scores to the last digit: "
+                "the setting in which they differ may have no effect"
+            )
+    return warnings

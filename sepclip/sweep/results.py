@@ -1,11 +1,11 @@
-"""What is known of one cell: its scores by file, or that it is missing or has failed."""
+"""The state of one cell: its scores by file, or that it is missing or has failed."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypedDict
 
 from sepclip.sweep.grid import Cell
 from sepclip.sweep.worker import SCORES
@@ -14,12 +14,22 @@ METRICS = ("si_sdr", "si_sdr_improvement")
 TITLES = {"si_sdr": "SI-SDR", "si_sdr_improvement": "SI-SDR improvement"}
 
 
+class TrainingSummary(TypedDict, total=False):
+    """What the tables of a sweep take from the summary of a training, which the worker saves in ``scores.json``."""
+
+    steps: int
+    seconds: float
+    best_step: int | None  # None if no validation has been run
+    best_valid_si_sdr_improvement: float | None  # in dB
+    clipped_share: float  # 0 to 1
+
+
 @dataclass(frozen=True)
 class Result:
-    """A cell that is ``done``, ``missing`` or ``failed``.
+    """The state of a cell: ``status`` is ``done``, ``missing`` or ``failed``; ``reason`` says why it failed.
 
-    ``scores``: metric to file to dB, the mean over the sources of the file; a file of which a source has no score is
-    in ``excluded`` with the reason. ``training``: the summary of its training.
+    ``scores`` maps metric to file to dB, the mean over the sources of the file. A file with a source that has no score
+    is in ``excluded`` instead, with the reason.
     """
 
     cell: Cell
@@ -29,20 +39,23 @@ class Result:
     reason: str | None = None
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: TrainingSummary = field(default_factory=TrainingSummary)
 
     def as_failed(self, reason: str) -> "Result":
-        """Return the same cell, failed."""
+        """Return the result of the same cell as failed, without scores."""
         return replace(self, status="failed", reason=reason, scores={}, excluded={}, training={})
 
     def mean(self, metric: str) -> float:
-        """Return the mean over the files in dB; NaN where there is none."""
+        """Return the mean over the files in dB, or NaN without scores."""
         values = self.scores.get(metric, {}).values()
         return fmean(values) if values else float("nan")
 
 
 def read_result(cell: Cell, run: Path, log: Path, group: str | None) -> Result:
-    """Read the scores of a cell on the test mixtures of ``group`` (None: all); missing where they are not its own."""
+    """Read the scores of a cell on the test mixtures of ``group`` (None: all).
+
+    The result is missing if there are no scores, if they cannot be read, or if they belong to another cell.
+    """
     result = Result(cell, run, log)
     try:
         document = json.loads((run / SCORES / "scores.json").read_text(encoding="utf-8"))
@@ -54,7 +67,7 @@ def read_result(cell: Cell, run: Path, log: Path, group: str | None) -> Result:
                 files.setdefault(row["name"], []).append(row)
         training = document["training"]
     except (OSError, ValueError, KeyError, TypeError):
-        return result  # no scores, or none that can be read: to be made
+        return result  # the cell will be trained, or only scored, again
     excluded = {
         name: next((row["reason"] for row in rows if row["reason"]), "perfect: an infinite score is in no mean")
         for name, rows in files.items()

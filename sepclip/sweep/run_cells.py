@@ -1,4 +1,4 @@
-"""The processes of a sweep: cells side by side, each in a process of its own, watched until the last one ends."""
+"""The processes of a sweep: runs cells in parallel, each in its own process, until the last one ends."""
 
 import json
 import os
@@ -20,41 +20,44 @@ from sepclip.errors import Stopped, UserError, counted
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.parallel import cores
 from sepclip.sweep.grid import Cell
+from sepclip.sweep.worker import CellJob
 from sepclip.terminal import notes, say
 from sepclip.training.run import METRICS
 from sepclip.training.signals import SignalRequests
 
-MOST_JOBS = 4  # by default on a CPU: each holds a network, its gradients and audio in memory
-_LOOK_EVERY_SECONDS = 0.1
+MOST_JOBS = 4  # by default on a CPU: each has a network, its gradients and audio in memory
+_POLL_SECONDS = 0.1
 _ROOT = str(Path(sepclip.__file__).resolve().parent.parent)
-_LONGEST = 300  # characters of a reason; the log has the rest
-_PATIENCE_SECONDS = 300.0  # that a cell may take to finish its step and save, once told to end
+_MOST_CHARACTERS = 300  # of a reason; the log has the rest
+_PATIENCE_SECONDS = 300.0  # for a terminated cell to finish its step and save
 
 
 @dataclass(frozen=True)
-class Task:
-    """A cell to train, the folder of its run, the log of its process, and how it is called."""
+class CellTask:
+    """A cell to train, the folder of its run, the log of its process, its label and the expected number of steps."""
 
     cell: Cell
     run: Path
     log: Path
-    words: str
+    label: str
     steps: int
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Where cells run side by side: a device for each place, and the threads of each."""
+    """What runs in parallel: one device per slot, and the CPU threads of each slot."""
 
     devices: tuple[str, ...]
     threads: int
 
 
-def slots_of(device: torch.device, *, jobs: int | None, jobs_per_gpu: int | None, every_gpu: bool, most: int) -> Slots:
-    """Share the machine out: ``jobs`` slots on the CPU, or ``jobs_per_gpu`` on each visible GPU or on ``device``.
+def allocate_slots(
+    device: torch.device, *, jobs: int | None, jobs_per_gpu: int | None, every_gpu: bool, most: int
+) -> Slots:
+    """Divide the machine: ``jobs`` slots on the CPU, or ``jobs_per_gpu`` on each visible GPU or on ``device`` only.
 
-    ``most`` slots are of use. Cores are divided evenly; OMP_NUM_THREADS, where set, is each cell's own number.
-    Raises UserError for a number that the device has no use for.
+    There are at most ``most`` slots. Cores are divided evenly; OMP_NUM_THREADS, if set, is the number per cell.
+    Raises UserError for an option that does not apply to the device.
     """
     if device.type == "cpu":
         if jobs_per_gpu is not None:
@@ -64,77 +67,86 @@ def slots_of(device: torch.device, *, jobs: int | None, jobs_per_gpu: int | None
         if jobs is not None:
             raise UserError(f"--jobs {jobs}: the cells run on {device} here; use --jobs-per-gpu or --device cpu")
         gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if every_gpu else [str(device)]
-        devices = gpus * (jobs_per_gpu or 1)  # one cell on each GPU before a second one on any
+        devices = gpus * (jobs_per_gpu or 1)  # ordered so that each GPU gets a first cell before any gets a second
     devices = devices[: max(most, 1)]
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return Slots(tuple(devices), int(asked) if asked.isdigit() else max(1, cores() // len(devices)))
+    omp_threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Slots(tuple(devices), int(omp_threads) if omp_threads.isdigit() else max(1, cores() // len(devices)))
 
 
 def run_tasks(
-    tasks: Sequence[Task],
-    where: Slots,
+    tasks: Sequence[CellTask],
+    slots: Slots,
     data: MixtureSet,
     *,
     done: int,
-    started: Callable[[Task, str], None],
-    ended: Callable[[Task, str | None, float], bool],
+    on_start: Callable[[CellTask, str], None],
+    on_end: Callable[[CellTask, str | None, float], bool],
 ) -> None:
-    """Run all tasks; ``done`` cells need none.
+    """Run all tasks in parallel; ``done`` other cells of the sweep are done already.
 
-    ``started`` gets each task and its device; ``ended`` gets it with the reason why it failed, or None, and the
-    seconds it took, and returns whether it is done. After Ctrl-C or a termination the processes are ended, which
-    saves them, and Stopped is raised.
+    ``on_start`` is called with each task and its device; ``on_end`` with the task, the reason why it failed, or None,
+    and its seconds, and returns whether the cell is done. After Ctrl-C or SIGTERM all processes are terminated, which
+    makes them save, and Stopped is raised.
     """
-    waiting, running = list(tasks), list[_Child]()
-    with SignalRequests() as asked, _Screen(len(tasks), done) as screen:
+    waiting, running = list(tasks), list[_CellProcess]()
+    with SignalRequests() as requests, _ProgressLine(len(tasks), done) as progress:
         try:
-            while (waiting or running) and not asked.exit_code:
-                free = list(where.devices)
-                for child in running:
-                    free.remove(child.device)
+            while (waiting or running) and not requests.exit_code:
+                # fill the free slots
+                free = list(slots.devices)
+                for process in running:
+                    free.remove(process.device)
                 for device in free[: len(waiting)]:
-                    running.append(_Child(waiting.pop(0), device, where, data))
-                    started(running[-1].task, device)
-                time.sleep(_LOOK_EVERY_SECONDS)
-                for child in [child for child in running if child.process.poll() is not None]:
-                    if asked.exit_code:
-                        break  # what ends now may have ended by the signal: the next call finds out
-                    running.remove(child)
-                    screen.count(done=ended(child.task, child.reason(), time.monotonic() - child.began))
-                screen.show(running)
+                    running.append(_CellProcess(waiting.pop(0), device, slots, data))
+                    on_start(running[-1].task, device)
+                time.sleep(_POLL_SECONDS)
+                # collect the processes that have ended since the last poll
+                for process in [process for process in running if process.popen.poll() is not None]:
+                    if requests.exit_code:
+                        break  # the same signal may have ended it, which is not a failure: the next call finds out
+                    running.remove(process)
+                    seconds = time.monotonic() - process.start_time
+                    progress.count(done=on_end(process.task, process.failure(), seconds))
+                progress.show(running)
         finally:
-            _end(running)
-    if asked.exit_code:
+            _terminate(running)
+    if requests.exit_code:
         left = counted(len(waiting) + len(running), "cell")
-        raise Stopped(f"stopped with {left} left, and saved: the same command goes on", asked.exit_code)
+        raise Stopped(f"stopped and saved, with {left} left: run the same command to resume", requests.exit_code)
 
 
-class _Child:
-    """The process of one cell. Its output goes to the end of the task's log."""
+class _CellProcess:
+    """The process of one cell. Its output is appended to the log of the task."""
 
-    def __init__(self, task: Task, device: str, where: Slots, data: MixtureSet):
-        self.task, self.device, self.began = task, device, time.monotonic()
+    def __init__(self, task: CellTask, device: str, slots: Slots, data: MixtureSet):
+        self.task, self.device, self.start_time = task, device, time.monotonic()
+        # its job and its environment
         config = task.cell.config.model_copy(update={"device": device})
-        orders = {
-            "cell": task.cell.digest,
-            "run": str(task.run),
-            "config": config.model_dump(),
-            "data": str(data.path),
-            **{name: str(folder) if folder else None for name, folder in data.folders.items()},
-        }
+        folders = {name: str(folder) if folder else None for name, folder in data.folders.items()}
+        job = CellJob(
+            cell=task.cell.digest,
+            run=str(task.run),
+            config=config.model_dump(),
+            data=str(data.path),
+            root=folders["root"],
+            noise=folders["noise"],
+            rirs=folders["rirs"],
+        )
         environment = {
             **os.environ,
-            "OMP_NUM_THREADS": str(where.threads),
-            "MKL_NUM_THREADS": str(where.threads),
-            "LOCAL_WORLD_SIZE": str(len(where.devices)),  # as torchrun says by how many processes the cores are shared
-            # this very sepclip, whatever the folder that the command is given in
+            "OMP_NUM_THREADS": str(slots.threads),
+            "MKL_NUM_THREADS": str(slots.threads),
+            # the number of processes that share the cores, as set by torchrun
+            "LOCAL_WORLD_SIZE": str(len(slots.devices)),
+            # the same sepclip as this process, whatever the current folder
             "PYTHONPATH": os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH")))),
         }
+        # its log; a failure is explained by what follows this offset
         self._log = _open_log(task.log)
-        self._from = self._log.tell()
-        self._log.write(f"{task.words} on {device}: {json.dumps(orders)}\n".encode())
+        self._log_offset = self._log.tell()
+        self._log.write(f"{task.label} on {device}: {json.dumps(job)}\n".encode())
         self._log.flush()
-        self.process = subprocess.Popen(
+        self.popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "sepclip.sweep.worker"],
             stdin=subprocess.PIPE,
             stdout=self._log,
@@ -142,43 +154,44 @@ class _Child:
             env=environment,
         )
         try:
-            self._stdin().write(json.dumps(orders).encode() + b"\n")
-            self._stdin().flush()  # and it stays open: its end tells the process that this one is gone
+            self._stdin().write(json.dumps(job).encode() + b"\n")
+            self._stdin().flush()  # not closed: the end of stdin tells the worker that this process has ended
         except BrokenPipeError:
-            pass  # the process has died already; its exit code says so
+            pass  # the process has ended already; its exit code says so
 
     def _stdin(self) -> IO[bytes]:
-        assert self.process.stdin is not None
-        return self.process.stdin
+        assert self.popen.stdin is not None
+        return self.popen.stdin
 
-    def reason(self) -> str | None:
-        """Return why the ended process failed, None where it did not."""
+    def failure(self) -> str | None:
+        """Return why the ended process failed, or None if it did not fail."""
         self._stdin().close()
         self._log.close()
-        code = self.process.returncode
+        code = self.popen.returncode
         if code == 0:
             return None
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            hint = ", perhaps for want of memory: fewer side by side need less" if -code == signal.SIGKILL else ""
+            hint = ", possibly out of memory: run fewer cells in parallel" if -code == signal.SIGKILL else ""
             return f"its process was killed by {name}{hint}"
+        # the last line of its output is its error message; the first is written by this process
         with self.task.log.open("rb") as file:
-            file.seek(self._from)
+            file.seek(self._log_offset)
             lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
         return (
-            lines[-1].removeprefix("error: ")[:_LONGEST]
+            lines[-1].removeprefix("error: ")[:_MOST_CHARACTERS]
             if len(lines) > 1
             else f"its process ended with exit code {code}"
         )
 
     def share_done(self) -> float:
-        """Return how much of the training is done, from 0 to 1, by the last line of its metrics."""
+        """Return the share of the training that is done, from 0 to 1, by the last row of its metrics."""
         try:
             with (self.task.run / METRICS).open("rb") as file:
                 file.seek(-min(2000, file.seek(0, os.SEEK_END)), os.SEEK_END)
                 return min(1.0, float(json.loads(file.read().splitlines()[-1])["step"]) / self.task.steps)
         except (OSError, ValueError, KeyError, IndexError, TypeError):
-            return 0.0  # not there yet, or half a line
+            return 0.0  # no row yet, or only part of one
 
 
 def _open_log(path: Path) -> IO[bytes]:
@@ -189,30 +202,30 @@ def _open_log(path: Path) -> IO[bytes]:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _end(children: Sequence[_Child]) -> None:
-    """Tell all processes to save and end, and wait until they have."""
-    if not children:
+def _terminate(processes: Sequence[_CellProcess]) -> None:
+    """Terminate all processes, which makes them save, and wait until they have ended."""
+    if not processes:
         return
-    say(f"saving {counted(len(children), 'running cell')}")
-    for child in children:
-        child.process.terminate()
-    until = time.monotonic() + _PATIENCE_SECONDS
+    say(f"saving {counted(len(processes), 'running cell')}")
+    for process in processes:
+        process.popen.terminate()
+    deadline = time.monotonic() + _PATIENCE_SECONDS
     try:
-        for child in children:
-            child.process.wait(max(0.0, until - time.monotonic()))
+        for process in processes:
+            process.popen.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-        pass  # killed below; its last checkpoint is whole
+        pass  # killed below; its last checkpoint is complete
     finally:
-        for child in children:
-            child.process.kill()
-            child.process.wait()
+        for process in processes:
+            process.popen.kill()
+            process.popen.wait()
 
 
-class _Screen:
-    """One live line: how many cells are done, running and failed, and the time left."""
+class _ProgressLine:
+    """One live line on the terminal: how many cells are done, running and failed, and the time left."""
 
     def __init__(self, total: int, done: int):
-        self._done, self._failed, self._ended, self._last = done, 0, 0, 0.0
+        self._done, self._failed, self._ended, self._update_time = done, 0, 0, 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -225,7 +238,7 @@ class _Screen:
         )
         self._task = self._bar.add_task("cells", total=total)
 
-    def __enter__(self) -> "_Screen":
+    def __enter__(self) -> "_ProgressLine":
         self._bar.start()
         return self
 
@@ -235,17 +248,17 @@ class _Screen:
         self._bar.stop()
 
     def count(self, *, done: bool) -> None:
-        """Count a cell that has ended."""
+        """Count a cell that has ended, as done or as failed."""
         self._ended += 1
         self._done += done
         self._failed += not done
-        self._last = 0.0
+        self._update_time = 0.0  # so that the next call of show() is not skipped
 
-    def show(self, running: Sequence[_Child]) -> None:
-        """Show where the sweep stands, at most once a second."""
-        if time.monotonic() - self._last < 1:
+    def show(self, running: Sequence[_CellProcess]) -> None:
+        """Update the line, at most once per second."""
+        if time.monotonic() - self._update_time < 1:
             return
-        self._last = time.monotonic()
-        words = f"cells: {self._done} done, {len(running)} running, {self._failed} failed"
-        share = self._ended + sum(child.share_done() for child in running)
-        self._bar.update(self._task, description=words, completed=share)
+        self._update_time = time.monotonic()
+        description = f"cells: {self._done} done, {len(running)} running, {self._failed} failed"
+        share = self._ended + sum(process.share_done() for process in running)
+        self._bar.update(self._task, description=description, completed=share)

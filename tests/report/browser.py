@@ -1,6 +1,6 @@
-"""A headless Chromium, driven by the DevTools protocol over a pipe: no package and no port is needed for it.
+"""A headless Chromium, controlled by the DevTools protocol over a pipe, without a package or a port.
 
-Source: https://chromedevtools.github.io/devtools-protocol; messages are JSON that ends with a zero byte.
+Source: https://chromedevtools.github.io/devtools-protocol; each message is JSON followed by a zero byte.
 """
 
 import base64
@@ -19,13 +19,13 @@ _PATIENCE_SECONDS = 60.0
 
 
 class Browser:
-    """One browser with one page. ``errors`` holds what its console was told and what it could not load."""
+    """One browser with one page. ``errors`` has the errors and warnings of its console, and requests to a network."""
 
     def __init__(self) -> None:
         assert CHROMIUM
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-        to_read, self._out = os.pipe()
-        self._in, to_write = os.pipe()
+        browser_in, self._out = os.pipe()
+        self._in, browser_out = os.pipe()
         flags = [
             "--headless=new",
             "--no-sandbox",
@@ -38,16 +38,16 @@ class Browser:
             "--remote-debugging-pipe",
             f"--user-data-dir={self._profile.name}",
         ]
-        shell = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'  # the protocol's pipes are 3 and 4
+        shell = f'exec "$0" "$@" 3<&{browser_in} 4>&{browser_out}'  # the protocol uses file descriptors 3 and 4
         self._process = subprocess.Popen(
             ["bash", "-c", shell, CHROMIUM, *flags, "about:blank"],
-            pass_fds=(to_read, to_write),
+            pass_fds=(browser_in, browser_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(to_read)
-        os.close(to_write)
-        self._number, self._waiting = 0, b""
+        os.close(browser_in)
+        os.close(browser_out)
+        self._number, self._buffer = 0, b""
         self._session: str | None = None
         self.errors: list[str] = []
         self._loaded = False
@@ -58,7 +58,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def close(self) -> None:
-        """End the browser."""
+        """Close the browser."""
         self._process.terminate()
         self._process.wait(20)
         os.close(self._in)
@@ -80,40 +80,41 @@ class Browser:
                 return dict(answer["result"])
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        while b"\0" not in self._waiting:
+        while b"\0" not in self._buffer:
             ready, _, _ = select.select([self._in], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, "the browser does not answer"
-            self._waiting += os.read(self._in, 1 << 20)
-        line, self._waiting = self._waiting.split(b"\0", 1)
+            self._buffer += os.read(self._in, 1 << 20)
+        line, self._buffer = self._buffer.split(b"\0", 1)
         message: dict[str, Any] = json.loads(line)
-        self._note(message.get("method", ""), message.get("params", {}))
+        self._record(message.get("method", ""), message.get("params", {}))
         return message
 
-    def _note(self, method: str, told: dict[str, Any]) -> None:
+    def _record(self, method: str, event: dict[str, Any]) -> None:
+        """Record errors and warnings of the page, its requests to a network, and the end of loading."""
         if method == "Runtime.exceptionThrown":
-            details = told["exceptionDetails"]
+            details = event["exceptionDetails"]
             self.errors.append(str(details.get("exception", {}).get("description", details["text"])))
-        elif method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
-            self.errors.append(told["entry"]["text"])
-        elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
-            self.errors.append(json.dumps(told["args"]))
-        elif method == "Network.requestWillBeSent" and not told["request"]["url"].startswith(
+        elif method == "Log.entryAdded" and event["entry"]["level"] in ("error", "warning"):
+            self.errors.append(event["entry"]["text"])
+        elif method == "Runtime.consoleAPICalled" and event["type"] in ("error", "warning", "assert"):
+            self.errors.append(json.dumps(event["args"]))
+        elif method == "Network.requestWillBeSent" and not event["request"]["url"].startswith(
             ("data:", "file:", "about:")
         ):
-            self.errors.append(f"asked the network for {told['request']['url']}")
+            self.errors.append(f"requested from the network: {event['request']['url']}")
         elif method == "Page.loadEventFired":
             self._loaded = True
 
     def open(self, path: Path, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
         """Open a file from disk at a width in CSS pixels, in the light or the dark scheme."""
-        self.look(width, height, scheme)
+        self.set_window(width, height, scheme)
         self._loaded = False
         self.call("Page.navigate", url=path.resolve().as_uri())
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self._loaded:
             self._read(deadline)
 
-    def look(self, width: int, height: int = 900, scheme: str = "light") -> None:
+    def set_window(self, width: int, height: int = 900, scheme: str = "light") -> None:
         """Change the size of the window and the colour scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
@@ -121,20 +122,20 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def value(self, expression: str) -> Any:
-        """Return the value of a JavaScript expression; promises are waited for."""
-        found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        """Return the value of a JavaScript expression, or of its promise once that is resolved."""
+        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def until(self, condition: str) -> None:
         """Wait until a JavaScript expression is true."""
-        until = time.monotonic() + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while not self.value(condition):
-            assert time.monotonic() < until, f"never true: {condition}"
+            assert time.monotonic() < deadline, f"never true: {condition}"
             time.sleep(0.05)
 
     def drag(self, selector: str, start: float, end: float) -> None:
-        """Drag the mouse over an element between two shares of its width."""
+        """Drag the mouse over an element, from one share of its width to another."""
         self.value(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center', behavior: 'instant'}})")
         box = self.value(f"(() => {{const b = document.querySelector({selector!r}).getBoundingClientRect();"
                          "return [b.left, b.top, b.width, b.height]})()")  # fmt: skip
@@ -157,6 +158,6 @@ class Browser:
 
     def picture(self, path: Path, *, clip: dict[str, float] | None = None) -> None:
         """Write a PNG of the whole page, or of a part of it."""
-        more = {"clip": {**clip, "scale": 1}} if clip else {}
-        found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, **more)
-        path.write_bytes(base64.b64decode(found["data"]))
+        options = {"clip": {**clip, "scale": 1}} if clip else {}
+        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, **options)
+        path.write_bytes(base64.b64decode(answer["data"]))

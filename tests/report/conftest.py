@@ -19,19 +19,19 @@ EVIL = '<script>window.hacked=1</script>"><img src=x onerror="window.hacked=1">&
 
 
 def report(*arguments: object) -> Result:
-    """Run ``sepclip report`` in this process, which spares the seconds of importing torch."""
+    """Run ``sepclip report`` in this process, which saves the seconds of importing torch."""
     return CliRunner().invoke(app, ["report", *map(str, arguments)])
 
 
 def assert_refused(result: Result, *words: str) -> None:
-    """Assert that a command ended in an error for the user that has all ``words``."""
+    """Assert that a command ended in a UserError whose message contains all ``words``."""
     assert isinstance(result.exception, UserError)
     for word in words:
         assert word in str(result.exception)
 
 
 def score(run: Path, data: Path, folder: Path) -> None:
-    """Score a run by SI-SDR alone, which takes a moment."""
+    """Score a run by SI-SDR only, which is fast."""
     device = torch.device("cpu")
     separator, about = Run.open(run).separator(device), {"run": str(run), "limit": None}
     evaluate_set(separator, MixtureSet.open(data), "tt", folder, about, device=device, plan=PLAN, jobs=0)
@@ -39,7 +39,7 @@ def score(run: Path, data: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def scored_run(tiny_run: Path, small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a run whose folder, voices, groups and reasons have names that would be markup."""
+    """Return a run whose folder, voices, groups and reasons would be markup if they were not escaped."""
     folder = tmp_path_factory.mktemp("scored")
     data, run = folder / "data", folder / "<b>run&lt;"
     shutil.copytree(small_set, data)

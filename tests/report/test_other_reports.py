@@ -26,7 +26,7 @@ from tests.report.looks import assert_good_looks, assert_valid
 
 @pytest.fixture(scope="module")
 def sweep(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a sweep's folder with made-up scores: seed 0 of clip auto:10 and loss snr has failed."""
+    """Return the folder of a sweep with invented scores; seed 0 of clip auto:10 and loss snr has failed."""
     out = tmp_path_factory.mktemp("sweep")
     settings = {key: yaml.safe_load(value) for key, value in (setting.split("=") for setting in TINY)}
     axes = {"clip": ["auto:10", "none"], "loss.name": ["mi", "snr"], "seed": [0, 1]}
@@ -46,7 +46,7 @@ def sweep(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run.mkdir(parents=True)
         rows = [{"step": step, "valid_si_sdr_improvement": base * step / 20} for step in (10, 20)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table = Table.of(grid, results, "si_sdr")
+    table = Table.from_results(grid, results, "si_sdr")
     data = MixtureSet.open(small_set)
     (out / "cells.json").write_text(cells_json(grid, results, data, None))
     (out / "cells.csv").write_text(cells_csv(grid, results))
@@ -56,12 +56,12 @@ def sweep(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
-def test_the_page_of_a_sweep_opens(sweep: Path, browser: Browser, width: int, scheme: str) -> None:
+def test_sweep_page_opens(sweep: Path, browser: Browser, width: int, scheme: str) -> None:
     assert_good_looks(browser, sweep / "report.html", width, scheme)
     assert browser.value("window.hacked") is None
 
 
-def test_the_page_of_a_sweep_has_its_table(sweep: Path, browser: Browser) -> None:
+def test_sweep_page_has_the_table_of_the_sweep(sweep: Path, browser: Browser) -> None:
     text = (sweep / "report.html").read_text(encoding="utf-8")
     assert_valid(text)
     browser.open(sweep / "report.html")
@@ -69,7 +69,7 @@ def test_the_page_of_a_sweep_has_its_table(sweep: Path, browser: Browser) -> Non
         "[...document.querySelectorAll('#table .heat tbody tr')].map((row) =>"
         "[...row.cells].map((one) => one.firstChild.textContent))"
     )
-    assert cells == [["auto:10", "5.20", "6.25"], ["none", "3.20", "4.20"]]  # of seed 1 alone where 0 failed
+    assert cells == [["auto:10", "5.20", "6.25"], ["none", "3.20", "4.20"]]  # only of seed 1 if seed 0 failed
     assert "1 of 2 seeds" in text
     differences = browser.value(
         "[...document.querySelectorAll('#differences .heat tbody td')].map((one) => one.firstChild.textContent)"
@@ -77,33 +77,33 @@ def test_the_page_of_a_sweep_has_its_table(sweep: Path, browser: Browser) -> Non
     assert differences == ["+2.00*", "+2.00*", "reference", "reference"]
     assert browser.value("document.querySelectorAll('#cells tbody tr').length") == 8
     assert "6.2" in browser.value("document.querySelector('.headline').textContent")
-    drawn = [json.loads(one) for one in re.findall(r'<script type="application/json">(.*?)</script>', text)]
-    assert [[one["label"] for one in chart["series"]] for chart in drawn] == [["auto:10", "none"]] * 2
-    assert drawn[0]["series"][0]["values"] == pytest.approx([5.05 / 2, 5.05])
+    charts = [json.loads(chart) for chart in re.findall(r'<script type="application/json">(.*?)</script>', text)]
+    assert [[series["label"] for series in chart["series"]] for chart in charts] == [["auto:10", "none"]] * 2
+    assert charts[0]["series"][0]["values"] == pytest.approx([5.05 / 2, 5.05])
 
 
-def test_a_damaged_sweep_is_told(sweep: Path, tmp_path: Path) -> None:
+def test_damaged_sweep_is_an_error(sweep: Path, tmp_path: Path) -> None:
     shutil.copy(sweep / "table.csv", tmp_path)
     (tmp_path / "cells.json").write_text("{}")
-    assert_refused(report(tmp_path), "no whole sweep")
+    assert_refused(report(tmp_path), "not a complete sweep")
 
 
 @pytest.fixture(scope="module")
 def better_run(scored_run: Path) -> Path:
-    """Return a copy of the run, all files of which are said to be 1 dB better, one 3 dB."""
+    """Return a copy of the run with scores that are 1 dB better for all files, and 3 dB for one."""
     copy = scored_run.parent / "better"
     shutil.copytree(scored_run, copy)
     path = copy / "eval" / "data-tt" / "scores.json"
     document = json.loads(path.read_text())
-    for place, row in enumerate(document["rows"]):
-        row["si_sdr_improvement"] += 3 if place < 2 else 1
+    for index, row in enumerate(document["rows"]):
+        row["si_sdr_improvement"] += 3 if index < 2 else 1
     path.write_text(json.dumps(document))
     return copy
 
 
-def test_the_page_of_two_runs(scored_run: Path, better_run: Path, browser: Browser, tmp_path: Path) -> None:
-    made = report(scored_run, better_run, "--out", tmp_path)
-    assert made.exit_code == 0, made.output
+def test_comparison_page_of_two_runs(scored_run: Path, better_run: Path, browser: Browser, tmp_path: Path) -> None:
+    result = report(scored_run, better_run, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
     page = tmp_path / "report-better.html"
     assert_valid(page.read_text(encoding="utf-8"))
     for width, scheme in ((390, "light"), (1280, "dark")):
@@ -116,34 +116,34 @@ def test_the_page_of_two_runs(scored_run: Path, better_run: Path, browser: Brows
     assert "<b>run&lt;, training" in text
 
 
-def test_two_that_cannot_be_compared_are_told(scored_run: Path, sweep: Path, tmp_path: Path) -> None:
+def test_folders_that_cannot_be_compared_are_errors(scored_run: Path, sweep: Path, tmp_path: Path) -> None:
     assert_refused(report(scored_run, scored_run), "same folder")
-    assert_refused(report(scored_run, sweep), "neither a run nor holds scores.json")
+    assert_refused(report(scored_run, sweep), "is not a run and does not contain scores.json")
     folder = scored_run / "eval" / "data-tt"
     other = tmp_path / "eval"
     other.mkdir()
     (other / "scores.json").write_text((folder / "scores.json").read_text().replace('"name": "', '"name": "other-'))
-    assert_refused(report(folder, other), "no file in common")
+    assert_refused(report(folder, other), "no scored file in common")
 
 
-def test_two_runs_without_scores_are_compared_by_their_curves(tiny_run: Path, tmp_path: Path) -> None:
+def test_comparison_page_without_scores_has_curves(tiny_run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "other"
     shutil.copytree(tiny_run, copy)
-    made = report(tiny_run, copy, "--out", tmp_path / "page.html")
-    assert made.exit_code == 0
-    assert "scored on nothing in common" in made.stderr
+    result = report(tiny_run, copy, "--out", tmp_path / "page.html")
+    assert result.exit_code == 0
+    assert "no scored mixtures in common" in result.stderr
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "The two configurations are the same" in text
     assert "chart-loss" in text
 
 
-def test_long_stereo_stems_stay_below_the_limit(browser: Browser, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(listening, "SOUND_BYTES", 1_000_000)  # as for five times as many sounds
-    chance = np.random.default_rng(0)
+def test_sounds_of_long_stereo_stems_stay_below_the_limit(browser: Browser, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(listening, "SOUND_BYTES", 1_000_000)  # the budget of five times as many sounds
+    rng = np.random.default_rng(0)
     for name in ("one",):
-        stems = chance.normal(scale=0.05, size=(4, 12 * 44100, 2))
+        stems = rng.normal(scale=0.05, size=(4, 12 * 44100, 2))
         for index, stem in enumerate(stems, 1):
-            for kind, wave in (("ref", stem), ("est", stem + chance.normal(scale=0.02, size=stem.shape))):
+            for kind, wave in (("ref", stem), ("est", stem + rng.normal(scale=0.02, size=stem.shape))):
                 path = tmp_path / kind / f"s{index}" / f"{name}.wav"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, wave, 44100)
@@ -151,8 +151,8 @@ def test_long_stereo_stems_stay_below_the_limit(browser: Browser, tmp_path: Path
     about = {"estimates": str(tmp_path / "est"), "references": str(tmp_path / "ref")}
     folder = tmp_path / "scores"
     evaluate_items(items, folder, about, PLAN, jobs=0)
-    made = report(folder)
-    assert made.exit_code == 0, made.output
+    result = report(folder)
+    assert result.exit_code == 0, result.output
     sounds = re.findall(r'src="data:audio/mpeg;base64,([^"]+)"', (folder / "report.html").read_text(encoding="utf-8"))
     assert len(sounds) == 9
     assert sum(map(len, sounds)) * 3 / 4 < 1.3 * 1_000_000
@@ -164,16 +164,16 @@ def test_long_stereo_stems_stay_below_the_limit(browser: Browser, tmp_path: Path
     assert min(durations) >= 4
 
 
-def test_scores_of_a_run_have_a_page_of_their_own(scored_run: Path, small_set: Path, tmp_path: Path) -> None:
+def test_evaluation_has_its_own_page(scored_run: Path, small_set: Path, tmp_path: Path) -> None:
     folder = scored_run / "eval" / "again-tt"
     score(scored_run, scored_run.parent / "data", folder)
-    made = report(folder, "--out", tmp_path / "page.html")
+    result = report(folder, "--out", tmp_path / "page.html")
     shutil.rmtree(folder)
-    assert made.exit_code == 0, made.output
+    assert result.exit_code == 0, result.output
     assert (tmp_path / "page.html").read_text(encoding="utf-8").count("<audio") == 15
 
 
-def test_a_log_axis_below_a_decade_has_a_label_of_its_own_for_every_tick(tmp_path: Path) -> None:
+def test_log_axis_below_a_decade_has_distinct_labels(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     chart = Chart("norm", "Norm", [1, 2, 3], [Series("norm", [2.1e-5, 2.9e-5, 3.4e-5])], log=True)
     figures._save(tmp_path / "norm", lambda axes: figures._draw_chart(axes, chart))
@@ -181,7 +181,7 @@ def test_a_log_axis_below_a_decade_has_a_label_of_its_own_for_every_tick(tmp_pat
     assert len(labels) == len(set(labels)) > 2
 
 
-def test_plots_for_a_paper(scored_run: Path, better_run: Path, sweep: Path, tmp_path: Path) -> None:
+def test_plots_are_drawn_for_a_paper(scored_run: Path, better_run: Path, sweep: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from xml.etree import ElementTree
 
@@ -193,9 +193,9 @@ def test_plots_for_a_paper(scored_run: Path, better_run: Path, sweep: Path, tmp_
         ([sweep], {"curve-0", "curve-1"}),
     ):
         folder = tmp_path / f"plots{len(names)}-{len(paths)}"
-        made = report(*paths, "--out", tmp_path / "page.html", "--plots", folder, "--json")
-        assert made.exit_code == 0, made.output
-        files = [Path(file) for file in json.loads(made.stdout)["plots"]]
+        result = report(*paths, "--out", tmp_path / "page.html", "--plots", folder, "--json")
+        assert result.exit_code == 0, result.output
+        files = [Path(file) for file in json.loads(result.stdout)["plots"]]
         assert {file.name for file in files} == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
         for file in files:
             if file.suffix == ".svg":

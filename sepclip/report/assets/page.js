@@ -1,10 +1,11 @@
 "use strict";
-// Curves (by uPlot), sortable tables and players of the report page. All data stand in the page itself.
+// Curves (by uPlot), sortable tables and players of the report page. All data is in the page itself.
 (function () {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
-  const charts = [];
+  const charts = [];  // one object per figure, so that charts with the same sync can zoom together
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
+  // Return a number as short text, with a dash for a missing one.
   function number(value) {
     if (value === null || value === undefined || Number.isNaN(value)) return "–";
     const size = Math.abs(value);
@@ -13,6 +14,7 @@
     return String(Number(value.toPrecision(4)));
   }
 
+  // Draw the chart of a figure from the JSON in its script element, and connect its buttons and its legend.
   function drawChart(figure) {
     const spec = JSON.parse(figure.querySelector("script").textContent);
     const holder = figure.querySelector(".plot");
@@ -24,16 +26,17 @@
       return series.faint ? solid + "a0" : solid;
     }
 
+    // Return the options of uPlot; called again by every build, since colours and the axis may have changed.
     function options() {
       const axis = { stroke: colour("--soft"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false },
         font: "12px system-ui, sans-serif", labelFont: "12px system-ui, sans-serif" };
-      const series = spec.series.map((one, index) => ({
-        label: one.label, show: chart.shown[index], stroke: stroke(one), spanGaps: true,
-        width: one.kind === "points" ? 0 : one.faint ? 1.2 : 1.8,
-        dash: one.dashed ? [6, 4] : undefined,
-        paths: one.kind === "points" ? () => null : undefined,
-        points: one.kind === "points" ? { show: true, size: 5, fill: stroke(one) + "99", stroke: "transparent", width: 0 }
-          : { show: one.marks === true, size: 5, fill: stroke(one) },
+      const series = spec.series.map((curve, index) => ({
+        label: curve.label, show: chart.shown[index], stroke: stroke(curve), spanGaps: true,
+        width: curve.kind === "points" ? 0 : curve.faint ? 1.2 : 1.8,
+        dash: curve.dashed ? [6, 4] : undefined,
+        paths: curve.kind === "points" ? () => null : undefined,
+        points: curve.kind === "points" ? { show: true, size: 5, fill: stroke(curve) + "99", stroke: "transparent", width: 0 }
+          : { show: curve.marks === true, size: 5, fill: stroke(curve) },
       }));
       return {
         width: holder.clientWidth, height: holder.clientHeight, series: [{}, ...series],
@@ -53,6 +56,7 @@
       };
     }
 
+    // Draw the vertical lines of the chart over its curves.
     function drawLines(plot) {
       const context = plot.ctx;
       for (const line of spec.vlines || []) {
@@ -74,15 +78,17 @@
       return null;
     }
 
+    // Return the value that is nearest to an index: series on a common x have gaps.
     function near(values, index) {
       for (let reach = 0; reach < values.length; reach++) {
-        for (const place of [index - reach, index + reach]) {
-          if (place >= 0 && place < values.length && values[place] !== null) return values[place];
+        for (const candidate of [index - reach, index + reach]) {
+          if (candidate >= 0 && candidate < values.length && values[candidate] !== null) return values[candidate];
         }
       }
       return null;
     }
 
+    // Show the values at the mouse in the legend, or the last values if the mouse is elsewhere.
     function showValues(index) {
       const none = index === null || index === undefined;
       chart.values.forEach((slot, which) => {
@@ -90,9 +96,10 @@
         if (series.kind === "points") { slot.textContent = none ? "" : number(series.values[index]); return; }
         slot.textContent = number(none ? lastOf(series.values) : near(series.values, index));
       });
-      if (chart.place) chart.place.textContent = none ? "" : spec.xlabel + " " + number(spec.x[index]);
+      if (chart.position) chart.position.textContent = none ? "" : spec.xlabel + " " + number(spec.x[index]);
     }
 
+    // After a zoom, enable the button that resets it, and zoom all charts with the same sync.
     function zoomed(plot) {
       const whole = [spec.x[0], spec.x[spec.x.length - 1]];
       const scale = plot.scales.x;
@@ -110,11 +117,13 @@
       }
     }
 
+    // Return the data of uPlot, on a logarithmic axis without the values that it cannot show.
     function data() {
       const positive = (value) => (chart.log && value !== null && value <= 0 ? null : value);
-      return [spec.x, ...spec.series.map((one) => one.values.map(positive))];
+      return [spec.x, ...spec.series.map((curve) => curve.values.map(positive))];
     }
 
+    // Draw the chart, or draw it again in the same range.
     function build() {
       const before = chart.plot ? [chart.plot.scales.x.min, chart.plot.scales.x.max] : null;
       if (chart.plot) chart.plot.destroy();
@@ -123,6 +132,7 @@
       showValues(null);
     }
 
+    // Add a button for each series that shows or hides it, and a text for the x at the mouse.
     function buildLegend() {
       spec.series.forEach((series, index) => {
         const button = document.createElement("button");
@@ -134,7 +144,7 @@
         const value = document.createElement("span");
         value.className = "value";
         button.type = "button";
-        button.title = "show or hide";
+        button.title = "show or hide this curve";
         button.setAttribute("aria-pressed", "true");
         button.append(mark, series.label, value);
         button.addEventListener("click", () => {
@@ -145,11 +155,12 @@
         chart.values.push(value);
         legend.append(button);
       });
-      chart.place = document.createElement("span");
-      chart.place.className = "value";
-      legend.append(chart.place);
+      chart.position = document.createElement("span");
+      chart.position.className = "value";
+      legend.append(chart.position);
     }
 
+    // Scale the visible range by a factor around the mouse, or around its middle.
     function zoom(factor) {
       const scale = chart.plot.scales.x;
       const cursor = chart.plot.cursor.left > 0 ? chart.plot.posToVal(chart.plot.cursor.left, "x") : (scale.min + scale.max) / 2;
@@ -183,6 +194,7 @@
     charts.push(chart);
   }
 
+  // Sort a table by clicks on its headings: numbers descending first, text ascending first, missing values last.
   function sortable(table) {
     const heads = Array.from(table.tHead.rows[0].cells);
     heads.forEach((head, column) => {
@@ -190,27 +202,28 @@
       if (!button) return;
       button.addEventListener("click", () => {
         const numeric = head.dataset.kind === "number";
-        const now = head.getAttribute("aria-sort");
-        const order = now ? (now === "ascending" ? "descending" : "ascending") : numeric ? "descending" : "ascending";
+        const current = head.getAttribute("aria-sort");
+        const order = current ? (current === "ascending" ? "descending" : "ascending") : numeric ? "descending" : "ascending";
         heads.forEach((other) => other.removeAttribute("aria-sort"));
         head.setAttribute("aria-sort", order);
         const sign = order === "ascending" ? 1 : -1;
         const body = table.tBodies[0];
         const key = (row) => {
           const cell = row.cells[column];
-          const told = "value" in cell.dataset ? cell.dataset.value : cell.textContent;
-          return numeric ? (told === "" ? null : Number(told)) : told;
+          const text = "value" in cell.dataset ? cell.dataset.value : cell.textContent;
+          return numeric ? (text === "" ? null : Number(text)) : text;
         };
         const rows = Array.from(body.rows).map((row) => [key(row), row]);
-        rows.sort(([one], [other]) => {
-          if (one === null || other === null) return (one === null) - (other === null);
-          return numeric ? sign * (one - other) : sign * one.localeCompare(other, undefined, { numeric: true });
+        rows.sort(([a], [b]) => {
+          if (a === null || b === null) return (a === null) - (b === null);
+          return numeric ? sign * (a - b) : sign * a.localeCompare(b, undefined, { numeric: true });
         });
         body.append(...rows.map((pair) => pair[1]));
       });
     });
   }
 
+  // Show only the rows of a table that contain all words of a search field.
   function filter(input) {
     const rows = Array.from(document.getElementById(input.dataset.filter).tBodies[0].rows);
     const texts = rows.map((row) => row.textContent.toLowerCase());
@@ -220,6 +233,7 @@
     });
   }
 
+  // Move the line over a spectrogram with its player; a click plays from there; only one player plays at a time.
   function player(sound) {
     const audio = sound.querySelector("audio");
     const picture = sound.querySelector(".picture");
@@ -240,7 +254,7 @@
     picture.addEventListener("click", (event) => {
       const box = picture.getBoundingClientRect();
       if (audio.duration) audio.currentTime = ((event.clientX - box.left) / box.width) * audio.duration;
-      audio.play().catch(() => {});  // a browser may want to be asked first
+      audio.play().catch(() => {});  // the browser may not allow this before the first click in the page
     });
   }
 
