@@ -36,7 +36,7 @@ PACKAGES = (
 
 
 class MachineFacts(TypedDict):
-    """What `sepclip info --json` prints."""
+    """The JSON document of `sepclip info --json`."""
 
     sepclip: str  # versions
     python: str
@@ -45,8 +45,8 @@ class MachineFacts(TypedDict):
     cpu_cores: int  # that this process may use
     cpu_threads: int  # of torch
     gpus: list[str]  # names of the CUDA devices
-    device: str  # what --device auto selects
-    precision: str  # what precision auto selects
+    device: str  # selected by --device auto
+    precision: str  # selected by precision auto
     keeps_memory: bool  # whether the allocator keeps memory between training steps
     resampling: str  # "works", or "no: " and the reason
     bsseval: str  # likewise

@@ -76,7 +76,7 @@ def test_grid_takes_sections_seeds_steps_and_values_with_several_keys(tmp_path: 
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"gird": {}}, ["no 'gird'", "did you mean grid"]),
+        ({"gird": {}}, ["no section 'gird'", "did you mean grid"]),
         ({"set": {}}, ["grid is missing", "clip: ["]),
         ({"grid": {"clip": "none"}}, ["'none'", "write a list"]),
         ({"grid": {"clip": []}}, ["write a list"]),

@@ -61,6 +61,7 @@ class Chart:
                 {**asdict(series), "values": [_short(value) for value in series.values]} for series in all_series
             ],
         }
+        # the plot itself is an empty element that page.js draws into, with its description for screen readers
         unit = tag("span", f" {self.unit}", class_="note") if self.unit else None
         plot = tag("div", class_="plot tall" if self.tall else "plot", role="img", aria_label=self._description())
         return tag(
@@ -75,6 +76,7 @@ class Chart:
         )
 
     def _buttons(self) -> Markup:
+        # page.js connects them by data-do; the first is left out if the axis cannot be logarithmic
         buttons = []
         if self.log is not None:
             pressed = "true" if self.log else "false"
@@ -95,6 +97,7 @@ class Chart:
         """Return the curves in words, for a screen reader."""
         sentences = [f"{self.title}{f' in {self.unit}' if self.unit else ''} over {self.xlabel}."]
         for series in self.series:
+            # a curve has a beginning and an end; scattered points only have a range
             values = [value for value in series.values if value is not None]
             if values and series.kind == "line":
                 sentences.append(
@@ -140,6 +143,7 @@ def _short(value: float | None) -> float | None:
 
 def aligned(columns: Sequence[tuple[Sequence[float], Values]]) -> tuple[list[float], list[list[float | None]]]:
     """Return the sorted union of the x of several (x, values), and the values of each on it, None for missing ones."""
+    # uPlot wants one x for all series; gaps are bridged when it draws
     x = sorted({position for xs, _ in columns for position in xs})
     tables = [dict(zip(xs, values, strict=True)) for xs, values in columns]
     return x, [[table.get(position) for position in x] for table in tables]

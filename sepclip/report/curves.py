@@ -105,7 +105,7 @@ def _chart(
     """
     several = len(runs) > 1
     columns, styles = [], []
-    # one series for each column of each run, styled first: values follow once all steps are known
+    # one series for each column of each run; its values follow once all steps are known
     for run_index, run in enumerate(runs):
         for key_index, (key, key_label) in enumerate(keys.items()):
             steps, values = run.column(key)

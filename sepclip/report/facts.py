@@ -27,7 +27,7 @@ class SavedCommit(TypedDict):
 
 
 class SavedEnvironment(TypedDict):
-    """What the report reads from the ``environment.json`` of a run."""
+    """The keys of a run's ``environment.json`` that the report reads."""
 
     data: SavedData
     sepclip: NotRequired[str]  # versions

@@ -52,7 +52,7 @@ def example_cards(
 
 @dataclass(frozen=True)
 class _PlayerSettings:
-    """What all sounds of one card share: excerpt, gain, transform, scale of colours and bytes per sound."""
+    """The settings that all sounds of one card share, such as the excerpt, the gain and the colour scale."""
 
     name: str  # of the file
     rate_hz: int

@@ -29,7 +29,7 @@ _DEFAULT_TITLES = {  # for files of the first schema version, which have no titl
 
 
 class ScoreOrigin(TypedDict, total=False):
-    """What was scored: the keys of ``scores.json`` beside its rows that the report uses.
+    """The origin of the scores: the keys of ``scores.json`` that say what was scored.
 
     An evaluation of a run has ``run``, ``data`` and ``split``; one of files has ``estimates`` and ``references``, or
     ``pairs``.

@@ -16,10 +16,10 @@ def histogram(groups: Mapping[str, Sequence[float]], unit: str, title: str) -> M
         return Markup()
     # common bins, so that the heights of the groups can be compared
     edges = _bin_edges(values)
-    width, height, bottom = 440, 200, 26
+    width, height, bottom = 440, 200, 26  # pixels; the labels of the axis are below
     counts = {name: np.histogram(group, edges)[0] for name, group in groups.items()}
     highest = max(int(count.max()) for count in counts.values()) or 1
-    x = _scale(edges[0], edges[-1], 18, width - 18)
+    x = _Scale(edges[0], edges[-1], 18, width - 18)
     shapes: list[Markup] = [_ticks(edges[0], edges[-1], x, height - bottom, unit)]
     # one outline per group: up or down to the count of each bin, then across the bin
     for index, (name, count) in enumerate(counts.items()):
@@ -29,6 +29,7 @@ def histogram(groups: Mapping[str, Sequence[float]], unit: str, title: str) -> M
             outline += f"V{y:.1f}H{x(edges[bin_index + 1]):.1f}"
         outline += f"V{height - bottom}Z"
         shapes.append(tag("path", tag("title", name), d=outline, class_=f"s{index % 4} bar"))
+    # the text alternative has the numbers that the picture shows
     description = "; ".join(
         f"{name}: {len(group)} values from {min(group):.1f} to {max(group):.1f}, median {np.median(group):.1f} {unit}"
         for name, group in groups.items()
@@ -43,7 +44,7 @@ def box(values: Sequence[float], low: float, high: float) -> Markup:
     if not values or high <= low:
         return Markup()
     width, height = 180, 18
-    x = _scale(low, high, 4, width - 4)
+    x = _Scale(low, high, 4, width - 4)
     p5, quartile1, median, quartile3, p95 = (float(value) for value in np.percentile(values, [5, 25, 50, 75, 95]))
     # the box has a width of at least one pixel, or it would vanish if all values are equal
     box_width = max(1.0, x(quartile3) - x(quartile1))
@@ -52,6 +53,7 @@ def box(values: Sequence[float], low: float, high: float) -> Markup:
         tag("rect", x=_px(x(quartile1)), y=3, width=_px(box_width), height=12, rx=2, class_="middle"),
         tag("line", x1=_px(x(median)), x2=_px(x(median)), y1=2, y2=16, class_="median"),
     ]
+    # a line at 0, below the box, shows whether there are gains or losses
     if low < 0 < high:
         shapes.insert(0, tag("line", x1=_px(x(0)), x2=_px(x(0)), y1=0, y2=18, class_="zero"))
     description = (
@@ -78,12 +80,14 @@ def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str], u
     values = [value for pair in points.values() for value in pair]
     padding = 0.04 * (max(values) - min(values)) or 1.0
     low, high = min(values) - padding, max(values) + padding
-    x, y = _scale(low, high, margin, size - 8), _scale(low, high, size - margin, 8)
+    x, y = _Scale(low, high, margin, size - 8), _Scale(low, high, size - margin, 8)
+    # ticks below, grid lines with labels on the left, and the diagonal
     axes = [
         _ticks(low, high, x, size - margin, ""),
         *(_grid_line(value, x, y(value), size) for value in _round_values(low, high, 6)),
         tag("line", x1=_px(x(low)), y1=_px(y(low)), x2=_px(x(high)), y2=_px(y(high)), class_="zero"),
     ]
+    # one dot per file, with its name and scores as a tooltip
     dots = [
         tag(
             "circle",
@@ -95,6 +99,7 @@ def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str], u
         )
         for name, (first, second) in points.items()
     ]
+    # the names of the two systems along the axes
     labels = [
         tag("text", f"{names[0]}, {unit}", x=size / 2, y=size - 8, text_anchor="middle"),
         tag(
@@ -129,6 +134,7 @@ def _svg(width: int, height: int, shapes: Sequence[Markup], description: str) ->
 
 def _ticks(low: float, high: float, x: "_Scale", y: float, unit: str) -> Markup:
     """Return a horizontal axis with about seven labels at round values."""
+    # a short line below the axis with its value centred below it
     marks = [
         [
             tag("line", x1=_px(x(value)), x2=_px(x(value)), y1=_px(y), y2=_px(y + 4), class_="axis"),
@@ -159,14 +165,11 @@ class _Scale:
 
     def __init__(self, low: float, high: float, first: float, last: float):
         self.first = first
+        # a negative slope is fine: pixels count downwards, so a vertical axis ascends to smaller ones
         self._low, self._slope = low, (last - first) / (high - low)
 
     def __call__(self, value: float) -> float:
         return self.first + (value - self._low) * self._slope
-
-
-def _scale(low: float, high: float, first: float, last: float) -> _Scale:
-    return _Scale(float(low), float(high), first, last)
 
 
 def _bin_edges(values: NDArray[np.float64]) -> list[float]:
@@ -187,9 +190,10 @@ def _round_values(low: float, high: float, most: int) -> list[float]:
 def _round_step(least: float) -> float:
     """Return the smallest of ..., 0.5, 1, 2, 5, 10, 20, ... that is at least ``least``."""
     power = 10.0 ** math.floor(math.log10(least))
-    # the tolerance absorbs rounding errors of ``least``
+    # steps of 1, 2 and 5 are easy to read; the tolerance absorbs rounding errors of ``least``
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least * 0.999)
 
 
 def _px(position: float) -> str:
+    """Return a position with a tenth of a pixel, which keeps the page small."""
     return f"{position:.1f}"

@@ -78,6 +78,7 @@ class Table:
     @classmethod
     def from_results(cls, grid: Grid, results: Mapping[str, Result], metric: str) -> "Table":
         """Return the table of ``results``, which are by the digest of their cell."""
+        # the cells that share their labels differ only in the seed, and form one entry
         by_labels: dict[tuple[str, ...], list[Result]] = {}
         for result in results.values():
             by_labels.setdefault(result.cell.labels, []).append(result)
@@ -113,6 +114,7 @@ class Table:
 
     def heading(self) -> str:
         """Return the heading of the means: the metric, and the numbers of files and seeds."""
+        # entries may differ in both if cells are missing, hence the ranges
         estimates = [entry.estimate for row in self.entries for entry in row if entry.estimate]
         files, seeds = [estimate.files for estimate in estimates], [estimate.seeds for estimate in estimates]
         over = "files and seeds" if max(seeds, default=1) > 1 else "files"
@@ -135,6 +137,7 @@ class Table:
 
     def show(self) -> None:
         """Print the tables and the remarks on stdout. Numbers are never wrapped, even if the terminal is too narrow."""
+        # one table for the means, and one for the differences
         for heading, rows in self.parts():
             table = RichTable(box=box.SIMPLE_HEAD)
             corner, *titles = self.titles()
@@ -144,6 +147,7 @@ class Table:
             for title, texts in zip(self.row_titles(), rows, strict=True):
                 table.add_row(Text(title), *map(Text, texts))
             out.print(heading, markup=False, soft_wrap=True)
+            # a console as wide as the table, since rich would cut off the last columns on a narrow terminal
             needed = out.measure(table, options=out.options.update(max_width=10_000)).maximum
             Console(width=max(out.width, needed), highlight=False).print(table)
         for remark in self.remarks():
@@ -151,9 +155,11 @@ class Table:
 
     def markdown(self, description: str) -> str:
         """Return the tables as Markdown, with ``description`` below the title."""
+        # title, then the same tables as in show(), then the remarks
         lines = [f"# {TITLES[self.metric]}: {' by '.join(self.grid.keys[:2])}", "", description]
         for heading, rows in self.parts():
             titles = self.titles()
+            # numbers are right-aligned
             lines += ["", f"{heading}.", "", f"| {' | '.join(titles)} |"]
             lines.append(f"|---|{'---:|' * (len(titles) - 1)}")
             lines += [f"| {' | '.join([t, *texts])} |" for t, texts in zip(self.row_titles(), rows, strict=True)]
@@ -163,6 +169,7 @@ class Table:
 
     def rows(self) -> list[TableRow]:
         """Return one row per entry: a column for each key, then means, differences and their intervals in dB."""
+        # the report takes the columns before ``metric`` as the keys of the grid
         rows: list[TableRow] = []
         for entry in (entry for row in self.entries for entry in row):
             estimate = entry.estimate
@@ -191,6 +198,7 @@ def _entry(
     grid: Grid, by_labels: Mapping[tuple[str, ...], list[Result]], labels: tuple[str, ...], metric: str
 ) -> Entry:
     """Return one entry: the mean over its runs, and the difference to the reference in the same column."""
+    # the cells of this entry, and those of the reference in the same column; both by seed, to be paired
     results, is_reference = by_labels.get(labels, []), labels[0] == grid.reference
     runs = {result.cell.seed: result.scores[metric] for result in results if result.status == "done"}
     reference = by_labels.get((grid.reference, *labels[1:]), []) if grid.reference and not is_reference else []
@@ -200,6 +208,7 @@ def _entry(
         wanted=len(results),
         done=len(runs),
         failed=sum(result.status == "failed" for result in results),
+        # a file counts once, even if several seeds have no score for it
         excluded=len({name for result in results for name in result.excluded}),
         estimate=estimate_mean(list(runs.values())),
         difference=estimate_difference(runs, reference_runs),
@@ -209,6 +218,7 @@ def _entry(
 
 def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     """Return the columns of a mean and the two ends of its interval; None for those that do not exist."""
+    # without an estimate there is no mean; with a single file and seed there is a mean without an interval
     mean, half_width = (estimate.mean, estimate.half_width) if estimate else (None, None)
     low, high = (mean - half_width, mean + half_width) if mean is not None and half_width is not None else (None, None)
     return {f"{name}_db": mean, f"{name}_low_db": low, f"{name}_high_db": high}
@@ -226,6 +236,7 @@ def _range(numbers: Sequence[int], noun: str) -> str:
 
 def run_rows(grid: Grid, results: Mapping[str, Result]) -> list[TableRow]:
     """Return one row per run: its cell, its status, its mean scores in dB, its training, and its folder and log."""
+    # a cell that is missing or failed has a row as well, with empty scores
     rows: list[TableRow] = []
     for result in results.values():
         means = {metric: result.mean(metric) for metric in METRICS}
@@ -234,6 +245,7 @@ def run_rows(grid: Grid, results: Mapping[str, Result]) -> list[TableRow]:
                 **dict(zip(grid.keys, result.cell.labels, strict=True)),
                 "seed": result.cell.seed,
                 "status": result.status,
+                # NaN, the mean of no files, is not valid JSON
                 **{f"{metric}_db": mean if math.isfinite(mean) else None for metric, mean in means.items()},
                 "files": len(result.scores.get(METRICS[0], {})),
                 "excluded_files": len(result.excluded),
@@ -243,6 +255,7 @@ def run_rows(grid: Grid, results: Mapping[str, Result]) -> list[TableRow]:
                 "best_valid_si_sdr_improvement": result.training.get("best_valid_si_sdr_improvement"),
                 "clipped_share": result.training.get("clipped_share"),
                 "reason": result.reason,
+                # relative to the folder of the sweep, which may be moved
                 "run": f"{RUNS}/{result.run.name}",
                 "log": f"{LOGS}/{result.log.name}",
                 "digest": result.cell.digest,

@@ -183,6 +183,7 @@ def _run_cells(sweep: Sweep, cells: list[Cell], slots: Slots, metric: str, log_f
         sweep.write(metric)
         return failure is None
 
+    # the tasks and the slots that run them
     mixtures = len(sweep.data.recipes("tr"))
     tasks = [_task(sweep, cell, mixtures) for cell in cells]
     done = len(grid.cells) - len(cells)

@@ -95,14 +95,9 @@ def load_grid(
     ``settings`` ("key=value") and ``steps`` apply to all cells; ``seeds`` replace the seeds of the file. ``precision``
     is the meaning of ``auto`` on this machine. Raises UserError for any mistake in any cell, before any is trained.
     """
-    # the file and its sections
     path = shipped_path(name, "GRID", grids=True)
     file = read_yaml(path)
-    for section in file:
-        if section not in _SECTIONS:
-            near = difflib.get_close_matches(str(section), _SECTIONS, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"a grid file has {', '.join(_SECTIONS)}"
-            raise UserError(f"{path}: there is no {section!r}; {hint}")
+    _refuse_unknown_sections(path, file)
     # what varies: for each key, what each of its values changes
     axes = _axes(path, file.get("grid"))
     if seeds is not None:
@@ -128,6 +123,14 @@ def load_grid(
             config = config.model_copy(update={"precision": precision})
         configs.append((changes, config))
     return _grid(path, axes, configs, file.get("reference"), data_digest)
+
+
+def _refuse_unknown_sections(path: Path, file: Mapping[str, object]) -> None:
+    for section in file:
+        if section not in _SECTIONS:
+            near = difflib.get_close_matches(str(section), _SECTIONS, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"a grid file has {', '.join(_SECTIONS)}"
+            raise UserError(f"{path}: there is no section {section!r}; {hint}")
 
 
 def digest_of(config: Config, data_digest: str) -> str:

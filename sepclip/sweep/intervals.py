@@ -45,6 +45,7 @@ class Estimate:
 
 def estimate(scores: NDArray[np.float64]) -> Estimate:
     """Return the mean of ``scores`` (seeds, files) in dB and its interval over both."""
+    # the effects are estimated from the margins of the table
     seeds, files = scores.shape
     mean = float(scores.mean())
     by_seed, by_file = scores.mean(1), scores.mean(0)
@@ -88,6 +89,7 @@ def estimate_difference(runs: Mapping[int, FileScores], references: Mapping[int,
     None if no seed and file are in both. Pairing cancels what makes a file easy or a seed lucky in both systems, so the
     interval is narrower than the intervals of the two means.
     """
+    # one table of differences, seeds by files, is analysed like the scores of a single system
     pairs = [(run, references[seed]) for seed, run in runs.items() if seed in references]
     return estimate_mean(
         [{name: run[name] - reference[name] for name in run if name in reference} for run, reference in pairs]

@@ -15,7 +15,7 @@ TITLES = {"si_sdr": "SI-SDR", "si_sdr_improvement": "SI-SDR improvement"}
 
 
 class TrainingSummary(TypedDict, total=False):
-    """What the tables of a sweep take from the summary of a training, which the worker saves in ``scores.json``."""
+    """The part of a training's summary that the tables show; the worker saves the summary in ``scores.json``."""
 
     steps: int
     seconds: float

@@ -45,7 +45,7 @@ class CellTask:
 
 @dataclass(frozen=True)
 class Slots:
-    """What runs in parallel: one device per slot, and the CPU threads of each slot."""
+    """The cells that can run in parallel: one device per slot, and the CPU threads of each slot."""
 
     devices: tuple[str, ...]
     threads: int

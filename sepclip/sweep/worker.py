@@ -28,7 +28,7 @@ _PATIENCE_SECONDS = 60.0  # for the worker of a killed sweep to save and release
 
 
 class CellJob(TypedDict):
-    """What a worker is to do, as one line of JSON. Paths are strings; the last three are None if the set has none."""
+    """The job of a worker, as one line of JSON. Paths are strings; the last three are None if the set has none."""
 
     cell: str  # the digest, which the scores repeat
     run: str  # folder of the run
