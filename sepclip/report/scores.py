@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
 
 from sepclip.errors import UserError
+from sepclip.evaluation.document import Provenance
 from sepclip.report.markup import minus
 
 FILE = "scores.json"
@@ -26,25 +27,6 @@ _DEFAULT_TITLES = {  # for files of the first schema version, which have no titl
     "ibm_si_sdr_improvement": "IBM SI-SDRi",
     "ibm_sdr_improvement": "IBM SDRi",
 }
-
-
-class ScoreOrigin(TypedDict, total=False):
-    """The origin of the scores: the keys of ``scores.json`` that say what was scored.
-
-    An evaluation of a run has ``run``, ``data`` and ``split``; one of files has ``estimates`` and ``references``, or
-    ``pairs``.
-    """
-
-    run: str  # folder of the run
-    data: str  # folder of the mixture set
-    split: str
-    limit: int | None  # only the first so many mixtures were scored; None: all
-    estimates: str  # folder of separated files
-    references: str  # folder of the true sources
-    mixtures: str | None  # folder of the mixtures; None: beside the references, or their sum
-    estimate_pattern: str | None  # of the paths in these folders
-    reference_pattern: str | None
-    pairs: str  # table of the files
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ class Scores:
     """
 
     folder: Path
-    origin: ScoreOrigin
+    origin: Provenance
     titles: dict[str, str]
     definitions: dict[str, str]
     rows: list[SourceScores]
@@ -100,10 +82,10 @@ class Scores:
         titles_with_units = {
             name: _title(titles.get(name, _DEFAULT_TITLES.get(name, name)), units.get(name, "dB")) for name in scored
         }
-        origin = {key: document[key] for key in ScoreOrigin.__annotations__ if key in document}
+        origin = {key: document[key] for key in Provenance.__annotations__ if key in document}
         return cls(
             folder,
-            cast(ScoreOrigin, origin),
+            cast(Provenance, origin),
             titles_with_units,
             definitions,
             rows,
