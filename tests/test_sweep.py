@@ -225,7 +225,7 @@ def test_table_shows_missing_failed_and_excluded_cells(tmp_path: Path) -> None:
     text = table.markdown("description")
     for words in ("(1 of 2 seeds)", "| missing | failed |", "Not complete: 7 of 12 cells done, 2 failed", "reference"):
         assert words in text
-    assert "Left out for want of a score" in text
+    assert "Excluded because a score is missing" in text
     assert len(list(csv.DictReader(table.csv().splitlines()))) == 6
     assert not table.complete()
 

@@ -3,45 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NotRequired, TypedDict
 
 from sepclip.audio.layout import Layout
 from sepclip.config.load import differences, load_config
 from sepclip.errors import counted
 from sepclip.report.markup import Content, Markup, tag
-from sepclip.training.run import CONFIG, ENVIRONMENT, Run
+from sepclip.training.run import CONFIG, ENVIRONMENT, Run, RunFacts
 
 
-class SavedData(TypedDict):
-    """The section ``data`` of ``environment.json``, without the layout of the mixtures."""
-
-    path: str  # folder of the mixture set during training
-    digest: str
-
-
-class SavedCommit(TypedDict):
-    """The section ``git`` of ``environment.json``."""
-
-    commit: str
-    changed: bool  # whether there were uncommitted changes
-
-
-class SavedEnvironment(TypedDict):
-    """The keys of a run's ``environment.json`` that the report reads."""
-
-    data: SavedData
-    sepclip: NotRequired[str]  # versions
-    torch: NotRequired[str]
-    python: NotRequired[str]
-    platform: NotRequired[str]
-    cpu_threads: NotRequired[int]
-    gpu: NotRequired[str | None]  # name of the device
-    git: NotRequired[SavedCommit | None]  # None: not a git checkout
-
-
-def read_environment(run: Path) -> SavedEnvironment:
+def read_environment(run: Path) -> RunFacts:
     """Return the environment of a run that :meth:`Run.open` has checked."""
-    environment: SavedEnvironment = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
+    environment: RunFacts = json.loads((run / ENVIRONMENT).read_text(encoding="utf-8"))
     return environment
 
 
@@ -82,8 +54,11 @@ def facts_table(rows: Sequence[Sequence[object]], titles: Sequence[str] = ()) ->
     return tag("div", tag("table", head, tag("tbody", body), class_="keys"), class_="scroll")
 
 
-def _environment_facts(environment: SavedEnvironment, layout: Layout) -> dict[str, str]:
-    """Return the data and the environment as rows of a table: name to text."""
+def _environment_facts(environment: RunFacts, layout: Layout) -> dict[str, str]:
+    """Return the data and the environment as rows of a table: name to text.
+
+    Keys that an earlier version did not write are left out.
+    """
     data, git = environment["data"], environment.get("git")
     versions = {
         "sepclip": environment.get("sepclip"),

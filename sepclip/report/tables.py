@@ -150,7 +150,7 @@ def file_list(scores: Scores, anchor: str) -> Markup:
 
 @dataclass(frozen=True)
 class _TextColumns:
-    """Which columns of text the list of files has beside the name."""
+    """The columns of text that the list of files has beside the name."""
 
     group: bool
     voices: bool

@@ -132,7 +132,9 @@ class Table:
         if done < wanted:
             remarks.append(f"Not complete: {done} of {counted(wanted, 'cell')} done, {failed} failed.")
         if excluded:
-            remarks.append(f"Left out for want of a score: {counted(excluded, 'file')} in all (cells.json says why).")
+            remarks.append(
+                f"Excluded because a score is missing: {counted(excluded, 'file')} in all (cells.json says why)."
+            )
         return remarks
 
     def show(self) -> None:

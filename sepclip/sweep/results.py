@@ -14,7 +14,7 @@ METRICS = ("si_sdr", "si_sdr_improvement")
 TITLES = {"si_sdr": "SI-SDR", "si_sdr_improvement": "SI-SDR improvement"}
 
 
-class TrainingSummary(TypedDict, total=False):
+class CellTraining(TypedDict, total=False):
     """The part of a training's summary that the tables show; the worker saves the summary in ``scores.json``."""
 
     steps: int
@@ -39,7 +39,7 @@ class Result:
     reason: str | None = None
     scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
-    training: TrainingSummary = field(default_factory=TrainingSummary)
+    training: CellTraining = field(default_factory=CellTraining)
 
     def as_failed(self, reason: str) -> "Result":
         """Return the result of the same cell as failed, without scores."""
@@ -69,7 +69,7 @@ def read_result(cell: Cell, run: Path, log: Path, group: str | None) -> Result:
     except (OSError, ValueError, KeyError, TypeError):
         return result  # the cell will be trained, or only scored, again
     excluded = {
-        name: next((row["reason"] for row in rows if row["reason"]), "perfect: an infinite score is in no mean")
+        name: next((row["reason"] for row in rows if row["reason"]), "perfect: infinite scores are excluded from means")
         for name, rows in files.items()
         if any(row[metric] is None for row in rows for metric in METRICS)
     }
