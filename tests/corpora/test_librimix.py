@@ -11,7 +11,8 @@ import torch
 from scipy.signal import resample_poly
 
 from sepclip.config.load import load_config
-from sepclip.corpora import TASKS, corpora
+from sepclip.corpora import corpora
+from sepclip.corpora.existing_mixtures import TASKS
 from sepclip.corpora.librimix import plan
 from sepclip.corpora.librimix.lists import read_tables, subsets_of
 from sepclip.corpora.librimix.plan import floor_to_int16, prolong

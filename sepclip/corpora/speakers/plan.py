@@ -142,7 +142,7 @@ def plan_voices(
         scene |= {"noise_root": settings.noise}
     if settings.rirs is not None:
         scene |= {"rirs_root": settings.rirs, "targets": settings.targets}
-    places = SetFolders.of(root, scene)
+    places = SetFolders(root, Path(settings.noise) if settings.noise else None, Path(settings.rirs) if settings.rirs else None, settings.targets)
     preflight.facts.extend(f"{split}: {counted(len(recipes[split]), 'mixture')}" for split in SPLITS)
     if settings.audio:
         preflight.needed_bytes = write_set.bytes_to_write(out, recipes, 1 + settings.sources)
