@@ -105,7 +105,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
         seconds[name] = round(time.monotonic() - start, 1)
 
     with stage(1, "prepare", "mixing the voices"):
-        mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers").mixtures
+        mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers")
         run = Run.start_or_resume(out / "run", config, mixtures)
         device = resolve_device(run.config.device)
     with stage(2, "train", "training a small network"):

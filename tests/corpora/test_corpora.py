@@ -54,7 +54,7 @@ def test_check_writes_nothing_and_jobs_change_nothing(corpus, tmp_path, capsys):
     checked = sepclip(*prepare_only, "--check")
     assert checked.returncode == 0
     assert checked.stdout.splitlines()[0] == "tr: 6 mixtures"
-    assert "nothing stands in the way" in checked.stdout
+    assert "no problems found" in checked.stdout
     assert json.loads(sepclip(*prepare_only, "--check", "--json").stdout)["fine"]
     assert not out.exists()
     trees = [tree(prepare(corpus, tmp_path / f"jobs{jobs}", jobs=jobs).path) for jobs in (1, 3)]

@@ -214,7 +214,7 @@ def test_mixtures_inside_the_corpus_would_become_a_voice(corpus):
         with pytest.raises(UserError, match="where its waves would be taken for a voice"):
             prepare(corpus, out)
         assert not out.exists()
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="already contains something else"):
         prepare(corpus, corpus)
 
 

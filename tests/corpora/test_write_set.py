@@ -152,7 +152,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({"thesis.tex": ""}, r"already holds something else \(thesis.tex\): choose a new or empty folder"),
+        ({"thesis.tex": ""}, r"already contains something else \(thesis.tex\): choose a new or empty folder"),
         (dict.fromkeys("abcd", ""), r"\(a, b, c ...\)"),
         ({"set.json": "{"}, "set.json is damaged: remove .* and prepare it again"),
         ({"unfinished.json": "[]"}, "unfinished.json is damaged"),

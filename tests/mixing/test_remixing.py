@@ -173,7 +173,7 @@ def test_a_tree_without_its_noise_is_told_before_and_refused(tmp_path, capsys):
 
     with pytest.raises(SystemExit):
         main(["prepare", "wham", str(tree), str(tmp_path / "out"), "--task", "sep_noisy", "--check"])
-    assert "noise not there: --dynamic cannot mix anew, all else works" in capsys.readouterr().out
+    assert "noise not there: no --dynamic mixing with this set, all else works" in capsys.readouterr().out
     made = test_existing_mixtures.prepare(tree, tmp_path / "out", task="sep_noisy")
     with pytest.raises(UserError, match="contain what would be in noise that their recipes do not name"):
         mixer(made)

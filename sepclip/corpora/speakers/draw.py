@@ -1,11 +1,15 @@
-"""Which utterances are mixed with which, and how loud: every choice from a generator of (seed, purpose, index)."""
+"""Drawing speakers and utterances: which are mixed with which, and how loud.
+
+:func:`split_groups` divides the voices of a corpus into groups to train, validate and test on; :func:`draw` is where
+the speakers of each mixture are drawn. Every choice comes from a generator of (seed, purpose, index).
+"""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from sepclip.corpora.shares import shares_of
+from sepclip.corpora.shares import divide
 from sepclip.corpora.speakers.presets import NO_VOICE
 from sepclip.corpora.speakers.survey import Utterance, VoiceSurvey
 from sepclip.errors import UserError
@@ -13,7 +17,7 @@ from sepclip.mixing.chance import generator
 from sepclip.mixing.levels import LEVEL_DBFS, PEAK, relative_levels
 from sepclip.mixing.recipe import Recipe, Source
 
-_TRIES = 50  # at a pair of utterances not drawn before
+_TRIES = 50  # to find a combination of utterances not drawn before
 
 Voices = Mapping[str, Sequence[Utterance]]
 
@@ -38,11 +42,11 @@ def split_groups(
     fractions: Mapping[str, float],
     seed: int,
 ) -> list[Group]:
-    """Divide the voices of a survey into what to train, validate and test on.
+    """Divide the voices of a survey into the groups to train, validate and test on.
 
-    ``by_voice``: no voice of one split is heard in another. Otherwise the utterances of every voice are divided by
-    ``fractions``, file by file, and the ``unseen`` voices are kept for a test group of their own. Voices that
-    hold too little are added to ``survey.left_out``. Raises UserError when there are too few voices.
+    With ``by_voice``, no voice is in two splits. Otherwise the utterances of every voice are divided by ``fractions``,
+    file by file, and the ``unseen`` voices are kept for a test group of their own. Voices with too few utterances are
+    added to ``survey.left_out``. Raise UserError if there are too few voices.
     """
     unknown = sorted(set(unseen) - set(survey.voices))
     if unknown:
@@ -63,10 +67,10 @@ def split_groups(
         groups.append(Group("tt", "unseen", voices, counts["tt"]))
     for group in groups:
         if len(group.voices) < sources:
-            found = f"{len(survey.voices)}: {', '.join(sorted(survey.voices))}" if survey.voices else "none"
-            kept = f" ({', '.join(unseen)} kept out as --unseen)" if unseen else ""
+            names = f"{len(survey.voices)}: {', '.join(sorted(survey.voices))}" if survey.voices else "none"
+            kept_out = f" ({', '.join(unseen)} kept out as --unseen)" if unseen else ""
             raise UserError(
-                f"mixtures of {sources} need {sources} voices with utterances enough, found {found}{kept}. "
+                f"mixtures of {sources} need {sources} voices with enough utterances, found {names}{kept_out}. "
                 f"{_advice(survey, unseen)}"
             )
     return groups
@@ -75,13 +79,13 @@ def split_groups(
 def _advice(survey: VoiceSurvey, unseen: Sequence[str]) -> str:
     if len(survey.voices) == 1:
         return (
-            "Each sub-folder of ROOT is taken as one voice: if the voices lie deeper, give the folder right above "
-            "them; if their names stand in the file names, use --speaker-from REGEX or --preset NAME"
+            "Each sub-folder of ROOT is taken as one voice: if the voices are deeper, give the folder right above "
+            "them; if their names are in the file names, use --speaker-from REGEX or --preset NAME"
         )
     if NO_VOICE in survey.left_out.values():
         return "Put each voice into a sub-folder of its own, or use --speaker-from REGEX or --preset NAME"
     if not survey.voices:
-        return "Every file was left out, for the reason beside it"
+        return "Every file was left out, for the reason printed beside it"
     if unseen:
         return "Name fewer voices in --unseen, or add recordings"
     return "Add recordings, or lower --min-seconds"
@@ -97,11 +101,8 @@ def _divide_voices(
         )
     order = sorted(voices)
     generator(seed, "split voices").shuffle(order)
-    divided, start = {}, 0
-    for split, share in shares_of(len(order), fractions, sources).items():
-        divided[split] = {voice: voices[voice] for voice in sorted(order[start : start + share])}
-        start += share
-    return divided
+    parts = divide(order, fractions, sources)
+    return {split: {voice: voices[voice] for voice in sorted(part)} for split, part in parts.items()}
 
 
 def _divide_utterances(
@@ -109,7 +110,7 @@ def _divide_utterances(
 ) -> dict[str, dict[str, Sequence[Utterance]]]:
     divided: dict[str, dict[str, Sequence[Utterance]]] = {split: {} for split in fractions}
     for voice, utterances in voices.items():
-        # pieces of one file stay together, unless the voice has too few files to go round
+        # pieces of one file stay together, unless the voice has too few files for all splits
         by_file = {path: list(pieces) for path, pieces in groupby(utterances, key=lambda u: u.path)}
         units = list(by_file.values()) if len(by_file) >= len(fractions) else [[u] for u in utterances]
         if len(units) < len(fractions):
@@ -117,16 +118,14 @@ def _divide_utterances(
                 left_out[path] = f"its voice has too few utterances to split ({len(units)} of {len(fractions)})"
             continue
         generator(seed, f"split {voice}").shuffle(units)
-        start = 0
-        for split, share in shares_of(len(units), fractions, 1).items():
-            divided[split][voice] = [u for unit in units[start : start + share] for u in unit]
-            start += share
+        for split, part in divide(units, fractions, 1).items():
+            divided[split][voice] = [u for unit in part for u in unit]
     return divided
 
 
 def combinations_of(voices: Voices, sources: int) -> int:
-    """Return how many different mixtures ``sources`` of ``voices`` can give, levels aside."""
-    ways = [1] + [0] * sources  # ways[k]: with k of the voices so far; thousands of voices have too many to list
+    """Return how many different mixtures of ``sources`` voices are possible, whatever their levels."""
+    ways = [1] + [0] * sources  # ways[k]: mixtures of k of the voices so far; too many to list for thousands of voices
     for utterances in voices.values():
         for chosen in range(sources, 0, -1):
             ways[chosen] += ways[chosen - 1] * len(utterances)
@@ -134,12 +133,12 @@ def combinations_of(voices: Voices, sources: int) -> int:
 
 
 def draw(group: Group, *, sources: int, seed: int, mode: str, first: int = 0, by_peaks: bool = True) -> list[Recipe]:
-    """Draw the recipes of a group: different voices each, and every voice as likely.
+    """Draw the recipes of a group, each of different voices, where all voices are equally likely.
 
-    In a validation or test split no combination comes twice: the group gives fewer mixtures then. In training one
-    comes twice only where another is hard to find.
-    The recipe of an index depends on the seed and on those before it, not on how many follow. Where the sum of the
-    peaks of the sources tells nothing, as in a room, the common gain is left to the rendering (``by_peaks=False``).
+    In a validation or test split no combination of utterances occurs twice, so the group may give fewer mixtures. In
+    training one is repeated only if another is hard to find. The recipe of an index depends on the seed and on those
+    before it, not on how many follow. With ``by_peaks``, the common gain is chosen from the peaks of the sources;
+    without, as in a room, whose echo changes the peaks, rendering chooses it.
     """
     names = sorted(group.voices)
     possible = combinations_of(group.voices, sources)
@@ -148,6 +147,7 @@ def draw(group: Group, *, sources: int, seed: int, mode: str, first: int = 0, by
     recipes = []
     for index in range(count):
         chance = generator(seed, f"draw {group.split} {group.name}", index)
+        # draw speakers and an utterance of each, until the combination is a new one
         chosen: list[Utterance] = []
         for _ in range(_TRIES if group.split == "tr" else 10**6):
             chosen = [chance.choice(group.voices[voice]) for voice in chance.sample(names, sources)]
@@ -175,9 +175,11 @@ def _recipe(
 
 
 def _identifier(utterance: Utterance) -> str:
-    """Return the utterance's path as part of a file name: plain characters, and not too many."""
+    """Return the utterance's path as part of a file name: plain characters, and only the last of them."""
     stem = utterance.path.rsplit(".", 1)[0]
     if not stem.startswith(utterance.voice):
         stem = f"{utterance.voice}-{stem}"
-    plain = re.sub(r"[^\w.-]+", "-", stem).encode()[-60:].decode(errors="ignore").strip("-.")  # a name has 255 bytes
+    plain = (
+        re.sub(r"[^\w.-]+", "-", stem).encode()[-60:].decode(errors="ignore").strip("-.")
+    )  # file names have at most 255 bytes
     return f"{plain}@{utterance.offset}" if utterance.offset else plain
