@@ -12,7 +12,8 @@ from sepclip.audio.files import find_sounds, write_text
 from sepclip.audio.layout import part_names
 from sepclip.config.load import load_config
 from sepclip.config.schema import Config
-from sepclip.corpora.speakers.plan import VoiceSettings, prepare_voices
+from sepclip.corpora.speakers.plan import prepare_voices
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError
 from sepclip.evaluation.document import ScoreDocument
 from sepclip.evaluation.sets import evaluate_set

@@ -1,6 +1,7 @@
 """Shares of tr, cv and tt: reading them from an option, and dividing voices, files or tracks by them."""
 
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import TypeVar
 
 from sepclip.errors import UserError
@@ -20,14 +21,15 @@ def parse_fractions(text: str) -> dict[str, float]:
     return dict(zip(SPLITS, values, strict=True))
 
 
-def divide(items: Sequence[T], fractions: Mapping[str, float], least: int) -> dict[str, list[T]]:
-    """Divide ``items``, in their order, by ``fractions``: at least ``least`` to each part, the rest to the first."""
+def divide(items: Sequence[T], fractions: Mapping[str, float], least: int, chance: Random) -> dict[str, list[T]]:
+    """Divide shuffled ``items`` by ``fractions``: at least ``least`` to each part, the rest to the first."""
     first, *others = fractions
     counts = {name: max(least, round(len(items) * fractions[name])) for name in others}
     while sum(counts.values()) > len(items) - least:  # the first needs its least too
         counts[max(counts, key=lambda name: counts[name])] -= 1
-    parts, start = {}, 0
+    order, parts, start = list(items), {}, 0
+    chance.shuffle(order)
     for name, count in {first: len(items) - sum(counts.values()), **counts}.items():
-        parts[name] = list(items[start : start + count])
+        parts[name] = order[start : start + count]
         start += count
     return parts

@@ -39,39 +39,31 @@ def prepare(
     as_json: Json = False,
 ) -> None:
     """Write the recipes; the types of the arguments describe them."""
+    from sepclip.corpora import existing_mixtures as trees
     from sepclip.corpora.command import carry_out
-    from sepclip.corpora.existing_mixtures import (
-        ExtraFolders,
-        TreeSettings,
-        find_tree,
-        mixture_folders,
-        plan_tree,
-        require_mixtures,
-        task_folders,
-    )
     from sepclip.corpora.preflight import require_folder, require_one_of
     from sepclip.errors import UserError
 
     if target and not room:
         raise UserError("--target goes with --room, and both are only for WHAMR!")
-    for option, value in (("--room", room), ("--target", target)):
-        if value:
-            require_one_of(option, value, ROOMS)
+    echo, clean = target or ROOMS[0], task == "sep_clean"
+    require_one_of("--room", room or ROOMS[0], ROOMS)
+    require_one_of("--target", echo, ROOMS)
     require_folder(root, "the folder of WHAM!")
-    mixture, targets = task_folders(task, 2)
-    echo = target or ROOMS[0]
-    extra = ExtraFolders("noise" if task != "sep_clean" else None)
+    mixture, targets = trees.task_folders(task, 2)
+    extra = trees.ExtraFolders(None if clean else "noise")
     if room:
         if room != echo:
-            extra = ExtraFolders(extra.noise, tuple(f"{folder}_{room}" for folder in targets))
+            extra = trees.ExtraFolders(extra.noise, tuple(f"{folder}_{room}" for folder in targets))
         mixture, targets = f"{mixture}_{room}", tuple(f"{folder}_{echo}" for folder in targets)
-    settings = TreeSettings(mixture, targets, rate, mode, additive=task == "sep_clean" and (not room or room == echo))
-    tree = find_tree(root, rate, mode)
+    settings = trees.TreeSettings(mixture, targets, rate, mode, additive=clean and (room or echo) == echo)
+    tree = trees.find_tree(root, rate, mode)
     if tree is None:
         raise UserError(f"{root} contains no mixtures of {rate} Hz, {mode}. Expected: {CARD.layout}")
-    hint = "; --room selects those of WHAMR!" if any(name.endswith(ROOMS) for name in mixture_folders(tree)) else ""
-    require_mixtures(tree, mixture, hint=hint)
-    carry_out(plan_tree(tree, out, settings, corpus=CARD.name, extra=extra, jobs=jobs), check=check, as_json=as_json)
+    is_whamr = any(name.endswith(ROOMS) for name in trees.mixture_folders(tree))
+    trees.require_mixtures(tree, mixture, hint="; --room selects those of WHAMR!" if is_whamr else "")
+    plan = trees.plan_tree(tree, out, settings, corpus=CARD.name, extra=extra, jobs=jobs)
+    carry_out(plan, check=check, as_json=as_json)
 
 
 CORPORA = (Corpus(CARD, prepare),)

@@ -24,14 +24,7 @@ from sepclip.corpora.preflight import Preflight
 from sepclip.corpora.speakers.statistics import statistics_line
 from sepclip.corpora.toolkit_lists import write_lists
 from sepclip.errors import UserError
-from sepclip.mixing.mixture_set import (
-    FORMAT,
-    SET_FILE,
-    UNFINISHED_FILE,
-    MixtureSet,
-    SetReport,
-    with_defaults,
-)
+from sepclip.mixing.mixture_set import FORMAT, SET_FILE, UNFINISHED_FILE, MixtureSet, SetReport, with_defaults
 from sepclip.mixing.recipe import SPLITS, Recipe
 from sepclip.parallel import in_processes
 

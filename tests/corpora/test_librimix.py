@@ -362,7 +362,7 @@ def test_tables_of_the_official_size_are_read(tmp_path):
         write_table(tmp_path, subset, rows, 2)
     preflight = Preflight(tmp_path)
     tables = read_tables(tmp_path, 2, subsets_of("train-360"), preflight, noise=True)
-    assert preflight.fine
+    assert preflight.is_ready
     assert [len(tables.rows[split]) for split in SPLITS] == [50800, 3000, 3000]
 
 

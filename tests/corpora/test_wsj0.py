@@ -356,7 +356,7 @@ def test_lists_of_the_official_size_are_read_in_a_moment_and_every_missing_file_
     found = read_lists(lists, 2, preflight)
     assert time.perf_counter() - began < 2
     assert [len(found.lines[split]) for split in SPLITS] == [20000, 5000, 3000]
-    assert preflight.fine
+    assert preflight.is_ready
     there = sorted(places)[::50]
     for place in there:
         write_wave(tmp_path / "root" / place, np.ones(10, np.int16), 16000)

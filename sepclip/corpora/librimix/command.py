@@ -20,7 +20,7 @@ def _card(speakers: int, size: str) -> Card:
         "the tables of gains of Cosentino et al. (2020) as their scripts do.",
         layout="ROOT[/LibriSpeech]/{train-clean-360,dev-clean,test-clean}/SPEAKER/CHAPTER/*.flac; for noise --noise "
         f"DIR with {{tr,cv,tt}}/*.wav; --metadata DIR with {tree.lower()}_{{train-clean-360,dev-clean,...}}.csv. "
-        f"Or a tree of mixtures, read in place: [{tree}/wav8k/min/]{{train-360,dev,test}}/{{mix_clean,mix_both,s1,...}}",
+        f"Or a tree of mixtures, read in place: [{tree}/wav8k/min/]{{train-360,dev,test}}/{{mix_clean,mix_both,...}}",
         size=size,
         licence="CC BY 4.0; with noise CC BY-NC 4.0",
         source="LibriSpeech: openslr.org/12; noise: wham.whisper.ai; tables: github.com/JorisCos/LibriMix",
@@ -53,29 +53,22 @@ def _prepare(speakers: int) -> Callable[..., None]:
         jobs: Jobs = None,
         as_json: Json = False,
     ) -> None:
+        from sepclip.corpora import existing_mixtures as trees
         from sepclip.corpora.command import carry_out
-        from sepclip.corpora.existing_mixtures import (
-            ExtraFolders,
-            TreeSettings,
-            find_only_tree,
-            plan_tree,
-            require_mixtures,
-            task_folders,
-        )
         from sepclip.corpora.librimix.lists import naming_of, subsets_of
         from sepclip.corpora.librimix.plan import LibriSettings, plan_librimix
         from sepclip.corpora.preflight import set_folders
 
         corpus, sets, naming = NAMES[speakers], set_folders(out, rate, mode), naming_of(speakers, subsets_of(train))
-        mixture, targets = task_folders(task, speakers)
+        mixture, targets = trees.task_folders(task, speakers)
         options = {"--metadata": metadata, "--noise": noise}
-        tree = find_only_tree(root, sets, f"Libri{speakers}Mix", naming, options)
+        tree = trees.find_only_tree(root, sets, f"Libri{speakers}Mix", naming, options)
         if tree:
-            require_mixtures(tree, mixture, naming)
+            trees.require_mixtures(tree, mixture, naming)
             noisy = task != "sep_clean"
-            settings = TreeSettings(mixture, targets, *sets[out], additive=not noisy)
-            extra = ExtraFolders("noise" if noisy else None)
-            plan = plan_tree(tree, out, settings, corpus=corpus, naming=naming, extra=extra, jobs=jobs)
+            settings = trees.TreeSettings(mixture, targets, *sets[out], additive=not noisy)
+            extra = trees.ExtraFolders("noise" if noisy else None)
+            plan = trees.plan_tree(tree, out, settings, corpus=corpus, naming=naming, extra=extra, jobs=jobs)
         else:
             settings_of = {folder: LibriSettings(speakers, task, train, *sets[folder]) for folder in sets}
             plan = plan_librimix(root, out, settings_of, corpus=corpus, metadata=metadata, noise=noise, jobs=jobs)

@@ -27,7 +27,6 @@ _UTTERANCE = "-".join(["[A-Za-z0-9]+"] * 3)
 _ID = re.compile(rf"{_UTTERANCE}(?:_{_UTTERANCE})*")
 _PART = r"\w[\w.-]*"  # neither a hidden file nor "." or ".."
 _PATH = re.compile(rf"{_PART}(?:/{_PART})+", re.ASCII)
-_SEX = re.compile(r"^(\d+)\s*\|\s*([FM])\s*\|", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Tables:
 
 
 def subsets_of(train: str) -> dict[str, tuple[str, ...]]:
-    """Return the subsets of each split; ``train`` is train-100, train-360 or both with a comma, else raise UserError."""
+    """Return the subsets of each split. Raise UserError unless ``train`` is train-100, train-360 or both."""
     chosen = parse_choices("--train", train, ("train-100", "train-360"))
     return {"tr": tuple(sorted(chosen)), "cv": ("dev",), "tt": ("test",)}
 
@@ -64,13 +63,6 @@ def naming_of(speakers: int, subsets: Mapping[str, tuple[str, ...]]) -> Naming:
 def _parse_name(stem: str) -> list[tuple[str, float]]:
     """Return the speakers in a name such as ``4077-13754-0001_5142-33396-0065``; it does not contain their levels."""
     return [(utterance.split("-")[0], 0.0) for utterance in stem.split("_")] if _ID.fullmatch(stem) else []
-
-
-def read_sexes(root: Path) -> dict[str, str]:
-    """Return "f" or "m" by speaker, from the SPEAKERS.TXT of LibriSpeech; nothing if there is no such file."""
-    file = root / "SPEAKERS.TXT"
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    return {speaker: sex.lower() for speaker, sex in _SEX.findall(text)}
 
 
 def read_tables(

@@ -18,8 +18,9 @@ from sepclip.audio.arrays import RealArray
 from sepclip.audio.files import BadSound, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.corpora.existing_mixtures import task_folders
-from sepclip.corpora.librimix.lists import GROUPS, LibriMixRow, Tables, naming_of, read_sexes, read_tables, subsets_of
+from sepclip.corpora.librimix.lists import GROUPS, LibriMixRow, Tables, naming_of, read_tables, subsets_of
 from sepclip.corpora.preflight import MODES, RATES_HZ, Preflight, count_samples, require_folder, require_one_of
+from sepclip.corpora.speakers.presets import LIBRISPEECH_SEXES
 from sepclip.corpora.write_set import Plan, PlannedSet, find_finished, write_sets
 from sepclip.mixing.levels import LevelLaw
 from sepclip.mixing.mixture_set import MixtureSet, SetReport
@@ -243,7 +244,7 @@ def _check_files(
 
 def _recipes(tables: Tables, folders: CorpusFolders, settings: LibriSettings) -> dict[str, list[Recipe]]:
     """Return the recipes of the mixtures whose files are all there."""
-    sexes = read_sexes(folders.speech)
+    sexes = LIBRISPEECH_SEXES.read(folders.speech) or {}
 
     def source(path: str, gain: float) -> Source:
         voice = path.rsplit("/", 1)[1].split("-")[0]

@@ -12,6 +12,7 @@ from itertools import groupby
 from sepclip.corpora.shares import divide
 from sepclip.corpora.speakers.presets import NO_VOICE
 from sepclip.corpora.speakers.survey import Utterance, VoiceSurvey
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError
 from sepclip.mixing.chance import generator
 from sepclip.mixing.levels import LEVEL_DBFS, PEAK, relative_levels
@@ -32,22 +33,14 @@ class Group:
     count: int
 
 
-def split_groups(
-    survey: VoiceSurvey,
-    *,
-    sources: int,
-    counts: Mapping[str, int],
-    unseen: Sequence[str],
-    by_voice: bool,
-    fractions: Mapping[str, float],
-    seed: int,
-) -> list[Group]:
+def split_groups(survey: VoiceSurvey, settings: VoiceSettings, *, by_voice: bool) -> list[Group]:
     """Divide the voices of a survey into the groups to train, validate and test on.
 
-    With ``by_voice``, no voice is in two splits. Otherwise the utterances of every voice are divided by ``fractions``,
-    file by file, and the ``unseen`` voices are kept for a test group of their own. Voices with too few utterances are
-    added to ``survey.left_out``. Raise UserError if there are too few voices.
+    With ``by_voice``, no voice is in two splits. Otherwise the utterances of every voice are divided, file by file, and
+    the unseen voices are kept for a test group of their own. Voices with too few utterances are added to
+    ``survey.left_out``. Raise UserError if there are too few voices.
     """
+    sources, counts, unseen = settings.sources, settings.counts, settings.unseen
     unknown = sorted(set(unseen) - set(survey.voices))
     if unknown:
         raise UserError(f"--unseen {','.join(unknown)}: no such voice; there are {', '.join(sorted(survey.voices))}")
@@ -57,10 +50,10 @@ def split_groups(
     if by_voice:
         groups = [
             Group(split, "seen" if split == "tr" else "unseen", voices, counts[split])
-            for split, voices in _divide_voices(seen, sources, fractions, seed).items()
+            for split, voices in _divide_voices(seen, settings).items()
         ]
     else:
-        parts = _divide_utterances(seen, fractions, seed, survey.left_out)
+        parts = _divide_utterances(seen, settings, survey.left_out)
         groups = [Group(split, "seen", voices, counts[split]) for split, voices in parts.items()]
     if unseen:
         voices = {voice: survey.voices[voice] for voice in sorted(set(unseen))}
@@ -91,23 +84,21 @@ def _advice(survey: VoiceSurvey, unseen: Sequence[str]) -> str:
     return "Add recordings, or lower --min-seconds"
 
 
-def _divide_voices(
-    voices: Voices, sources: int, fractions: Mapping[str, float], seed: int
-) -> dict[str, dict[str, Sequence[Utterance]]]:
+def _divide_voices(voices: Voices, settings: VoiceSettings) -> dict[str, dict[str, Sequence[Utterance]]]:
+    sources = settings.sources
     if len(voices) < 3 * sources:
         raise UserError(
             f"a split by voices needs {3 * sources} voices or more ({sources} to each of tr, cv and tt), "
             f"found {len(voices)}: use --split within"
         )
-    order = sorted(voices)
-    generator(seed, "split voices").shuffle(order)
-    parts = divide(order, fractions, sources)
+    parts = divide(sorted(voices), settings.fractions, sources, generator(settings.seed, "split voices"))
     return {split: {voice: voices[voice] for voice in sorted(part)} for split, part in parts.items()}
 
 
 def _divide_utterances(
-    voices: Voices, fractions: Mapping[str, float], seed: int, left_out: dict[str, str]
+    voices: Voices, settings: VoiceSettings, left_out: dict[str, str]
 ) -> dict[str, dict[str, Sequence[Utterance]]]:
+    fractions = settings.fractions
     divided: dict[str, dict[str, Sequence[Utterance]]] = {split: {} for split in fractions}
     for voice, utterances in voices.items():
         # pieces of one file stay together, unless the voice has too few files for all splits
@@ -117,8 +108,7 @@ def _divide_utterances(
             for path in by_file:
                 left_out[path] = f"its voice has too few utterances to split ({len(units)} of {len(fractions)})"
             continue
-        generator(seed, f"split {voice}").shuffle(units)
-        for split, part in divide(units, fractions, 1).items():
+        for split, part in divide(units, fractions, 1, generator(settings.seed, f"split {voice}")).items():
             divided[split][voice] = [u for unit in part for u in unit]
     return divided
 
@@ -132,21 +122,20 @@ def combinations_of(voices: Voices, sources: int) -> int:
     return ways[sources]
 
 
-def draw(group: Group, *, sources: int, seed: int, mode: str, first: int = 0, by_peaks: bool = True) -> list[Recipe]:
+def draw(group: Group, settings: VoiceSettings, first: int = 0) -> list[Recipe]:
     """Draw the recipes of a group, each of different voices, where all voices are equally likely.
 
     In a validation or test split no combination of utterances occurs twice, so the group may give fewer mixtures. In
     training one is repeated only if another is hard to find. The recipe of an index depends on the seed and on those
-    before it, not on how many follow. With ``by_peaks``, the common gain is chosen from the peaks of the sources;
-    without, as in a room, whose echo changes the peaks, rendering chooses it.
+    before it, not on how many follow. The names of the mixtures are numbered from ``first`` on.
     """
-    names = sorted(group.voices)
+    sources, names = settings.sources, sorted(group.voices)
     possible = combinations_of(group.voices, sources)
     count = group.count if group.split == "tr" else min(group.count, possible)
     drawn: set[frozenset[Utterance]] = set()
     recipes = []
     for index in range(count):
-        chance = generator(seed, f"draw {group.split} {group.name}", index)
+        chance = generator(settings.seed, f"draw {group.split} {group.name}", index)
         # draw speakers and an utterance of each, until the combination is a new one
         chosen: list[Utterance] = []
         for _ in range(_TRIES if group.split == "tr" else 10**6):
@@ -155,23 +144,26 @@ def draw(group: Group, *, sources: int, seed: int, mode: str, first: int = 0, by
                 break
         drawn.add(frozenset(chosen))
         levels = relative_levels(chance, sources)
-        recipes.append(_recipe(chosen, levels, group.name, first + index, mode, by_peaks))
+        recipes.append(_recipe(chosen, levels, group.name, first + index, settings))
     return recipes
 
 
 def _recipe(
-    chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, mode: str, by_peaks: bool
+    chosen: Sequence[Utterance], levels: Sequence[float], group: str, index: int, settings: VoiceSettings
 ) -> Recipe:
+    # the sum of the peaks says whether a mixture exceeds full scale, unless noise or an echo changes them: then
+    # rendering chooses the common gain
     gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=True)]
-    room = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
-    common = min(1.0, PEAK / room) if by_peaks else 1.0  # one gain for all, so that relative levels stay
+    loudest = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
+    common = min(1.0, PEAK / loudest) if settings.plain else 1.0  # one gain for all, so that relative levels stay
     lengths = [utterance.samples for utterance in chosen]
     sources = tuple(
         Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
         for u, level, gain in zip(chosen, levels, gains, strict=True)
     )
     name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])
-    return Recipe(name, group, min(lengths) if mode == "min" else max(lengths), sources, None if by_peaks else PEAK)
+    length = min(lengths) if settings.mode == "min" else max(lengths)
+    return Recipe(name, group, length, sources, None if settings.plain else PEAK)
 
 
 def _identifier(utterance: Utterance) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sepclip.audio.files import BadSound, find_sounds, mono_at_rate, name_below, read_sound
 from sepclip.corpora.shares import divide
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted
 from sepclip.mixing.chance import generator
 from sepclip.mixing.levels import LEVEL_DBFS
@@ -109,10 +110,8 @@ def _survey(folder: Path, option: str, measure: Callable[[Path], F | str], jobs:
     return recordings
 
 
-def split_recordings(
-    recordings: Sequence[F], fractions: Mapping[str, float], seed: int, option: str
-) -> dict[str, list[F]]:
-    """Divide recordings over the splits: by folders tr, cv and tt if all are in these, else by ``fractions``."""
+def split_recordings(recordings: Sequence[F], settings: VoiceSettings, option: str) -> dict[str, list[F]]:
+    """Divide recordings over the splits: by folders tr, cv and tt if all are in these, else by the fractions."""
     folders = [recording.path.split("/")[0] for recording in recordings]
     if set(folders) == set(SPLITS):
         pairs = list(zip(folders, recordings, strict=True))
@@ -120,28 +119,19 @@ def split_recordings(
     if len(recordings) < len(SPLITS):
         say(f"--{option} has {counted(len(recordings), 'recording')} for tr, cv and tt: they share all of them")
         return {split: list(recordings) for split in SPLITS}
-    order = list(recordings)
-    generator(seed, f"split {option}").shuffle(order)
-    parts = divide(order, fractions, 1)
+    parts = divide(recordings, settings.fractions, 1, generator(settings.seed, f"split {option}"))
     return {split: sorted(part, key=lambda recording: recording.path) for split, part in parts.items()}
 
 
-def add_noise(
-    recipes: Recipes,
-    noises: Sequence[Noise],
-    *,
-    snr_db: tuple[float, float],
-    rate_hz: int,
-    fractions: Mapping[str, float],
-    seed: int,
-) -> dict[str, list[Recipe]]:
-    """Draw a stretch of noise for each recipe, and its level below the louder voice, uniformly in ``snr_db``."""
-    parts = split_recordings(noises, fractions, seed, "noise")
+def add_noise(recipes: Recipes, folder: Path, settings: VoiceSettings, jobs: int | None) -> dict[str, list[Recipe]]:
+    """Draw a stretch of noise for each recipe, and its level below the louder voice, uniformly in the range."""
+    rate_hz = settings.rate_hz
+    parts = split_recordings(survey_noise(folder, rate_hz, jobs), settings, "noise")
 
     def with_noise(split: str, index: int, recipe: Recipe) -> Recipe:
-        chance = generator(seed, f"noise {split}", index)
+        chance = generator(settings.seed, f"noise {split}", index)
         noise = chance.choice(parts[split])
-        second, snr = chance.randrange(len(noise.powers)), chance.uniform(*snr_db)
+        second, snr = chance.randrange(len(noise.powers)), chance.uniform(*settings.noise_snr_db)
         seconds = recipe.length / rate_hz
         level_db = max(source.level_db for source in recipe.sources) - snr
         gain = 10 ** ((LEVEL_DBFS + level_db) / 20) / noise.level(second, seconds)
@@ -154,14 +144,12 @@ def add_noise(
     return {split: [with_noise(split, *item) for item in enumerate(mixtures)] for split, mixtures in recipes.items()}
 
 
-def add_rooms(
-    recipes: Recipes, rooms: Sequence[Room], *, fractions: Mapping[str, float], seed: int
-) -> dict[str, list[Recipe]]:
+def add_rooms(recipes: Recipes, folder: Path, settings: VoiceSettings, jobs: int | None) -> dict[str, list[Recipe]]:
     """Draw an impulse response for each source, all of one room if any room of the split has enough."""
-    parts = split_recordings(rooms, fractions, seed, "rirs")
+    parts = split_recordings(survey_rooms(folder, settings.rate_hz, jobs), settings, "rirs")
 
     def with_rooms(split: str, index: int, recipe: Recipe) -> Recipe:
-        chance, wanted = generator(seed, f"rooms {split}", index), len(recipe.sources)
+        chance, wanted = generator(settings.seed, f"rooms {split}", index), len(recipe.sources)
         large = [room.responses for room in parts[split] if len(room.responses) >= wanted]
         every = [response for room in parts[split] for response in room.responses]
         if large:

@@ -2,89 +2,26 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from sepclip.audio.files import NOT_READ
 from sepclip.audio.layout import Layout
-from sepclip.audio.loudness import LAWS
-from sepclip.corpora.preflight import MODES, Preflight, require_one_of
+from sepclip.corpora.preflight import Preflight
 from sepclip.corpora.speakers.draw import draw, split_groups
-from sepclip.corpora.speakers.noise_and_rooms import add_noise, add_rooms, require_apart, survey_noise, survey_rooms
-from sepclip.corpora.speakers.presets import check_preset
+from sepclip.corpora.speakers.noise_and_rooms import add_noise, add_rooms, require_apart
 from sepclip.corpora.speakers.statistics import describe
 from sepclip.corpora.speakers.survey import VoiceSurvey, survey_voices
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.corpora.write_set import Plan, PlannedSet, find_finished, for_one_set, write_sets
 from sepclip.errors import UserError, counted
 from sepclip.mixing.levels import PEAK, LevelLaw
 from sepclip.mixing.mixture_set import SET_FILE, MixtureSet, SetReport
 from sepclip.mixing.recipe import SPLITS, Recipe
-from sepclip.mixing.render import TARGETS, SetFolders, render_scene
+from sepclip.mixing.render import SetFolders, render_scene
 from sepclip.terminal import say, say_some
 
 VOICES_A_SOURCE = 6  # with this many or more, `auto` splits by voices
-
-
-@dataclass(frozen=True)
-class VoiceSettings:
-    """All that decides, with the corpus, what is in a set of mixed voices; the options of the command line."""
-
-    counts: Mapping[str, int]  # of the mixtures of each split
-    fractions: Mapping[str, float]  # of the voices or recordings that go to each split
-    unseen: tuple[str, ...] = ()
-    sources: int = 2
-    split: str = "auto"
-    speaker_from: str | None = None
-    preset: str | None = None
-    level: str = "rms"
-    rate_hz: int = 8000
-    mode: str = "min"
-    min_seconds: float = 1.0
-    max_seconds: float = 15.0
-    noise: str | None = None  # folder
-    noise_snr_db: tuple[float, float] = (0.0, 20.0)
-    rirs: str | None = None  # folder
-    targets: str = "reverberant"
-    seed: int = 0
-    audio: bool = True
-
-    @property
-    def plain(self) -> bool:
-        """Whether mixtures contain only voices, without noise or rooms."""
-        return self.noise is None and self.rirs is None
-
-    @property
-    def additive(self) -> bool:
-        """Whether the mixtures are the sum of their sources."""
-        return self.noise is None and (self.rirs is None or self.targets == "reverberant")
-
-    def __post_init__(self) -> None:
-        """Raise UserError if a setting is not allowed."""
-        require_one_of("--split", self.split, ("auto", "voices", "within"))
-        require_one_of("--mode", self.mode, MODES)
-        require_one_of("--level", self.level, tuple(LAWS))
-        require_one_of("--targets", self.targets, TARGETS)
-        if self.unseen and self.split == "voices":
-            raise UserError(
-                "--unseen keeps voices out of a split within voices; --split voices tests on unseen voices anyway"
-            )
-        if not 2 * self.min_seconds <= self.max_seconds < float("inf"):
-            raise UserError(
-                f"--max-seconds {self.max_seconds:g}: give {2 * self.min_seconds:g} or more, twice --min-seconds, so that "
-                f"any recording can be cut"
-            )
-        check_preset(self.preset, self.speaker_from)
-
-
-def parse_range(option: str, text: str) -> tuple[float, float]:
-    """Read two numbers, the lower first, such as ``"0,20"``."""
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        low, high = 1.0, 0.0
-    if not -100 <= low <= high <= 100:
-        raise UserError(f"{option} {text}: give the lowest and the highest in dB, such as 0,20")
-    return low, high
 
 
 def prepare_voices(root: Path, out: Path, settings: VoiceSettings, *, corpus: str) -> MixtureSet:
@@ -114,28 +51,17 @@ def plan_voices(root: Path, out: Path, settings: VoiceSettings, *, corpus: str, 
     if not missing:
         return Plan(preflight, finished)
     # survey the corpus, draw the voices of every mixture, then its noise and room
-    survey = survey_voices(
-        root,
-        rate_hz=settings.rate_hz,
-        speaker_from=settings.speaker_from,
-        preset=settings.preset,
-        law=settings.level,
-        min_seconds=settings.min_seconds,
-        max_seconds=settings.max_seconds,
-        jobs=jobs,
-    )
+    survey = survey_voices(root, settings, jobs)
     recipes = _draw(root, survey, settings)
-    rate_hz, shares, seed = settings.rate_hz, settings.fractions, settings.seed
     if noise:
-        noises = survey_noise(noise, rate_hz, jobs)
-        recipes = add_noise(recipes, noises, snr_db=settings.noise_snr_db, rate_hz=rate_hz, fractions=shares, seed=seed)
+        recipes = add_noise(recipes, noise, settings, jobs)
     if rirs:
-        recipes = add_rooms(recipes, survey_rooms(rirs, rate_hz, jobs), fractions=shares, seed=seed)
+        recipes = add_rooms(recipes, rirs, settings, jobs)
     preflight.facts.extend(f"{split}: {counted(len(recipes[split]), 'mixture')}" for split in SPLITS)
     report = _report(survey, recipes, settings)
-    planned = PlannedSet(out, recipes, root, Layout(rate_hz, settings.sources), recorded, report)
+    planned = PlannedSet(out, recipes, root, Layout(settings.rate_hz, settings.sources), recorded, report)
     folders = SetFolders(root, noise, rirs, settings.targets)
-    render = for_one_set(lambda recipe: render_scene(recipe, folders, rate_hz)) if settings.audio else None
+    render = for_one_set(lambda recipe: render_scene(recipe, folders, settings.rate_hz)) if settings.audio else None
     preflight.needed_bytes = planned.missing_bytes if settings.audio else 0
     return Plan(preflight, write=lambda: write_sets([planned], render, jobs))
 
@@ -160,15 +86,7 @@ def _draw(root: Path, survey: VoiceSurvey, settings: VoiceSettings) -> dict[str,
     enough = len(survey.voices) >= VOICES_A_SOURCE * settings.sources
     by_voice = settings.split == "voices" or (settings.split == "auto" and not settings.unseen and enough)
     try:
-        groups = split_groups(
-            survey,
-            sources=settings.sources,
-            counts=settings.counts,
-            unseen=settings.unseen,
-            by_voice=by_voice,
-            fractions=settings.fractions,
-            seed=settings.seed,
-        )
+        groups = split_groups(survey, settings, by_voice=by_voice)
     except UserError:
         _print_survey(root, survey)
         raise
@@ -176,14 +94,7 @@ def _draw(root: Path, survey: VoiceSurvey, settings: VoiceSettings) -> dict[str,
     say(f"split {'by voices' if by_voice else 'within voices'}")
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
     for group in groups:
-        drawn = draw(
-            group,
-            sources=settings.sources,
-            seed=settings.seed,
-            mode=settings.mode,
-            by_peaks=settings.plain,
-            first=len(recipes[group.split]),
-        )
+        drawn = draw(group, settings, first=len(recipes[group.split]))
         if len(drawn) < group.count:
             only = counted(len(drawn), "different mixture")
             say(f"{group.split} {group.name}: {group.count} asked for, but the voices give only {only}")

@@ -26,29 +26,41 @@ class SexTable:
     file: str
     line: re.Pattern[str]
 
+    def read(self, folder: Path) -> dict[str, str] | None:
+        """Return "f" or "m" by voice, or None if the table is not in the folder."""
+        try:
+            lines = (folder / self.file).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return None
+        matches = [match for line in lines if (match := self.line.match(line))]
+        return {match[1]: match[2].lower() for match in matches}
+
+
+LIBRISPEECH_SEXES = SexTable("SPEAKERS.TXT", re.compile(r"^\s*(\d+)\s*\|\s*([FM])\s*\|"))
+
 
 @dataclass(frozen=True)
 class Preset:
     """A known corpus: which of its files are used, and how their paths below the root name the voice and sex."""
 
-    uses: str
+    takes: str  # in words, for the reason why a file is left out
     pattern: re.Pattern[str]
     sexes: SexTable | None = None
 
 
 PRESETS = {
     "vctk": Preset(
-        "SPEAKER/SPEAKER_NUMBER[_mic1].{flac,wav}: only the first of two microphones",
+        "SPEAKER/SPEAKER_NUMBER[_mic1].{flac,wav}: of two microphones the first",
         re.compile(r"(?:^|/)(?P<speaker>[ps]\d+)/(?P=speaker)_\d+(?:_mic1)?\.(?:flac|wav)$"),
         SexTable("speaker-info.txt", re.compile(r"^\s*p?(\w+)\s+\d+\s+([FM])\b")),
     ),
     "librispeech": Preset(
         "SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.{flac,wav}",
         re.compile(r"(?:^|/)(?P<speaker>\d+)/(\d+)/(?P=speaker)-\2-\d+\.(?:flac|wav)$"),
-        SexTable("SPEAKERS.TXT", re.compile(r"^\s*(\d+)\s*\|\s*([FM])\s*\|")),
+        LIBRISPEECH_SEXES,
     ),
     "daps": Preset(
-        "{f,m}NUMBER_scriptNUMBER_clean.wav: only the studio, of all rooms and devices",
+        "{f,m}NUMBER_scriptNUMBER_clean.wav: of its rooms and devices the studio alone",
         re.compile(r"(?:^|/)(?P<speaker>(?P<sex>[fm])\d+)_script\d+_clean\.wav$"),
     ),
     "timit": Preset(
@@ -77,7 +89,7 @@ class VoiceFinder:
         if self._preset:
             match = self._preset.pattern.search(relative.as_posix())
             if match is None:
-                return f"ignored by --preset {self._name}: it uses {self._preset.uses}"
+                return f"passed over by --preset {self._name}: it takes {self._preset.takes}"
             name = match["speaker"]
             sex = match.groupdict().get("sex") or self._sexes.get(name.removeprefix("p"))
             return Voice(name, sex.lower() if sex else None)
@@ -101,12 +113,8 @@ def check_preset(preset: str | None, speaker_from: str | None) -> None:
 def read_sexes(root: Path, table: SexTable) -> dict[str, str]:
     """Return the sexes in the table of a corpus, which is in ``root`` or up to two folders above it."""
     for folder in (root, *root.resolve().parents[:2]):
-        try:
-            lines = (folder / table.file).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        matches = [match for line in lines if (match := table.line.match(line))]
-        return {match[1]: match[2] for match in matches}
+        if (sexes := table.read(folder)) is not None:
+            return sexes
     say(f"{table.file} is neither in {root} nor above it: the sexes of the voices stay unknown")
     return {}
 

@@ -14,6 +14,7 @@ from sepclip.audio.loudness import LAWS, rms
 from sepclip.corpora.preflight import require_folder
 from sepclip.corpora.speakers.pauses import cut_at_pauses, hop_levels, hop_samples, is_active
 from sepclip.corpora.speakers.presets import Voice, VoiceFinder
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted
 from sepclip.parallel import in_threads
 from sepclip.terminal import say
@@ -56,26 +57,15 @@ class VoiceSurvey:
         return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
-def survey_voices(
-    root: Path,
-    *,
-    rate_hz: int,
-    min_seconds: float,
-    max_seconds: float,
-    speaker_from: str | None = None,
-    preset: str | None = None,
-    law: str = "rms",
-    jobs: int | None = None,
-) -> VoiceSurvey:
+def survey_voices(root: Path, settings: VoiceSettings, jobs: int | None = None) -> VoiceSurvey:
     """Read every sound file below ``root``, in parallel, and find out what can be used.
 
-    :class:`VoiceFinder` finds the voice of a file. Files longer than ``max_seconds`` are cut at pauses into pieces of
-    at least ``min_seconds``. Levels are measured by ``law``, one of :data:`LAWS`. These files are left out, each with
-    its reason: hidden, unreadable, truncated, short, silent, non-finite or duplicate ones, and those with a rate below
-    ``rate_hz`` or a name that is not UTF-8.
+    :class:`VoiceFinder` finds the voice of a file. Long files are cut at pauses into pieces. These files are left out,
+    each with its reason: hidden, unreadable, truncated, short, silent, non-finite or duplicate ones, and those with a
+    rate below that of the set or a name that is not UTF-8.
     """
     require_folder(root, "a folder of voices")
-    finder = VoiceFinder(root, speaker_from=speaker_from, preset=preset)
+    finder = VoiceFinder(root, speaker_from=settings.speaker_from, preset=settings.preset)
     paths, left_out = find_sounds(root)
     survey = VoiceSurvey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
     if not paths:
@@ -87,7 +77,7 @@ def survey_voices(
         voice = finder.find(path.relative_to(root))
         relative = name_below(path, root)
         if relative != path.relative_to(root).as_posix():
-            survey.left_out[relative] = "its name is not UTF-8, so no recipe can contain it"
+            survey.left_out[relative] = "its name is not UTF-8, so no recipe can hold it"
         elif isinstance(voice, str):
             survey.left_out[relative] = voice
         else:
@@ -95,10 +85,7 @@ def survey_voices(
 
     def measure_file(item: tuple[Path, Voice]) -> Measurement | str:
         path, voice = item
-        relative = name_below(path, root)
-        return measure(
-            path, relative, voice, rate_hz=rate_hz, min_seconds=min_seconds, max_seconds=max_seconds, law=law
-        )
+        return measure(path, name_below(path, root), voice, settings)
 
     if named:
         say(f"reading {counted(len(named), 'file')} in {root}")
@@ -127,10 +114,9 @@ class Measurement:
     digest: str
 
 
-def measure(
-    path: Path, relative: str, voice: Voice, *, rate_hz: int, min_seconds: float, max_seconds: float, law: str
-) -> Measurement | str:
+def measure(path: Path, relative: str, voice: Voice, settings: VoiceSettings) -> Measurement | str:
     """Return the utterances in a file, at the rate of the set, or the reason to leave it out."""
+    rate_hz, min_seconds, max_seconds = settings.rate_hz, settings.min_seconds, settings.max_seconds
     try:
         sound = read_sound(path)
     except BadSound as error:
@@ -150,7 +136,7 @@ def measure(
     utterances, activity = [], []
     for (start, stop), (first, last) in zip(pairwise(edges), pairwise(cuts), strict=True):
         piece = wave[first * hop : last * hop]
-        level = LAWS[law](piece, rate_hz)
+        level = LAWS[settings.level](piece, rate_hz)
         if rms(piece, rate_hz) > 10 ** (SILENT_DBFS / 20) and level > 0:
             peak = float(np.abs(piece).max())
             utterances.append(

@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 from sepclip.audio.files import Sound, name_below, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.corpora.preflight import Preflight
-from sepclip.corpora.stems.tracks import (
-    StemHeader,
-    Track,
-    choose_stems,
-    find_tracks,
-    read_stem_header,
-    split_tracks,
-)
+from sepclip.corpora.stems.tracks import StemHeader, Track, choose_stems, find_tracks, read_stem_header, split_tracks
 from sepclip.corpora.write_set import Plan, PlannedSet, Render, find_finished, for_one_set, write_sets
 from sepclip.errors import UserError, counted
 from sepclip.mixing.mixture_set import SET_FILE, MixtureSet, SetReport

@@ -127,9 +127,8 @@ def split_tracks(
             f"{counted(len(pool), 'track')} cannot be divided into {', '.join(wanted)}: {len(wanted)} or more are "
             f"needed, each a folder of stems"
         )
-    generator(seed, "split tracks").shuffle(pool)
     shares = {split: fraction / sum(wanted.values()) for split, fraction in wanted.items()}
-    for split, part in divide(pool, shares, 1).items():
+    for split, part in divide(pool, shares, 1, generator(seed, "split tracks")).items():
         tracks[split] = sorted(part, key=lambda track: track.name)
     return tracks
 
