@@ -153,7 +153,7 @@ def _open_finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
         recipes = "".join((out / f"{split}.jsonl").read_text(encoding="utf-8") for split in SPLITS)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: remove {out} and prepare it again") from error
-    if _digest(recipes) != mixtures.digest:
+    if hashlib.sha256(recipes.encode()).hexdigest() != mixtures.digest:
         raise UserError(f"{out} has other recipes than it was made from: remove it and prepare it again")
     if mixtures.audio:  # the paths in the lists are wrong if the set has moved
         write_lists(out, {split: mixtures.recipes(split) for split in SPLITS}, mixtures.layout, mixtures.about)
@@ -196,7 +196,7 @@ def write_sets(sets: Sequence[PlannedSet], render: RenderAll | None, jobs: int |
         texts = {split: "".join(f"{r.to_line()}\n" for r in recipes) for split, recipes in planned.recipes.items()}
         for split, text in texts.items():
             _write_recipes(planned.out, split, text)
-        digests.append(_digest("".join(texts[split] for split in SPLITS)))
+        digests.append(hashlib.sha256("".join(texts[split] for split in SPLITS).encode()).hexdigest())
     if render:
         _write_audio(sets, render, jobs)
     for leftover in leftovers:
@@ -270,10 +270,6 @@ def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in dict(settings).items():
         flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
     return flat
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def count_by_group(recipes: Sequence[Recipe]) -> dict[str, int]:

@@ -71,6 +71,7 @@ class Batch:
         parts = min(parts, count)
         if parts == 1:
             return [self]
+        # each part knows its place in the step, so that losses are weighted by their share of it
         total = self.total or count
         return [
             Batch(
@@ -86,6 +87,7 @@ class Batch:
 
 def crop(wave: PcmWaves, start: int, samples: int) -> PcmWaves:
     """Return ``samples`` samples of ``wave`` (..., T) from ``start`` on, zeros after its end."""
+    # a view if nothing is missing: stacking copies it anyway
     piece = wave[..., start : start + samples]
     missing = samples - piece.shape[-1]
     return np.pad(piece, [(0, 0)] * (wave.ndim - 1) + [(0, missing)]) if missing else piece
@@ -129,12 +131,15 @@ class FixedMixtures:
     def __init__(self, mixtures: MixtureSet, sampling: Sampling):
         self.recipes = mixtures.recipes("tr")
         self._mixtures, self._readers = mixtures, ReaderPool(sampling.readers)
+        # whole mixtures with their sources, because every epoch needs other excerpts of them
         self._waves = sampling.make_cache(lambda index: mixtures.waves("tr", self.recipes[index]), len(self.recipes))
         self._segment, self._seed, self._excerpts = sampling.segment, sampling.seed, sampling.excerpts
+        # a small set makes a smaller batch, not an empty epoch
         total = sampling.excerpts * len(self.recipes)
         self.batch_size = min(sampling.batch_size, total)
         self._places = sampling.share.of(self.batch_size)
         self.steps_per_epoch = total // self.batch_size
+        # the shuffled excerpts of one epoch: excerpt i is of mixture i // excerpts
         self._epoch, self._order = -1, list[int]()
 
     def batch(self, step: int) -> Batch:
@@ -168,6 +173,7 @@ class DynamicMixtures:
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling, augmentation: Augmentation):
         self._readers = ReaderPool(sampling.readers)
+        # the mixer draws and reads; this class only asks for each place of each step
         self._mixer = VoiceMixer(mixtures, sampling.segment, augmentation, sampling.make_cache)
         self._seed, self.batch_size = sampling.seed, sampling.batch_size
         self._places = sampling.share.of(self.batch_size)
@@ -179,6 +185,7 @@ class DynamicMixtures:
         pairs = self._readers.map(
             lambda place: self._mixer.mix(generator(self._seed, f"dynamic {step}", place)), self._places
         )
+        # dynamic mixtures are floats already, at full scale 1, so to_batch has nothing to do for them
         mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
         names = tuple(f"mixture {place} of step {step + 1}" for place in self._places)
         return Batch(mixture, sources, names, self._places.start, self.batch_size)  # (B, T), (B, S, T)
@@ -209,6 +216,7 @@ class DynamicStems:
             lambda place: self._mix(generator(self._seed, f"dynamic {step}", place)), self._places
         )
         stems, names = zip(*pairs, strict=True)
+        # the mixture is exactly the sum, without rounding or clipping in between
         sources = torch.from_numpy(np.stack(stems))  # (B, S, T)
         return Batch(sources.sum(1), sources, names, self._places.start, self.batch_size)
 
@@ -223,6 +231,7 @@ class DynamicStems:
     def _stem(self, key: int, chance: Random) -> NDArray[np.float32]:
         """Return an excerpt of a stem, (T,) or (C, T), with a random gain."""
         start = excerpt_start(self._length(key), self._segment, chance.random())
+        # drawn also for mono, so that a seed gives the same gains whatever the channels
         gain, swapped = chance.uniform(*STEM_GAIN), chance.random() < 0.5
         channels = self._mixtures.layout.channels
         if self._waves.has_room(key, channels * self._length(key)):
@@ -277,6 +286,7 @@ def training_data(
     if augmentation != NO_AUGMENTATION and not voices:
         raise UserError("data.speed and data.noise_snr_db are for voices mixed in training: leave them out")
     sampling = Sampling(segment, batch_size, seed, memory_gib * 2**30, excerpts, share, readers, shared)
+    # voices may be mixed in any order; sources in a fixed order keep their places
     batches: Batches
     if voices:
         batches = DynamicMixtures(mixtures, sampling, augmentation)

@@ -51,6 +51,7 @@ class VoiceMixer:
             raise UserError(
                 f"data.noise_snr_db: the recipes of {mixtures.path} name no noise; prepare a set with noise"
             )
+        # sorted, so that a seed draws the same speakers whatever the order of the recipes
         self._voices = sorted(self._sounds.by_voice)
         self._levels: dict[int, float] = {}
 
@@ -133,6 +134,7 @@ class VoiceMixer:
         noise_db = voice_db - self._sounds.snr_db(index)
         if self._augmentation.noise_snr_db:
             noise_db = voice_db - chance.uniform(*self._augmentation.noise_snr_db)
+        # by the excerpt and not the whole noise: a noise may be quiet for a while
         level = LAWS["rms"](excerpt, self._mixtures.rate_hz) or 1.0
         return excerpt * np.float32(10 ** (noise_db / 20) / level)
 
@@ -177,6 +179,7 @@ def at_speed(wave: Float32, percent: int) -> Float32:
     """Return ``wave`` (T,) played at ``percent`` of its speed, with its pitch: ceil(100 T / percent) samples."""
     if percent == 100:
         return wave
+    # resampling from `percent` to 100 changes the number of samples; played at the old rate, the wave is faster
     import torch
 
     from sepclip.audio.resample import resample

@@ -40,7 +40,7 @@ class LevelLaw:
 
 
 def relative_levels(chance: random.Random, sources: int) -> list[float]:
-    """Draw levels in dB: two sources are 0 to 5 dB apart, either one the louder, and any others lie between them."""
+    """Draw levels in dB: two sources are 0 to 5 dB apart, either one the louder, and any others are between them."""
     half = chance.uniform(0, RELATIVE_LEVEL_DB) / 2
     levels = [half, -half, *[0.0] * (sources - 2)]
     chance.shuffle(levels)

@@ -24,6 +24,7 @@ def read_response(path: Path, rate_hz: int) -> Float32:
 
     The direct sound thus keeps its time and level, and the rest is the echo. Raise BadSound if it is silent.
     """
+    # cached, because each training mixture reads one for every source
     sound = read_sound(path)
     response = mono_at_rate(sound.samples[:1], sound.rate_hz, rate_hz)  # (L',)
     if not response.any():

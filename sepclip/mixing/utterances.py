@@ -41,6 +41,7 @@ class TrainingSounds:
         mixtures.require_root()
         self.folders = mixtures.source_folders
         self.folders.require()
+        # each stretch once, though many recipes name it: it then takes memory and disk once
         self.voices = _distinct(source for recipe in recipes for source in recipe.sources)
         self.noises = _distinct(recipe.noise for recipe in recipes if recipe.noise)
         self.rooms = sorted({tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes} - {()})
@@ -80,6 +81,7 @@ class TrainingSounds:
     def snr(self, index: int) -> float:
         """Return the ratio of the louder voice of its mixture to a noise, by the RMS of both files with their gains."""
         noise = self.noises[index]
+        # the gains alone do not say how loud the files are, so both are measured
         voices = self._recipe_of_noise[_key(noise)].sources
         loudest = max(abs(source.gain) * self.rms(self._index[_key(source)]) for source in voices)
         return loudest / (abs(noise.gain) * self.noise_rms(index) or 1.0)
@@ -108,12 +110,14 @@ class TrainingSounds:
                 recipe, place = self._recipe_of_voice[_key(source)]
                 return mixtures.source_waves("tr", recipe, place, start=0, samples=recipe.length)
             return self._resampled("voice", source, lambda: self._read(source))
+        # after the voices come the noises, whose folder may be another one than the root
         index -= len(self.voices)
         if index < len(self.noises):
             noise, folder = self.noises[index], folders.noise or folders.root
             return self._resampled(
                 "noise", noise, lambda: read_noise(noise, folder, mixtures.rate_hz, by_scripts=folders.by_scripts)
             )
+        # and at last the files of voices with their echo
         source = self.voices[index - len(self.noises)]
         heard = replace(source, path=source.heard or source.path)
         return self._resampled("voice", heard, lambda: self._read(heard))
@@ -136,6 +140,7 @@ class TrainingSounds:
         file = mixtures.path / RESAMPLED / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.wav"
         if file.is_file():
             return to_int16(read_sound(file).samples[0])
+        # 16 bits take half the memory of floats, here and in the file
         wave = to_int16(load())
         try:
             write_sound(file, wave, mixtures.rate_hz, flush=False)
@@ -155,6 +160,7 @@ def _key(source: Source) -> tuple[str, int]:
 
 def _distinct(sources: Iterable[Source]) -> list[Source]:
     """Return one source for each stretch (path and offset), sorted by these."""
+    # sorted, so that indices do not depend on the order of the recipes
     by_key = {_key(source): source for source in sources}
     return [by_key[key] for key in sorted(by_key)]
 

@@ -56,11 +56,6 @@ class LibriSettings:
         """Whether the mixtures contain noise."""
         return self.task != "sep_clean"
 
-    @property
-    def targets(self) -> int:
-        """The number of sources that a mixture is to be separated into."""
-        return len(task_folders(self.task, self.speakers)[1])
-
 
 @dataclass(frozen=True)
 class CorpusFolders:
@@ -201,7 +196,8 @@ def _plan_set(
     report: SetReport = {"additive": not settings.noisy, "task": settings.task, "levels": levels, "by_scripts": True}
     if settings.noisy:
         report["noise_root"] = str(folders.noise.resolve())
-    layout = Layout(settings.rate_hz, settings.targets)
+    _, targets = task_folders(settings.task, settings.speakers)
+    layout = Layout(settings.rate_hz, len(targets))
     return PlannedSet(out, _recipes(tables, folders, settings), folders.speech, layout, recorded, report)
 
 
@@ -263,6 +259,8 @@ def _recipes(tables: Tables, folders: CorpusFolders, settings: LibriSettings) ->
             if settings.task == "enh_both":  # one target, the sum of all
                 paths, voices = "+".join(row.paths), "+".join(speaker.voice for speaker in sources)
                 sources = (Source(paths, voices, None, 0, length, settings.rate_hz, 0.0, 1.0),)
+            elif settings.task == "enh_single":
+                sources = sources[:1]
             noisy = noise if settings.noisy else None
-            recipes[split].append(Recipe(row.name, GROUPS[split], length, sources[: settings.targets], noise=noisy))
+            recipes[split].append(Recipe(row.name, GROUPS[split], length, sources, noise=noisy))
     return recipes

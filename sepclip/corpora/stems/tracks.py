@@ -99,7 +99,7 @@ def _add_track(tracks: dict[str | None, list[Track]], place: str, files: Mapping
 
 
 def split_tracks(
-    found: Mapping[str | None, Sequence[Track]],
+    tracks_by_folder: Mapping[str | None, Sequence[Track]],
     *,
     validation: Collection[str],
     fractions: Mapping[str, float],
@@ -110,13 +110,13 @@ def split_tracks(
     That part is the tracks named in ``validation`` for cv, else a share by ``fractions``. Raise UserError if there are
     too few tracks, or some are outside the folders of the splits.
     """
-    if None in found and len(found) > 1:
-        outside = found[None][0].place
+    if None in tracks_by_folder and len(tracks_by_folder) > 1:
+        outside = tracks_by_folder[None][0].place
         raise UserError(
             f"some tracks are in folders such as train and test, others, such as {outside}, are not: move them"
         )
-    tracks = {split: sorted(found.get(split, ()), key=lambda track: track.name) for split in SPLITS}
-    pool = sorted([*found.get(None, ()), *tracks["tr"]], key=lambda track: track.name)
+    tracks = {split: sorted(tracks_by_folder.get(split, ()), key=lambda track: track.name) for split in SPLITS}
+    pool = sorted([*tracks_by_folder.get(None, ()), *tracks["tr"]], key=lambda track: track.name)
     if validation and not tracks["cv"]:
         tracks["cv"] = [track for track in pool if track.name in validation]
         pool = [track for track in pool if track.name not in validation]

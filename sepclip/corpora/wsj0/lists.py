@@ -214,15 +214,15 @@ def parse_table(text: str, file: Path) -> dict[str, float]:
     """Read lines of ``UTTERANCE POWER``. Raise UserError if one is something else."""
     levels = {}
     for number, row in enumerate(text.splitlines(), 1):
-        fields = row.split()
+        if not row.strip():
+            continue
         try:
-            if fields:
-                name, power = fields[0], float(fields[1])
-                if len(fields) != 2 or not 0 < power < math.inf:
-                    raise ValueError
-                levels[name.lower()] = power
-        except (ValueError, IndexError):
-            raise UserError(
-                f"{file}, line {number}: {row[:60]!r} is not UTTERANCE POWER, such as 40na010x 4.88e-04"
-            ) from None
+            name, power = row.split()
+            levels[name.lower()] = float(power)
+            valid = 0 < float(power) < math.inf
+        except ValueError:
+            valid = False
+        if not valid:
+            what = f"{row[:60]!r} is not UTTERANCE POWER, such as 40na010x 4.88e-04"
+            raise UserError(f"{file}, line {number}: {what}")
     return levels
