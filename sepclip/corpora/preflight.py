@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import soundfile
 
 from sepclip.audio.files import BadSound
-from sepclip.audio.sphere import shortened
+from sepclip.audio.sphere import shorten_header
 from sepclip.errors import UserError, counted
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def count_samples(
     shorten.
     """
     try:
-        header = shortened(path) if compressed else None
+        header = shorten_header(path) if compressed else None
         if header is None:
             info = soundfile.info(path)
             samples, file_rate_hz, file_channels = int(info.frames), info.samplerate, info.channels

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
 from tests.conftest import assert_told, sepclip
 from tests.mixing.conftest import WHOLE, make_corpus, prepare, samples, sentence, tree, write_wave
+from tests.processes import kill, wait_until
 
 # Runs the command line, and holds at the given write of a set until the file GO is there
 _HELD = """
@@ -56,11 +56,7 @@ def start_held(folder, step, *arguments):
         # a shell makes what it runs in the background ignore Ctrl-C, and everything that starts from there too
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    deadline = time.monotonic() + 60
-    while not held.exists():
-        assert running.poll() is None, running.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(held.exists, seconds=60, process=running)
     return running
 
 
@@ -78,8 +74,7 @@ def test_a_killed_run_is_resumed_to_the_same_bytes(corpus, mixtures, tmp_path):
     # three waves of one that was begun are written again
     for step, waves in ((1, 0), (3, 0), (BEFORE_WAVES + 1, 0), (BEFORE_WAVES + 2, 1), (40, 35), (40, 33 + 35)):
         running = start_held(tmp_path, step, corpus, out, *arguments)
-        running.kill()
-        running.communicate()
+        kill(running)
         assert len(list(out.rglob("*.wav"))) == waves
         assert not (out / "set.json").exists()
     assert sepclip("prepare", "speakers", corpus, out, *arguments).returncode == 0
@@ -152,6 +147,7 @@ def test_a_full_disk_is_reported_and_costs_only_time(corpus, mixtures, tmp_path)
         [sys.executable, "-m", "sepclip", *map(str, arguments)],
         capture_output=True,
         text=True,
+        timeout=600,
         check=False,
         # Python ignores SIGXFSZ: a write beyond the limit fails as on a full disk
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000)),
@@ -165,13 +161,14 @@ def test_a_full_disk_is_reported_and_costs_only_time(corpus, mixtures, tmp_path)
 
 def test_a_disk_too_small_is_reported_before_anything_is_written(corpus, tmp_path):
     mount = f"mount -t tmpfs -o size=500k none {tmp_path}"
-    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, timeout=60, check=False).returncode:
         pytest.skip("no file system can be mounted here")
     command = f"{sys.executable} -m sepclip prepare speakers {corpus} {tmp_path}/sub/out"
     result = subprocess.run(
         ["unshare", "-rm", "sh", "-c", f"{mount}; {command}; code=$?; ls -A {tmp_path}; exit $code"],
         capture_output=True,
         text=True,
+        timeout=600,
         check=False,
     )
     assert_told(result, "GB free and the mixtures need", "--no-audio")

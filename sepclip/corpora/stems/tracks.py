@@ -53,7 +53,7 @@ def read_stem_header(path: Path) -> StemHeader | tuple[str, str]:
         if path.name.endswith(stem_file.SUFFIX):
             if ffmpeg() is None:
                 return "stem file, which only ffmpeg can decode", _NO_FFMPEG
-            return StemHeader(*stem_file.look_at(path), as_is=False)
+            return StemHeader(*stem_file.probe_stems(path), as_is=False)
         info = soundfile.info(path, verbose=True)
     except BadSound as error:
         return f"file that is {error.reason}", _COPY_AGAIN

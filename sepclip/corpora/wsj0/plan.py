@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, name_below, write_text
 from sepclip.audio.layout import Layout
-from sepclip.audio.sphere import CONVERT, read_speech, shortened
+from sepclip.audio.sphere import CONVERT, read_speech, shorten_header
 from sepclip.corpora.preflight import MODES, RATES_HZ, Preflight, count_samples, require_folder, require_one_of
 from sepclip.corpora.write_set import Plan, PlannedSet, begin, find_finished, write_sets
 from sepclip.corpora.wsj0.lists import (
@@ -216,7 +216,7 @@ def _check_files(
             preflight.add_problem(f"file with {samples}", "copy it again from the discs", folder, path.name)
             continue
         lengths[utterance] = samples
-        if no_ffmpeg and path.suffix.lower() not in (".wav", ".flac") and shortened(path):
+        if no_ffmpeg and path.suffix.lower() not in (".wav", ".flac") and shorten_header(path):
             preflight.add_problem("file compressed by shorten", CONVERT, folder, path.name)
     return lengths
 
