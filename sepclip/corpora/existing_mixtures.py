@@ -22,7 +22,7 @@ _UTTERANCE_AND_LEVEL = re.compile(r"([A-Za-z0-9-]{4,40})_(-?[0-9.e-]+)(?:_|$)")
 
 @dataclass(frozen=True)
 class TreeSettings:
-    """Which folders of a tree have the mixtures and the sources, and the rate and mode of its files."""
+    """The folders of a tree with the mixtures and the sources, and the rate and mode of its files."""
 
     mixture: str  # folder, such as "mix" or "mix_both"
     targets: tuple[str, ...]  # folders, such as "s1", "s2"
