@@ -135,8 +135,7 @@ def run_prepare(corpus: str, root: Path, threads: int, out: Path) -> None:
         )
     else:
         plan = plan_librimix(root, out, {out: LibriSettings(2, train="train-100")}, corpus=corpus, jobs=threads)
-    plan.preflight.require()
-    plan.make()
+    plan.prepare()
 
 
 def seconds(work: Callable[[], object]) -> float:

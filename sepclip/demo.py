@@ -12,7 +12,8 @@ from sepclip.audio.files import find_sounds, write_text
 from sepclip.audio.layout import part_names
 from sepclip.config.load import load_config
 from sepclip.config.schema import Config
-from sepclip.corpora.speakers.plan import VoiceSettings, prepare_voices
+from sepclip.corpora.speakers.plan import prepare_voices
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError
 from sepclip.evaluation.document import ScoreDocument
 from sepclip.evaluation.sets import evaluate_set
@@ -105,7 +106,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
         seconds[name] = round(time.monotonic() - start, 1)
 
     with stage(1, "prepare", "mixing the voices"):
-        mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers").mixtures
+        mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers")
         run = Run.start_or_resume(out / "run", config, mixtures)
         device = resolve_device(run.config.device)
     with stage(2, "train", "training a small network"):

@@ -1,9 +1,9 @@
-"""Corpora, and how mixture sets are made of them. The cards of all corpora are found here.
+"""Making mixture sets from corpora. This file collects the cards of all corpora.
 
 To add a corpus, add one file, or one folder with a ``command.py``, whose ``CORPORA`` names a card and a function
-``prepare`` for each sub-command of ``sepclip prepare``. The signature of ``prepare`` gives the options of the command;
-all have ``root``, ``out``, ``check``, ``jobs`` and ``as_json`` of the types in :mod:`sepclip.corpora.command`, and end
-in its ``carry_out``. These modules are imported for every ``--help``, so what they import at the top must be light: the
+``prepare`` for each sub-command of ``sepclip prepare``. The signature of ``prepare`` defines its options; all have
+``root``, ``out``, ``check``, ``jobs`` and ``as_json`` of the types in :mod:`sepclip.corpora.command`, and end in its
+``carry_out``. These modules are imported for every ``--help``, so they may import only light modules at the top: the
 standard library, typer, this file and ``command.py``.
 """
 
@@ -18,7 +18,7 @@ _SHARED = {"command", "existing_mixtures", "preflight", "shares", "toolkit_lists
 
 @dataclass(frozen=True)
 class Card:
-    """What a user wants to know of a corpus before preparing it."""
+    """What a user wants to know about a corpus before preparing it."""
 
     name: str
     what: str
@@ -45,9 +45,9 @@ class Corpus:
 
 def corpora() -> dict[str, Corpus]:
     """Return all corpora by the names on their cards."""
-    found: dict[str, Corpus] = {}
+    by_name: dict[str, Corpus] = {}
     for entry in pkgutil.iter_modules(__path__, f"{__name__}."):
         if entry.name.rsplit(".", 1)[-1] not in _SHARED:
             module = importlib.import_module(f"{entry.name}.command" if entry.ispkg else entry.name)
-            found |= {corpus.card.name: corpus for corpus in module.CORPORA}
-    return found
+            by_name |= {corpus.card.name: corpus for corpus in module.CORPORA}
+    return by_name

@@ -1,14 +1,16 @@
-"""What the commands of all corpora share: the types of their options, and carrying a plan out."""
+"""What the commands of all corpora share: the types of their options, and carrying out a plan."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sepclip.corpora.preflight import M, Plan
 from sepclip.errors import EXIT_USER_ERROR
 from sepclip.terminal import out as stdout
 from sepclip.terminal import print_json
+
+if TYPE_CHECKING:
+    from sepclip.corpora.write_set import Plan
 
 Out = Annotated[Path, typer.Argument(help="New folder for the mixture set.", show_default=False)]
 Check = Annotated[
@@ -17,7 +19,7 @@ Check = Annotated[
 ]
 Jobs = Annotated[
     int | None,
-    typer.Option(help="Files worked on at once; the result is the same for any number [cores].", min=1),
+    typer.Option(help="Process this many files at once; the result does not depend on the number [cores].", min=1),
 ]
 Task = Annotated[
     str,
@@ -30,34 +32,33 @@ Rates = Annotated[str, typer.Option(help="Sampling rate of the mixtures in Hz: 8
 Modes = Annotated[
     str,
     typer.Option(
-        help="min: cut to the shortest source. max: fill up with silence. Or both with a comma. Several sets are made "
-        "in one pass and lie in OUT/wav8k/min and so on."
+        help="min: cut to the shortest source. max: fill with silence. Or both with a comma. Several sets are made in "
+        "one pass and go to OUT/wav8k/min and so on."
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout instead of text.")]
 
 
-def carry_out(plan: Plan[M], *, check: bool, as_json: bool) -> None:
-    """Do what a plan has in mind, or with ``check`` only show its findings; the exit code is 1 where it cannot begin.
+def carry_out(plan: "Plan", *, check: bool, as_json: bool) -> None:
+    """Prepare the sets of a plan, or with ``check`` only print its findings; exit with 1 if it cannot begin.
 
-    Raises UserError with everything that is missing or wrong.
+    Raise UserError with everything that is missing or wrong.
     """
-    preflight = plan.preflight
-    if check and not plan.already:
+    if check and plan.write:
+        preflight = plan.preflight
         if as_json:
             print_json(preflight.document())
         else:
             disk = f"disk: {preflight.needed_bytes / 1e9:.2f} GB needed, {preflight.free_bytes / 1e9:.2f} GB free"
-            problems = preflight.lines()
-            for line in [*preflight.facts, disk, *problems, *(() if problems else ("nothing stands in the way",))]:
+            for line in [*preflight.facts, disk, *(preflight.lines() or ["no problems found"])]:
                 stdout.print(line, markup=False, soft_wrap=True)
-        if not preflight.fine:
+        if not preflight.is_ready:
             raise typer.Exit(EXIT_USER_ERROR)
         return
-    if not plan.already:
-        preflight.require()
-    made = plan.make()
+    prepared = plan.prepare()
     if as_json:
-        print_json(made.document())
-    else:
-        stdout.print(made.told(), markup=False, soft_wrap=True)
+        documents = [item.document() for item in prepared]
+        print_json(documents[0] if len(documents) == 1 else {"sets": documents})
+        return
+    for item in prepared:
+        stdout.print(item.summary(), markup=False, soft_wrap=True)

@@ -1,32 +1,28 @@
-"""Corpora that come as mixtures: wsj0-2mix, WHAM! and WHAMR! trees, whose waves are read where they are."""
+"""Corpora that come as mixtures: trees of wsj0-2mix, WHAM!, WHAMR! and LibriMix, whose waves are read in place."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import soundfile
 
 from sepclip.audio.layout import Layout, part_names
-from sepclip.corpora import write_set
-from sepclip.corpora.preflight import MODES, RATES_HZ, Plan, Preflight, require_one_of
-from sepclip.corpora.write_set import Prepared
-from sepclip.corpora.wsj0.lists import MIXTURES
+from sepclip.corpora.preflight import MODES, RATES_HZ, Preflight, count_samples, require_one_of
+from sepclip.corpora.write_set import Plan, PlannedSet, find_finished, write_sets
+from sepclip.corpora.wsj0.lists import GROUPS, MIXTURES
 from sepclip.errors import UserError, counted
 from sepclip.mixing.levels import PEAK, LevelLaw
+from sepclip.mixing.mixture_set import SetReport
 from sepclip.mixing.recipe import SPLITS, Recipe, Source
 from sepclip.parallel import in_threads
 
 TASKS = ("sep_clean", "sep_noisy", "enh_single", "enh_both")  # of WHAM! and LibriMix
-GROUPS = {"tr": "seen", "cv": "seen", "tt": "unseen"}  # the speakers of cv are those of tr
-_MISSING = "make the tree anew with the scripts of the corpus, or copy it again"
-_PAIR = re.compile(r"([A-Za-z0-9-]{4,40})_(-?[0-9.e-]+)(?:_|$)")
+_REPAIR = "make the tree again with the scripts of the corpus, or copy it again"
+_UTTERANCE_AND_LEVEL = re.compile(r"([A-Za-z0-9-]{4,40})_(-?[0-9.e-]+)(?:_|$)")
 
 
 @dataclass(frozen=True)
-class MadeSettings:
-    """Which files of a tree are the mixtures and the sources, and of which rate they have to be."""
+class TreeSettings:
+    """The folders of a tree with the mixtures and the sources, and the rate and mode of its files."""
 
     mixture: str  # folder, such as "mix" or "mix_both"
     targets: tuple[str, ...]  # folders, such as "s1", "s2"
@@ -35,26 +31,26 @@ class MadeSettings:
     additive: bool = True  # the mixture is the sum of the targets
 
     def __post_init__(self) -> None:
-        """Raise UserError for what is not allowed."""
+        """Raise UserError if a setting is not allowed."""
         require_one_of("--rate", self.rate_hz, RATES_HZ)
         require_one_of("--mode", self.mode, MODES)
 
 
-def folders_of(task: str, speakers: int) -> tuple[str, tuple[str, ...]]:
-    """Return the folders of the mixtures and of the targets of a task of WHAM! and LibriMix; UserError for another."""
+def task_folders(task: str, speakers: int) -> tuple[str, tuple[str, ...]]:
+    """Return the folders of mixtures and targets of a task of WHAM! and LibriMix. Raise UserError if it is unknown."""
     require_one_of("--task", task, TASKS)
-    everyone = tuple(part_names(speakers))
+    names = tuple(part_names(speakers))
     return {
-        "sep_clean": ("mix_clean", everyone),
-        "sep_noisy": ("mix_both", everyone),
-        "enh_single": ("mix_single", everyone[:1]),
+        "sep_clean": ("mix_clean", names),
+        "sep_noisy": ("mix_both", names),
+        "enh_single": ("mix_single", names[:1]),
         "enh_both": ("mix_both", ("mix_clean",)),
     }[task]
 
 
-def voices_of(stem: str) -> Sequence[tuple[str, float]]:
-    """Return the speakers and levels in a name such as ``40na010x_1.9857_01xo031a_-1.9857``; none in another."""
-    pairs = _PAIR.findall(stem)
+def parse_name(stem: str) -> Sequence[tuple[str, float]]:
+    """Return speakers and levels from a name such as ``40na010x_1.9857_01xo031a_-1.9857``; nothing from another."""
+    pairs = _UTTERANCE_AND_LEVEL.findall(stem)
     if "_".join(f"{utterance}_{level}" for utterance, level in pairs) != stem:
         return []
     try:
@@ -65,83 +61,97 @@ def voices_of(stem: str) -> Sequence[tuple[str, float]]:
 
 @dataclass(frozen=True)
 class Naming:
-    """How a corpus names the folders of each split, and what its file names tell of the speakers."""
+    """How a corpus names the folders of each split, and what its file names say about the speakers."""
 
     folders: Mapping[str, tuple[str, ...]]  # of each split
     official: Mapping[str, int]  # mixtures in each
     groups: Mapping[str, str]
-    voices: Callable[[str], Sequence[tuple[str, float]]]  # of a file's name: voice and level in dB
+    parse: Callable[[str], Sequence[tuple[str, float]]]  # from the stem of a file name to voices and levels in dB
+
+    def paths(self, tree: Path) -> list[Path]:
+        """Return the folders of all splits of a tree."""
+        return [tree / folder for folders in self.folders.values() for folder in folders]
+
+
+WSJ0 = Naming({split: (split,) for split in SPLITS}, MIXTURES, GROUPS, parse_name)
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """The folders of what mixtures hold beside the targets: noise, and voices with an echo that these are without."""
+class ExtraFolders:
+    """Folders of what mixtures contain beside the targets: noise, and the voices with their echo if targets lack it."""
 
     noise: str | None = None
     heard: tuple[str, ...] = ()  # one for each target, or none
 
     @property
-    def folders(self) -> tuple[str, ...]:
+    def names(self) -> tuple[str, ...]:
         """All of them."""
         return (*((self.noise,) if self.noise else ()), *self.heard)
 
-    def in_tree(self, tree: Path, naming: "Naming") -> "Hidden":
-        """Return those that a tree has below the folders of all its splits; of the heard ones all or none."""
-        places = [tree / folder for folders in naming.folders.values() for folder in folders]
+    def in_tree(self, tree: Path, naming: Naming) -> "ExtraFolders":
+        """Return those that a tree has below the folders of all its splits; the heard ones only if it has them all."""
 
         def is_there(name: str) -> bool:
-            return all((place / name).is_dir() for place in places)
+            return all((path / name).is_dir() for path in naming.paths(tree))
 
         noise = self.noise if self.noise and is_there(self.noise) else None
-        return Hidden(noise, self.heard if all(map(is_there, self.heard)) else ())
-
-
-NOTHING = Hidden()
-WSJ0 = Naming({split: (split,) for split in SPLITS}, MIXTURES, GROUPS, voices_of)
+        return ExtraFolders(noise, self.heard if all(map(is_there, self.heard)) else ())
 
 
 def find_tree(root: Path, rate_hz: int, mode: str, above: str = "", naming: Naming = WSJ0) -> Path | None:
-    """Return the folder of tr, cv and tt at or below ``root``; None where there are no mixtures.
+    """Return the folder of tr, cv and tt at or below ``root``, or None if there are no mixtures.
 
-    Looked for are ``root``, ``MODE``, ``wav8k/MODE`` and, with ``above``, ``ABOVE/wav8k/MODE``.
+    Tried are ``root``, ``MODE``, ``wav8k/MODE`` and, with ``above``, ``ABOVE/wav8k/MODE``.
     """
     rate = f"wav{rate_hz // 1000}k"
-    for place in (root, root / mode, root / rate / mode, root / above / rate / mode):
-        if mixture_folders(place, naming):
-            return place
-    return None
+    places = (root, root / mode, root / rate / mode, root / above / rate / mode)
+    return next((place for place in places if mixture_folders(place, naming)), None)
+
+
+def find_only_tree(
+    root: Path, sets: Mapping[Path, tuple[int, str]], above: str, naming: Naming, options: Mapping[str, object]
+) -> Path | None:
+    """Return the tree of mixtures at or below ``root``, or None if mixtures have to be made from recordings.
+
+    ``sets`` are the rate and mode of each set. Raise UserError if there is a tree and several sets are wanted, or one
+    of the ``options`` is given, which only making mixtures needs.
+    """
+    tree = find_tree(root, *next(iter(sets.values())), above, naming)
+    if tree and len(sets) > 1:
+        raise UserError(f"{tree} contains mixtures, which are read for one --rate and --mode at a time")
+    if tree and any(options.values()):
+        raise UserError(f"{tree} contains mixtures, which need no {' and no '.join(options)}: leave them out")
+    return tree
 
 
 def mixture_folders(tree: Path, naming: Naming = WSJ0) -> list[str]:
     """Return the folders of mixtures below those of the splits: mix, mix_clean, ..."""
-    places = [tree / folder for folders in naming.folders.values() for folder in folders]
-    return sorted({path.name for place in places for path in place.glob("mix*") if path.is_dir()})
+    return sorted({path.name for place in naming.paths(tree) for path in place.glob("mix*") if path.is_dir()})
 
 
 def require_mixtures(tree: Path, mixture: str, naming: Naming = WSJ0, *, hint: str = "") -> None:
-    """Raise UserError where a tree was made without the mixtures that a task needs."""
-    there = mixture_folders(tree, naming)
-    if mixture not in there:
-        raise UserError(f"{tree} has no {mixture}, only {', '.join(there)}: choose another --task{hint}")
+    """Raise UserError if a tree was made without the mixtures that a task needs."""
+    folders = mixture_folders(tree, naming)
+    if mixture not in folders:
+        raise UserError(f"{tree} has no {mixture}, only {', '.join(folders)}: choose another --task{hint}")
 
 
-def plan_made(
+def plan_tree(
     tree: Path,
     out: Path,
-    settings: MadeSettings,
+    settings: TreeSettings,
     *,
     corpus: str,
     naming: Naming = WSJ0,
-    hidden: Hidden = NOTHING,
+    extra: ExtraFolders = ExtraFolders(),
     jobs: int | None = None,
-) -> Plan[Prepared]:
-    """Look at every file of a tree of mixtures; what is left is to write the recipes that name them.
+) -> Plan:
+    """Check every file of a tree of mixtures, and plan to write the recipes that name them.
 
-    What is ``hidden`` in the mixtures is named where the tree has the folders for it. Raises UserError where ``out``
-    holds anything else.
+    The ``extra`` folders are named if the tree has them. Raise UserError if ``out`` contains anything else.
     """
     if out.resolve() == tree.resolve():
-        raise UserError(f"{out} is the tree itself, which is left as it is: choose another folder for the recipes")
+        raise UserError(f"{out} is the tree itself, which is not changed: choose another folder for the recipes")
     preflight = Preflight(out)
     recorded = {
         "corpus": corpus,
@@ -150,114 +160,84 @@ def plan_made(
         "targets": list(settings.targets),
         "folders": {split: list(folders) for split, folders in naming.folders.items()},
     }
-    done = write_set.finished(out, recorded)
-    if done:
-        return Plan(preflight, lambda: Prepared(done, already=True), already=True)
+    finished, missing = find_finished({out: recorded})
+    if not missing:
+        return Plan(preflight, finished)
+    # check the files; a recipe is made of every mixture without a problem
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
-    there = hidden.in_tree(tree, naming)
+    present = extra.in_tree(tree, naming)
     for split, folders in naming.folders.items():
         for folder in folders:
-            found = _look(tree, folder, settings, there.folders, preflight, jobs)
-            recipes[split] += [_recipe(split, folder, *one, settings, naming, there) for one in found.items()]
-    preflight.facts.extend(
-        f"{split}: {counted(len(found), 'mixture')} (official {naming.official[split]})"
-        for split, found in recipes.items()
-    )
+            for name, length in _check_files(tree, folder, settings, present, preflight, jobs).items():
+                recipes[split].append(_recipe(split, folder, name, length, settings, naming, present))
+        mixtures = counted(len(recipes[split]), "mixture")
+        preflight.facts.append(f"{split}: {mixtures} (official {naming.official[split]})")
 
-    # of WSJ0 the levels stand in the names, of active speech as always there; LibriMix's are nowhere but in the waves,
-    # and so is what noise and echo are measured against
+    # the names of WSJ0 mixtures contain the levels, of active speech as always there; the levels of LibriMix are only
+    # in the waves, and so is what noise and echo are measured against
     law = LevelLaw("p56", 0.0, peak=PEAK)
-    if naming is not WSJ0 or hidden.folders:
+    if naming is not WSJ0 or extra.names:
         law = LevelLaw("recipe", 0.0, **({} if naming is WSJ0 else {"apart_db": 0.0}))
-    report: dict[str, Any] = {"in_place": True, "additive": settings.additive, "levels": law.document()}
-    if there.noise:
-        report["noise_root"] = "."  # from the root on
-    if missing := [name for name in hidden.folders if name not in there.folders]:
-        report["unnamed"] = f"what would be in {' and '.join(missing)}"
-        preflight.facts.append(f"{' and '.join(missing)} not there: --dynamic cannot mix anew, all else works")
-
-    def make() -> Prepared:
-        made = write_set.write_set(
-            out,
-            recipes,
-            root=tree,
-            layout=Layout(settings.rate_hz, len(settings.targets)),
-            render=None,
-            settings=recorded,
-            report=report,
-        )
-        return Prepared(made, already=False)
-
-    return Plan(preflight, make)
+    report: SetReport = {"in_place": True, "additive": settings.additive, "levels": law.document()}
+    if present.noise:
+        report["noise_root"] = "."  # relative to the root
+    if unnamed := " and ".join(name for name in extra.names if name not in present.names):
+        report["unnamed"] = f"what would be in {unnamed}"
+        preflight.facts.append(f"{unnamed} not there: no --dynamic mixing with this set, all else works")
+    layout = Layout(settings.rate_hz, len(settings.targets))
+    planned = PlannedSet(out, recipes, tree, layout, recorded, report)
+    return Plan(preflight, write=lambda: write_sets([planned], None))
 
 
-def _look(
-    tree: Path, split: str, settings: MadeSettings, more: Sequence[str], preflight: Preflight, jobs: int | None
+def _check_files(
+    tree: Path, split: str, settings: TreeSettings, extra: ExtraFolders, preflight: Preflight, jobs: int | None
 ) -> dict[str, int]:
-    """Return the samples of each mixture whose files are all there and right; the others go into ``preflight``.
-
-    ``more`` are the folders of what else the mixtures hold.
-    """
-    folders = (settings.mixture, *settings.targets, *more)
-    found = {}
+    """Return the samples of each mixture whose files are all there and right; add the problems of the others."""
+    folders = (settings.mixture, *settings.targets, *extra.names)
+    names: dict[str, set[str]] = {}
     for folder in folders:
-        place = tree / split / folder
-        found[folder] = {path.name for path in place.glob("[!.]*.wav")}
-        if not place.is_dir():
-            preflight.wrong("folder missing", _MISSING, str(tree), f"{split}/{folder}")
-        elif not any(found.values()):
-            preflight.wrong("folder without .wav files", _MISSING, str(tree), f"{split}/{folder}")
-    there = {folder: names for folder, names in found.items() if (tree / split / folder).is_dir()}
-    every = sorted(set().union(*there.values()))
-    for folder, names in there.items():
-        for name in set(every) - names:
-            preflight.wrong("file missing", _MISSING, f"{split}/{folder}", name)
-    whole = [name for name in every if all(name in names for names in found.values())]
+        names[folder] = {path.name for path in (tree / split / folder).glob("[!.]*.wav")}
+        if not (tree / split / folder).is_dir():
+            preflight.add_problem("folder missing", _REPAIR, str(tree), f"{split}/{folder}")
+        elif not any(names.values()):
+            preflight.add_problem("folder without .wav files", _REPAIR, str(tree), f"{split}/{folder}")
+    every = sorted(set().union(*names.values()))
+    for folder in folders:
+        for name in set(every) - names[folder] if (tree / split / folder).is_dir() else ():
+            preflight.add_problem("file missing", _REPAIR, f"{split}/{folder}", name)
 
-    def look(name: str) -> list[int | str]:
-        return [_samples(tree / split / folder / name, settings.rate_hz) for folder in folders]
+    def check(name: str) -> list[int | str]:
+        mixture, *others = (count_samples(tree / split / folder / name, settings.rate_hz) for folder in folders)
+        differ = {length for length in others if isinstance(length, int) and isinstance(mixture, int)} - {mixture}
+        return [mixture, *("another length than its mixture" if length in differ else length for length in others)]
 
-    right = {}
-    for name, lengths in zip(whole, in_threads(look, whole, f"looking at {split}", jobs), strict=True):
-        wrong = False
+    samples = {}
+    complete = [name for name in every if all(name in there for there in names.values())]
+    for name, lengths in zip(complete, in_threads(check, complete, f"checking {split}", jobs), strict=True):
         for folder, length in zip(folders, lengths, strict=True):
-            if isinstance(length, int) and length != lengths[0] and isinstance(lengths[0], int):
-                length = "another length than its mixture"
             if isinstance(length, str):
-                preflight.wrong(f"file with {length}", _MISSING, f"{split}/{folder}", name)
-                wrong = True
-        if not wrong and isinstance(lengths[0], int):
-            right[name] = lengths[0]
-    return right
-
-
-def _samples(path: Path, rate_hz: int) -> int | str:
-    """Return the samples of a file, by its header, or what is wrong with it."""
-    try:
-        info = soundfile.info(path)
-    except soundfile.SoundFileError:
-        return "no readable sound"
-    if (info.samplerate, info.channels) != (rate_hz, 1):
-        return f"{counted(info.channels, 'channel')} at {info.samplerate} Hz, not 1 at {rate_hz} Hz"
-    return int(info.frames) or "no samples"
+                preflight.add_problem(f"file with {length}", _REPAIR, f"{split}/{folder}", name)
+        if isinstance(lengths[0], int) and set(lengths) == {lengths[0]}:
+            samples[name] = lengths[0]
+    return samples
 
 
 def _recipe(
-    split: str, folder: str, name: str, length: int, settings: MadeSettings, naming: Naming, hidden: Hidden
+    split: str, folder: str, name: str, length: int, settings: TreeSettings, naming: Naming, extra: ExtraFolders
 ) -> Recipe:
     stem = name.removesuffix(".wav")
-    speakers = naming.voices(stem)
+    speakers = naming.parse(stem)
     sources = []
     for index, target in enumerate(settings.targets):
         if re.match(r"s\d", target) and index < len(speakers):
             voice, level_db = speakers[index]
-        else:  # a mixture of all as the target, or names of another kind
+        else:  # the target is a mixture of all, or the name says nothing
             voice, level_db = "+".join(voice for voice, _ in speakers) or f"{stem} {target}", 0.0
         path = f"{folder}/{target}/{name}"
-        heard = f"{folder}/{hidden.heard[index]}/{name}" if hidden.heard else None
+        heard = f"{folder}/{extra.heard[index]}/{name}" if extra.heard else None
         sources.append(Source(path, voice, None, 0, length, settings.rate_hz, level_db, 1.0, heard=heard))
     noise = None
-    if hidden.noise:
-        noise = Source(f"{folder}/{hidden.noise}/{name}", "noise", None, 0, length, settings.rate_hz, 0.0, 1.0)
+    if extra.noise:
+        noise = Source(f"{folder}/{extra.noise}/{name}", "noise", None, 0, length, settings.rate_hz, 0.0, 1.0)
     mix = f"{folder}/{settings.mixture}/{name}"
     return Recipe(stem, naming.groups[split], length, tuple(sources), mix=mix, noise=noise)

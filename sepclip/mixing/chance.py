@@ -4,5 +4,5 @@ import random
 
 
 def generator(seed: int, purpose: str, index: int = 0) -> random.Random:
-    """Return a generator that depends on its arguments alone, whatever the process, worker or platform."""
+    """Return a generator that depends only on its arguments, not on the process, worker or platform."""
     return random.Random(f"{seed}/{purpose}/{index}")

@@ -1,7 +1,7 @@
 """Recipes of mixtures: which stretch of which file, at which gain.
 
-A recipe says everything about one mixture. Rendering it needs no random numbers, so the same recipe gives the same
-samples wherever and in whatever order it is rendered.
+A recipe says everything about one mixture. Rendering it needs no random numbers, so a recipe gives the same samples
+wherever and in whatever order it is rendered. :mod:`sepclip.mixing.render` does that.
 """
 
 import json
@@ -18,22 +18,22 @@ class Source:
 
     path: str  # relative to the root of the set
     voice: str
-    sex: str | None  # "f", "m", or None where the voice's name does not tell
+    sex: str | None  # "f", "m", or None if the voice's name does not say
     offset: int
     length: int
     rate_hz: int
     level_db: float  # relative to the other sources
-    gain: float  # what the samples are multiplied by
-    rir: str | None = None  # room impulse response, relative to the folder of these
-    heard: str | None = None  # what the mixture holds of it where that is another file, relative to the root of the set
+    gain: float  # factor for the samples
+    rir: str | None = None  # room impulse response, relative to the folder of responses
+    heard: str | None = None  # the file that went into the mixture, if another one, relative to the root of the set
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One mixture: its sources, and its ``length`` in samples at the rate of the set.
 
-    It is the sum of its sources, unless ``mix`` names a file of its own. With ``peak``, one gain more for all brings
-    the loudest sample of mixture and sources to it (where that exceeds 1 before).
+    The mixture is the sum of its sources, unless ``mix`` names a file of its own. With a ``peak``, one more gain for
+    all brings the loudest sample of mixture and sources to it, if that sample exceeds 1 before.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Recipe:
 
     @property
     def sexes(self) -> str | None:
-        """The sexes of the voices, sorted, such as ``"fm"``; None where one is unknown."""
+        """The sexes of the voices, sorted, such as ``"fm"``; None if one is unknown."""
         sexes = [source.sex for source in self.sources]
         return "".join(sorted(sex for sex in sexes if sex)) if all(sexes) else None
 
     @property
     def snr_db(self) -> float | None:
-        """How far the noise is below the loudest voice; None without noise."""
+        """How far the noise is below the loudest voice, in dB; None without noise."""
         return max(source.level_db for source in self.sources) - self.noise.level_db if self.noise else None
 
     def to_line(self) -> str:
@@ -65,19 +65,21 @@ class Recipe:
 
     @classmethod
     def from_line(cls, line: str) -> "Recipe":
-        """Read a recipe from one line of JSON."""
+        """Read a recipe from one line of JSON. Raise ValueError if a path leads out of the corpus."""
         fields = json.loads(line)
         fields["sources"] = tuple(Source(**source) for source in fields["sources"])
         if "noise" in fields:
             fields["noise"] = Source(**fields["noise"])
-        made = cls(**fields)
-        sources = (*made.sources, *([made.noise] if made.noise else []))
+        recipe = cls(**fields)
+        # the set may come from anyone, so its paths are checked before any is opened
+        sources = (*recipe.sources, *([recipe.noise] if recipe.noise else []))
         paths = (path for source in sources for path in (source.path, source.rir or "", source.heard or ""))
-        for path in (made.name, made.mix or "", *paths):
-            if path.startswith("/") or ".." in path.split("/"):  # a set may come from anyone
+        for path in (recipe.name, recipe.mix or "", *paths):
+            if path.startswith("/") or ".." in path.split("/"):
                 raise ValueError(f"{path} leads out of the corpus")
-        return made
+        return recipe
 
 
 def _without_none(fields: Mapping[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:
+    """Return ``fields`` without the ``optional`` ones that are None: older versions did not write them."""
     return {name: value for name, value in fields.items() if value is not None or name not in optional}

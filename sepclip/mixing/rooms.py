@@ -1,7 +1,7 @@
-"""Noise and rooms around the voices of a mixture: how they are read, and how a recipe that has them is rendered.
+"""Noise and rooms around the voices of a mixture: reading impulse responses and noise, and adding an echo.
 
-A corpus with scripts of its own (``by_scripts`` in ``set.json``) is read as these read it: resampled by a polyphase
-filter, of noise the first channel, and one that ends too soon joined to itself by a crossfade.
+A corpus with scripts of its own (``by_scripts`` in ``set.json``) is read as its scripts read it: resampled by a
+polyphase filter, only the first channel of noise, and noise that is too short joined to itself by a crossfade.
 """
 
 from functools import lru_cache
@@ -14,15 +14,17 @@ from sepclip.audio.arrays import Float32, RealArray
 from sepclip.audio.files import BadSound, mono_at_rate, read_sound
 from sepclip.mixing.recipe import Source
 
-FADE = 16000 // 2 + 1  # samples over which the scripts of LibriMix join a noise of 16 kHz that is too short to itself
+FADE = 16000 // 2 + 1  # samples at 16 kHz over which LibriMix's scripts crossfade noise that is too short with itself
+CHANGED = "is not the file that the recipes were made from: prepare the set again"
 
 
 @lru_cache(maxsize=1024)
 def read_response(path: Path, rate_hz: int) -> Float32:
-    """Read a room impulse response (L,), its first channel, from its largest sample on, which is brought to 1.
+    """Read the first channel of a room impulse response (L,), from its largest sample on, which is scaled to 1.
 
-    So what arrives directly keeps time and level, and the rest is its echo. Raises BadSound for a silent one.
+    The direct sound thus keeps its time and level, and the rest is the echo. Raise BadSound if it is silent.
     """
+    # cached, because each training mixture reads one for every source
     sound = read_sound(path)
     response = mono_at_rate(sound.samples[:1], sound.rate_hz, rate_hz)  # (L',)
     if not response.any():
@@ -33,15 +35,18 @@ def read_response(path: Path, rate_hz: int) -> Float32:
 
 
 def in_room(wave: Float32, response: Float32) -> Float32:
-    """Return ``wave`` (T,) as heard in the room of ``response`` (L,): (T,), without the echo behind its end."""
-    from scipy.signal import fftconvolve  # a second of start-up that dry mixtures do not need
+    """Return ``wave`` (T,) as heard in the room of ``response`` (L,): (T,), without the echo after its end."""
+    from scipy.signal import fftconvolve  # imported late: it takes a second, and dry mixtures do not need it
 
     heard: Float32 = fftconvolve(wave, response)[: len(wave)].astype(np.float32)
     return heard
 
 
 def prolong(noise: RealArray, samples: int) -> RealArray:
-    """Return ``samples`` of a noise (T,), joined to itself as often as it takes, crossfaded over half a second."""
+    """Return ``samples`` samples of a noise (T,), joined to itself as often as needed by crossfades of half a second.
+
+    Source: the scripts of LibriMix.
+    """
     fade_in = np.hanning(2 * FADE - 1)[:FADE]
     long = noise
     while len(long) < samples:
@@ -51,17 +56,19 @@ def prolong(noise: RealArray, samples: int) -> RealArray:
 
 
 def read_noise(noise: Source, folder: Path, rate_hz: int, *, by_scripts: bool = False) -> Float32:
-    """Read a stretch of noise (T,), without its gain, at ``rate_hz``; a recording that ends begins anew."""
+    """Read a stretch of noise (T,) at ``rate_hz``, without its gain; a recording that is too short is repeated."""
     path = folder / noise.path
     sound = read_sound(path, start=noise.offset, frames=noise.length)
     samples = sound.samples
     if sound.rate_hz != noise.rate_hz or not samples.size:
-        raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
+        raise BadSound(path, CHANGED)
     if by_scripts:
+        # below a fade's length the crossfade is undefined
         if samples.shape[1] < min(noise.length, FADE):
-            raise BadSound(path, "is not the file that the recipes were made from: prepare the set again")
+            raise BadSound(path, CHANGED)
         return polyphase.resample(prolong(samples[0], noise.length), noise.rate_hz, rate_hz).astype(np.float32)
     if samples.shape[1] < noise.length:
+        # start at the offset and wrap around to the beginning of the file
         whole = np.roll(read_sound(path).samples, -noise.offset, 1)
         samples = np.tile(whole, -(-noise.length // max(1, whole.shape[1])))[:, : noise.length]
     return mono_at_rate(samples, sound.rate_hz, rate_hz)

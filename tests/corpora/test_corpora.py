@@ -54,7 +54,7 @@ def test_check_writes_nothing_and_jobs_change_nothing(corpus, tmp_path, capsys):
     checked = sepclip(*prepare_only, "--check")
     assert checked.returncode == 0
     assert checked.stdout.splitlines()[0] == "tr: 6 mixtures"
-    assert "nothing stands in the way" in checked.stdout
+    assert "no problems found" in checked.stdout
     assert json.loads(sepclip(*prepare_only, "--check", "--json").stdout)["fine"]
     assert not out.exists()
     trees = [tree(prepare(corpus, tmp_path / f"jobs{jobs}", jobs=jobs).path) for jobs in (1, 3)]
@@ -71,9 +71,9 @@ def test_recipes_changed_behind_its_back_are_noticed(corpus, tmp_path):
 def test_findings_are_grouped_named_once_and_cut_short_only_in_errors(tmp_path):
     preflight = Preflight(tmp_path / "a" / "b")
     for index in (2, 1, 2, 4, 3, 1, 5):
-        preflight.wrong("missing", "get it", "folder", f"{index}.wav")
-    preflight.wrong("missing", "get it", "another", "1.wav")
-    preflight.wrong("broken", "mend it", "folder", "1.wav")
+        preflight.add_problem("missing", "get it", "folder", f"{index}.wav")
+    preflight.add_problem("missing", "get it", "another", "1.wav")
+    preflight.add_problem("broken", "mend it", "folder", "1.wav")
     assert preflight.lines() == [
         "missing (6): get it",
         "  another (1): 1.wav",
@@ -83,7 +83,7 @@ def test_findings_are_grouped_named_once_and_cut_short_only_in_errors(tmp_path):
     ]
     with pytest.raises(UserError, match=r"1.wav, 2.wav, 3.wav, ... and 2 more\n(.*\n)*--check lists all"):
         preflight.require()
-    assert not preflight.fine
+    assert not preflight.is_ready
     assert preflight.document()["problems"][1] == {"what": "broken", "todo": "mend it", "files": {"folder": ["1.wav"]}}
     too_much = Preflight(tmp_path, needed_bytes=10**18)
     with pytest.raises(UserError, match=r"GB free and the mixtures need 1000000000\.00 GB: make room"):

@@ -6,6 +6,7 @@ import pytest
 
 from sepclip.corpora.speakers.draw import Group, combinations_of, draw, split_groups
 from sepclip.corpora.speakers.survey import Utterance, VoiceSurvey
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.mixing.chance import generator
 from tests.mixing.conftest import used
 
@@ -27,15 +28,15 @@ def voices(count, files=5, **options):
 def split(survey, sources=2, unseen=(), by_voice=False, fractions=EVEN, seed=0):
     """Return the voices of each split and group."""
     counts = {"tr": 10, "cv": 5, "tt": 3}
-    groups = split_groups(
-        survey, sources=sources, counts=counts, unseen=unseen, by_voice=by_voice, fractions=fractions, seed=seed
-    )
+    settings = VoiceSettings(counts, fractions, tuple(unseen), sources, seed=seed)
+    groups = split_groups(survey, settings, by_voice=by_voice)
     assert all(group.count == counts[group.split] for group in groups)
     return {f"{group.split} {group.name}": group.voices for group in groups}
 
 
 def drawn(voices, split="tr", count=300, sources=2, seed=0, mode="min"):
-    return draw(Group(split, "seen", voices, count), sources=sources, seed=seed, mode=mode)
+    settings = VoiceSettings({}, EVEN, sources=sources, seed=seed, mode=mode)
+    return draw(Group(split, "seen", voices, count), settings)
 
 
 def distinct(recipes):

@@ -121,7 +121,7 @@ def test_whamr_says_which_room(tmp_path, room, target, task, additive):
     targets = [echo * (one + two)] if task == "enh_both" else [echo * one, echo * two]
     assert np.abs(made.waves("cv", recipe) / 32768 - np.stack([mixture, *targets])).max() < 1e-6
     assert made.additive == additive
-    with pytest.raises(UserError, match="choose another --task; --room says which of WHAMR!"):
+    with pytest.raises(UserError, match="choose another --task; --room selects those of WHAMR!"):
         prepare(root, tmp_path / "other")
 
 
@@ -217,7 +217,7 @@ def test_wrong_options_and_trees_are_told(plain, tmp_path):
         with pytest.raises(UserError, match=words):
             prepare(plain, tmp_path / "out", **options)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no mixtures of 8000 Hz, min"):
+    with pytest.raises(UserError, match="contains no mixtures of 8000 Hz, min"):
         prepare(tmp_path / "empty", tmp_path / "out")
     with pytest.raises(UserError, match="is the tree itself"):
         prepare(plain, plain)

@@ -11,7 +11,8 @@ import torch
 from scipy.signal import resample_poly
 
 from sepclip.config.load import load_config
-from sepclip.corpora import TASKS, corpora
+from sepclip.corpora import corpora
+from sepclip.corpora.existing_mixtures import TASKS
 from sepclip.corpora.librimix import plan
 from sepclip.corpora.librimix.lists import read_tables, subsets_of
 from sepclip.corpora.librimix.plan import floor_to_int16, prolong
@@ -294,10 +295,10 @@ def test_everything_missing_or_wrong_is_told_at_once(tmp_path):
     assert told.returncode == 1
     for words in (
         "table without source_2_path, source_1_gain, source_2_gain, noise_path, noise_gain (1)",
-        "file with not readable as sound (1)",
+        "file with no readable sound (1)",
         "file with 1 channel at 8000 Hz, not 1 at 16000 Hz (1)",
         "train-clean-100 (1): 100/1/100-1-0000.flac",
-        "noise of another speed missing (1): make it of the others with scripts/augment_train_noise.py",
+        "noise of another speed missing (1): make it from the others with scripts/augment_train_noise.py",
         "file with less than half a second (1)",
         "folder missing (1): unpack it there, from openslr.org/12",
         "tr: 3 mixtures (official 64700), 0 of them with all files",
@@ -334,7 +335,7 @@ def test_a_file_that_changed_since_the_look_is_told(corpus, tmp_path):
     plan = plan_librimix(root, out, {out: LibriSettings(2, train="train-100")}, corpus="librimix", jobs=1)
     write_wave(root / "LibriSpeech" / speech_path("dev-clean", "300-1-0000"), speech("a")[:10000], 16000)
     with pytest.raises(UserError, match=r"300-1-0000\.flac: is not as long as it was"):
-        plan.make()
+        plan.prepare()
     with pytest.raises(UserError, match="is unfinished"):
         MixtureSet.open(out)
 
@@ -346,7 +347,7 @@ def test_a_header_that_lies_is_told(tmp_path):
     data[21] |= 0x0F  # the upper bits of the number of samples in STREAMINFO
     data[22:26] = b"\xff" * 4
     path.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"file with a length of 4294967\.3 s, not 0 to 600 s|not readable"):
+    with pytest.raises(UserError, match=r"file with a length of 4294967\.3 s, more than 600 s|no readable"):
         prepare(root, tmp_path / "out")
 
 
@@ -361,7 +362,7 @@ def test_tables_of_the_official_size_are_read(tmp_path):
         write_table(tmp_path, subset, rows, 2)
     preflight = Preflight(tmp_path)
     tables = read_tables(tmp_path, 2, subsets_of("train-360"), preflight, noise=True)
-    assert preflight.fine
+    assert preflight.is_ready
     assert [len(tables.rows[split]) for split in SPLITS] == [50800, 3000, 3000]
 
 

@@ -6,6 +6,7 @@ import pytest
 from sepclip.corpora.speakers import command
 from sepclip.corpora.speakers.presets import PRESETS, Voice, VoiceFinder
 from sepclip.corpora.speakers.survey import survey_voices
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
 from tests.mixing.conftest import VOICES, sentence
@@ -87,10 +88,10 @@ def test_a_preset_takes_the_right_files_and_tells_voice_and_sex(tmp_path, preset
         assert finder.find(Path(name)) == Voice(voice, sex)
     for name in passed_over:
         assert finder.find(Path(name)) == f"passed over by --preset {preset}: it takes {PRESETS[preset].takes}"
-    found = survey_voices(root, rate_hz=8000, min_seconds=1, max_seconds=15, preset=preset)
+    found = survey_voices(root, VoiceSettings({}, {}, preset=preset))
     assert sorted(found.voices) == sorted({voice for voice, _ in taken.values()})
     assert sorted(found.left_out) == sorted(passed_over)
-    assert found.why() == f"{len(passed_over)} passed over by --preset {preset}"
+    assert found.reasons() == f"{len(passed_over)} passed over by --preset {preset}"
 
 
 def test_every_preset_has_its_tree():

@@ -163,16 +163,16 @@ def test_recordings_of_another_rate_give_the_sentences_they_are_of(tmp_path, rat
         ("--fractions a,b,c", "give three positive numbers"),
         ("--fractions nan,nan,nan", "give three positive numbers"),
         ("--fractions 0.8,0.1,0.2", "give three positive numbers"),
-        ("--speaker-from (", "is no regular expression"),
-        ("--split voices --unseen en-f,ru-m", "--split voices tests on unseen ones anyway"),
+        ("--speaker-from (", "is not a regular expression"),
+        ("--split voices --unseen en-f,ru-m", "--split voices tests on unseen voices anyway"),
         ("--speaker-from xyz", "found none. Every file was left out"),
         ("--rate 16000", "found none. Every file was left out"),
-        ("--min-seconds 3 --max-seconds 5", "--max-seconds 5: give a number of seconds from 6 on, twice --min-seconds"),
+        ("--min-seconds 3 --max-seconds 5", "--max-seconds 5: give 6 or more, twice --min-seconds"),
         ("--level loud", "--level loud: choose rms, p56 or lufs"),
         ("--preset dapz", "--preset dapz: choose one of vctk, librispeech, daps, timit"),
         ("--preset daps --speaker-from (.)", "leave --speaker-from out"),
         ("--preset daps", "found none. Every file was left out"),
-        ("--max-seconds inf", "--max-seconds inf: give a number of seconds"),
+        ("--max-seconds inf", "--max-seconds inf: give 2 or more"),
     ],
 )
 def test_settings_that_cannot_be_are_told(corpus, tmp_path, capsys, options, words):
@@ -188,7 +188,7 @@ def test_settings_that_cannot_be_are_told(corpus, tmp_path, capsys, options, wor
     [
         (lambda root: None, "no such folder"),
         (lambda root: root.touch(), "is a file, not a folder of voices"),
-        (lambda root: root.mkdir(), "holds no sound files"),
+        (lambda root: root.mkdir(), "contains no sound files"),
         (lambda root: make_corpus(root, voices=["en-f"]), "found 1: en-f. Each sub-folder of ROOT is taken as one"),
         (
             lambda root: make_corpus(root, "{voice}-{index}.flac", files=1),
@@ -214,7 +214,7 @@ def test_mixtures_inside_the_corpus_would_become_a_voice(corpus):
         with pytest.raises(UserError, match="where its waves would be taken for a voice"):
             prepare(corpus, out)
         assert not out.exists()
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="already contains something else"):
         prepare(corpus, corpus)
 
 

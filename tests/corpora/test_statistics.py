@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 
-from sepclip.corpora.speakers.statistics import describe, told
+from sepclip.corpora.speakers.statistics import describe, statistics_line
 from sepclip.mixing.recipe import Recipe, Source
 from tests.conftest import sepclip
 
@@ -39,7 +39,7 @@ def test_overlap_levels_and_sexes_of_known_mixtures():
         "snr_db": None,
         "sexes": {"ff": 1, "fm": 2},
     }
-    assert told("tr", found) == (
+    assert statistics_line("tr", found) == (
         "tr: 38% of the speech overlaps, levels 0.0 to 5.0 dB (median 2.0) apart, 4 utterances of 4 voices, 1 ff, 2 fm"
     )
 
@@ -49,7 +49,7 @@ def test_three_voices_and_unknown_sexes():
                      activity(a=(0, 50), b=(0, 10), c=(40, 100)), 8000)  # fmt: skip
     assert found["overlap"] == 0.2
     assert found["apart_db"]["most"] == 4
-    assert "unknown" not in told("tt", found)
+    assert "unknown" not in statistics_line("tt", found)
     assert describe([], {}, 8000)["mixtures"] == 0
 
 

@@ -79,5 +79,5 @@ def test_without_ffmpeg_the_way_out_is_told(tmp_path, monkeypatch):
     for place in ("train/a", "train/b", "test/c"):
         (tmp_path / "music" / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "music" / f"{place}.stem.mp4").write_bytes(b"\0")
-    with pytest.raises(UserError, match=r"takes ffmpeg to decode.*install ffmpeg, or take MUSDB18-HQ"):
+    with pytest.raises(UserError, match=r"only ffmpeg can decode.*install ffmpeg, or use MUSDB18-HQ"):
         stems(tmp_path / "music", tmp_path / "out")

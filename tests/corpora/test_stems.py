@@ -193,9 +193,9 @@ def test_all_that_is_wrong_is_told_at_once(hq, tmp_path):
     told = sepclip("prepare", "musdb18", root, tmp_path / "out", "--check")
     assert told.returncode == 1
     for line in (
-        f"validation track missing (1): copy the corpus again: it is not whole\n  {root} (1): {VALIDATION[3]}",
+        f"validation track missing (1): copy the corpus again: it is incomplete\n  {root} (1): {VALIDATION[3]}",
         "stem missing (1): add it, or remove the folder of its track\n  train/A - B (1): drums",
-        "file that is no readable sound (1)",
+        "file with no readable sound (1)",
         "truncated file (1)",
         "file without samples (1)",
         "of 48000 Hz",
@@ -213,20 +213,20 @@ def test_what_makes_no_set_is_told(root, tmp_path):
             stems(where, tmp_path / "new", **options)
 
     told("2 tracks cannot be divided into tr, cv, tt", make_tracks(tmp_path / "two", {"": ("a", "b")}))
-    told("others, such as c, do not", make_tracks(tmp_path / "some", {"train": ("a", "b"), "": ("c",)}))
+    told("others, such as c, are not", make_tracks(tmp_path / "some", {"train": ("a", "b"), "": ("c",)}))
     told(r"stem missing \(6\)", root, stems="vocals,harp")
-    told("each once", root, stems="vocals,vocals")
+    told("name each once", root, stems="vocals,vocals")
     (tmp_path / "empty").mkdir()
-    told("holds no tracks", tmp_path / "empty")
+    told("contains no tracks", tmp_path / "empty")
     told("is a file", root / "test" / "X - Y" / "bass.wav")
     apart = make_tracks(make_tracks(tmp_path / "apart", {"": ("a", "b")}), {"": ("c",)}, stems=("left", "right"))
     for track in "ab":
         (apart / track / "mixture.wav").unlink()
     told(r"no stem is in all 3 tracks; there are bass \(2\)", apart)
-    with pytest.raises(UserError, match="lies inside"):
+    with pytest.raises(UserError, match="is inside"):
         stems(root, root / "out")
     three = make_tracks(tmp_path / "three", {"": ("a", "b", "c")}, channels=3)
-    told("3 channels, which do not make 2", three, channels=2)
+    told("3 channels, which cannot become 2", three, channels=2)
 
 
 def test_a_file_that_changed_is_noticed(root, made, tmp_path):

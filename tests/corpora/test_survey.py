@@ -7,6 +7,7 @@ import pytest
 from sepclip.audio.active_level import active_level
 from sepclip.corpora.speakers.presets import sex_of
 from sepclip.corpora.speakers.survey import survey_voices
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError
 from sepclip.mixing.recipe import Recipe, Source
 from sepclip.mixing.render import SetFolders, render_scene
@@ -14,7 +15,7 @@ from tests.mixing.conftest import VOICES, make_corpus, samples, sentence, write_
 
 
 def survey(root, speaker_from=None, max_seconds=15.0):
-    return survey_voices(root, rate_hz=8000, speaker_from=speaker_from, min_seconds=1.0, max_seconds=max_seconds)
+    return survey_voices(root, VoiceSettings({}, {}, speaker_from=speaker_from, max_seconds=max_seconds))
 
 
 def rendered(utterance, root):
@@ -114,8 +115,8 @@ def test_what_cannot_be_used_is_left_out_by_name_and_reason(tmp_path):
     }
     assert sorted(found.left_out) == sorted(words)
     assert [name for name, reason in words.items() if reason not in found.left_out[name]] == []
-    assert "2 hidden" in found.why()
-    assert "1 duplicate" in found.why()
+    assert "2 hidden" in found.reasons()
+    assert "1 duplicate" in found.reasons()
 
 
 def test_a_name_that_no_recipe_can_hold_is_left_out(tmp_path):
@@ -156,7 +157,7 @@ def test_silent_pieces_are_not_used(tmp_path):
 
 
 def test_utterances_are_measured_by_the_law_asked_for(corpus):
-    found = survey_voices(corpus, rate_hz=8000, min_seconds=1, max_seconds=15, law="p56").voices["en-f"]
+    found = survey_voices(corpus, VoiceSettings({}, {}, level="p56")).voices["en-f"]
     levels = [active_level(samples(corpus / utterance.path) / 32768, 8000) for utterance in found]
     assert [utterance.level**2 for utterance in found] == pytest.approx(levels, rel=1e-5)
 

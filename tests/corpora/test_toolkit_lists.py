@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from sepclip.audio.resample import load_torchaudio
-from sepclip.corpora import TASKS
+from sepclip.corpora.existing_mixtures import TASKS
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import SPLITS
 from tests.corpora import test_librimix, test_wsj0

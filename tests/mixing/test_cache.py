@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from sepclip.errors import UserError
-from sepclip.mixing.cache import TRIED_EVERY, Readers, Remembered
+from sepclip.mixing.cache import TRIED_EVERY, ReaderPool, WaveCache
 
 
 @pytest.mark.parametrize("faster", [False, True])
 def test_readers_keep_to_what_is_faster_and_try_again(monkeypatch, faster):
-    now, readers, where = [0.0], Readers(2), []
+    now, readers, where = [0.0], ReaderPool(2), []
     monkeypatch.setattr("sepclip.mixing.cache.time.perf_counter", lambda: now[0])
 
     def make(place):
@@ -25,7 +25,7 @@ def test_readers_keep_to_what_is_faster_and_try_again(monkeypatch, faster):
 
     for _ in range(2 * TRIED_EVERY):
         where.append(set())
-        assert readers.each(make, range(4)) == [0, 1, 2, 3]
+        assert readers.map(make, range(4)) == [0, 1, 2, 3]
     assert where == 2 * [{False}, {True}, *[{faster}] * (TRIED_EVERY - 2)]
 
 
@@ -37,7 +37,7 @@ def test_a_wave_that_two_readers_want_is_read_once():
         begun.wait(timeout=10)
         return np.full(4, index, np.int16)
 
-    kept = Remembered(load, 16)
+    kept = WaveCache(load, 16)
     with ThreadPoolExecutor(4) as pool:
         found = [pool.submit(kept.__getitem__, index) for index in (3, 3, 3, 5)]
         begun.set()
@@ -63,7 +63,7 @@ def test_waves_of_any_shape_are_kept_as_they_are_up_to_the_limit(shared):
         loads.append(index)
         return WAVES[index]
 
-    kept = Remembered(load, sum(wave.nbytes for wave in WAVES) + 2, shared=shared)
+    kept = WaveCache(load, sum(wave.nbytes for wave in WAVES) + 2, shared=shared)
     for _ in range(2):
         for index, wave in enumerate(WAVES):
             assert kept.has_room(index, wave.size) or index not in loads
@@ -71,7 +71,7 @@ def test_waves_of_any_shape_are_kept_as_they_are_up_to_the_limit(shared):
             assert (kept[index].dtype, kept[index].shape) == (wave.dtype, wave.shape)
             assert kept[index].flags.aligned
     assert loads == [0, 1, 2, 3]
-    tight = Remembered(load, 14 + 24, shared=shared)
+    tight = WaveCache(load, 14 + 24, shared=shared)
     loads.clear()
     assert all(np.array_equal(tight[index], WAVES[index]) for _ in range(3) for index in (0, 2, 1, 2))
     assert loads.count(0) == 1
@@ -82,7 +82,7 @@ def test_waves_of_any_shape_are_kept_as_they_are_up_to_the_limit(shared):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
 def test_memory_that_cannot_be_shared_is_told_and_all_there_is_can_be_asked_for(monkeypatch):
-    assert np.array_equal(Remembered(lambda _: WAVES[0], float("inf"), shared=1)[0], WAVES[0])
+    assert np.array_equal(WaveCache(lambda _: WAVES[0], float("inf"), shared=1)[0], WAVES[0])
 
     def refused(*_, **__):
         raise OSError(errno.ENOMEM, "Cannot allocate memory")
@@ -90,4 +90,4 @@ def test_memory_that_cannot_be_shared_is_told_and_all_there_is_can_be_asked_for(
     monkeypatch.setattr(mmap, "mmap", refused)
     told = r"cannot share 2\.0 GiB of memory: Cannot allocate memory; lower data\.memory_gib.* data\.workers=0"
     with pytest.raises(UserError, match=told):
-        Remembered(lambda _: WAVES[0], 2 * 2**30, shared=1)
+        WaveCache(lambda _: WAVES[0], 2 * 2**30, shared=1)

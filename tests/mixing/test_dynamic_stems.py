@@ -116,5 +116,5 @@ def test_validation_takes_excerpts_evenly(made):
 def test_stems_that_leave_a_part_of_the_mixture_out_are_not_mixed_anew(made, tmp_path):
     some = stems(made.root, tmp_path / "out", stems="vocals")
     assert batches(some).batch(0).sources.shape == (4, 1, 2 * SEGMENT)
-    with pytest.raises(UserError, match="hold more than their sources"):
+    with pytest.raises(UserError, match="contain more than their sources"):
         batches(some, dynamic=True)

@@ -168,7 +168,7 @@ def test_sources_of_another_rate_are_resampled_once(tmp_path, monkeypatch, capsy
     (made.path / "resampled").write_text("in the way")
     capsys.readouterr()
     assert same(data(made).batch(0), want[0])
-    assert capsys.readouterr().err.count("resampled anew in every training") == 1
+    assert capsys.readouterr().err.count("resampled again in every training") == 1
 
 
 def test_what_cannot_be_varied_is_told(mixtures, scene):

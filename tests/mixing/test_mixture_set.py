@@ -116,7 +116,7 @@ def test_corpus_and_set_may_move(tmp_path, audio):
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "holds no mixture set"),
+        ({}, "contains no mixture set"),
         ({"unfinished.json": "{}"}, "is unfinished"),
         ({"set.json": "{"}, "is damaged"),
         ({"set.json": "[]"}, "is damaged"),

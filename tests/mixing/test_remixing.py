@@ -26,7 +26,7 @@ class Told:
     """Chooses what a recipe says, where a generator would draw."""
 
     def __init__(self, mixer, recipe):
-        self._bank, self._recipe = mixer._bank, recipe
+        self._sounds, self._recipe = mixer._sounds, recipe
 
     def sample(self, names, count):
         assert {source.voice for source in self._recipe.sources} <= set(names)
@@ -36,11 +36,11 @@ class Told:
         if not isinstance(options[0], int):
             return tuple(source.rir for source in self._recipe.sources)
         paths = [source.path for source in self._recipe.sources]
-        (found,) = [one for one in options if self._bank.voices[one].path in paths]
+        (found,) = [one for one in options if self._sounds.voices[one].path in paths]
         return found
 
     def randrange(self, _):
-        (found,) = [i for i, one in enumerate(self._bank.noises) if one.path == self._recipe.noise.path]
+        (found,) = [i for i, one in enumerate(self._sounds.noises) if one.path == self._recipe.noise.path]
         return found
 
     def uniform(self, low, high):
@@ -173,9 +173,9 @@ def test_a_tree_without_its_noise_is_told_before_and_refused(tmp_path, capsys):
 
     with pytest.raises(SystemExit):
         main(["prepare", "wham", str(tree), str(tmp_path / "out"), "--task", "sep_noisy", "--check"])
-    assert "noise not there: --dynamic cannot mix anew, all else works" in capsys.readouterr().out
+    assert "noise not there: no --dynamic mixing with this set, all else works" in capsys.readouterr().out
     made = test_existing_mixtures.prepare(tree, tmp_path / "out", task="sep_noisy")
-    with pytest.raises(UserError, match="hold what would be in noise that their recipes do not name"):
+    with pytest.raises(UserError, match="contain what would be in noise that their recipes do not name"):
         mixer(made)
 
 
@@ -184,7 +184,7 @@ def test_a_set_of_a_version_that_named_no_noise_is_refused(libri, tmp_path):
     lines = [json.loads(line) for line in (made.path / "tr.jsonl").read_text().splitlines()]
     assert all(line.pop("noise") for line in lines)
     (made.path / "tr.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    with pytest.raises(UserError, match=r"hold noise or echo that their recipes do not name.*prepare them again"):
+    with pytest.raises(UserError, match=r"contain noise or echo that their recipes do not name.*prepare them again"):
         mixer(made)
 
 
@@ -199,7 +199,7 @@ def test_noise_keeps_its_distance_to_other_voices(libri, tmp_path):
             self._noise_of = noise
 
         def randrange(self, _):
-            (found,) = [i for i, one in enumerate(self._bank.noises) if one.path == self._noise_of.noise.path]
+            (found,) = [i for i, one in enumerate(self._sounds.noises) if one.path == self._noise_of.noise.path]
             return found
 
     def snr(recipe, noise):
@@ -233,7 +233,7 @@ def test_moved_noise_and_rooms_are_found_again(corpus, tmp_path, option):
     want = made.waves("tr", recipe)
     batch = training_data(made, segment=SEGMENT, batch_size=2, dynamic=True, seed=0, memory_gib=1).batch(0)
     folder.rename(tmp_path / "there")
-    told = f"{folder}, which is not there: say with --{option}-root where the folder lies now"
+    told = f"{folder}, which is not there: say with --{option}-root where the folder is now"
     with pytest.raises(UserError, match=told):
         made.waves("tr", recipe)
     with pytest.raises(UserError, match=told):

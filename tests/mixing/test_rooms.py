@@ -127,7 +127,7 @@ def test_folders_of_splits_are_kept_and_few_recordings_shared(corpus, noise, tmp
     write_wave(tmp_path / "one" / "silent.wav", np.zeros(16000))
     prepare(corpus, tmp_path / "shared", noise=tmp_path / "one", audio=False)
     told = capsys.readouterr().err
-    assert "--noise has 1 recording for tr, cv and tt: all of them hear the same" in told
+    assert "--noise has 1 recording for tr, cv and tt: they share all of them" in told
     for words in ("left out 3 files of --noise", "bad.wav: not readable", "short.wav: shorter", "silent.wav: silent"):
         assert words in told
 
@@ -136,9 +136,9 @@ def test_folders_of_splits_are_kept_and_few_recordings_shared(corpus, noise, tmp
     ("options", "words"),
     [
         ("--noise {tmp}/nowhere", "nowhere: no such folder"),
-        ("--noise {tmp}/empty", "holds no sound file that can be used"),
+        ("--noise {tmp}/empty", "contains no sound file that can be used"),
         ("--noise {corpus}/en-f", "where it would be taken for a voice"),
-        ("--noise {tmp}", "lies inside --noise"),
+        ("--noise {tmp}", "is inside --noise"),
         ("--noise {noise} --noise-snr 5", "--noise-snr 5: give the lowest and the highest in dB, such as 0,20"),
         ("--noise {noise} --noise-snr 5,1", "give the lowest and the highest"),
         ("--noise {noise} --noise-snr nan,1", "give the lowest and the highest"),

@@ -14,7 +14,7 @@ import torch
 from sepclip.config.load import load_config
 from sepclip.errors import UserError
 from sepclip.mixing.batches import Batch, training_data
-from sepclip.mixing.cache import Remembered
+from sepclip.mixing.cache import WaveCache
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.training import batch_processes, hardware
 from sepclip.training.batch_processes import BatchProcesses
@@ -101,7 +101,7 @@ def test_a_file_that_one_process_has_read_is_not_read_again(tmp_path: Path):
             file.write(f"{index}\n")
         return np.full(1000, index, np.int16)
 
-    kept = Remembered(load, 1e6, shared=6)
+    kept = WaveCache(load, 1e6, shared=6)
 
     def make_batch(step):
         time.sleep(0.02)  # so that none reads what another is reading
@@ -154,7 +154,7 @@ def test_a_killed_process_is_reported_with_a_remedy():
 
 
 def test_a_process_killed_while_it_holds_the_lock_does_not_block_the_others():
-    kept = Remembered(lambda index: np.full(9, index, np.int16), 1e6, shared=99)
+    kept = WaveCache(lambda index: np.full(9, index, np.int16), 1e6, shared=99)
 
     def killed(step):
         if step == 2:

@@ -279,7 +279,7 @@ def test_folders_that_are_not_sets_or_runs_are_refused(small_set: Path, tmp_path
     busy.mkdir()
     (busy / "thesis.tex").write_text("x")
     assert_told(train_tiny(tmp_path / "missing", tmp_path / "run"), "no such folder")
-    assert_told(train_tiny(tmp_path / "empty", tmp_path / "run"), "holds no mixture set", "sepclip prepare")
+    assert_told(train_tiny(tmp_path / "empty", tmp_path / "run"), "contains no mixture set", "sepclip prepare")
     assert_told(train_tiny(tmp_path / "file", tmp_path / "run"), "is a file, not a folder")
     assert_told(train_tiny(small_set, tmp_path / "file"), "is a file")
     assert_told(train_tiny(small_set, busy), "already contains something else (thesis.tex)")

@@ -1,6 +1,6 @@
-"""What LibriMix is made from: its tables of mixtures, the files of LibriSpeech and the noise of WHAM!.
+"""What LibriMix is made from: its tables of mixtures, which name files of LibriSpeech and of WHAM!'s noise.
 
-None of them is trusted: a path in a table is taken only where it cannot lead out of the folder it is looked up in.
+The tables are not trusted: a path in them is used only if it cannot lead out of the folder it is looked up in.
 """
 
 import csv
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sepclip.corpora.existing_mixtures import Naming
-from sepclip.corpora.preflight import Preflight, require_one_of
+from sepclip.corpora.preflight import Preflight, parse_choices
 from sepclip.mixing.recipe import SPLITS
 
 CLEAN = {"train-100": "train-clean-100", "train-360": "train-clean-360", "dev": "dev-clean", "test": "test-clean"}
@@ -22,17 +22,16 @@ MIXTURES = {  # by the number of speakers
 }
 GROUPS = {"tr": "seen", "cv": "unseen", "tt": "unseen"}
 TABLES_FROM = "the tables are in the folder metadata of github.com/JorisCos/LibriMix"
-_TAKE = f"take the table as it was published; {TABLES_FROM}"
+_USE_PUBLISHED = f"use the table as it was published; {TABLES_FROM}"
 _UTTERANCE = "-".join(["[A-Za-z0-9]+"] * 3)
 _ID = re.compile(rf"{_UTTERANCE}(?:_{_UTTERANCE})*")
-_PART = r"\w[\w.-]*"  # no hidden file, and neither "." nor ".."
+_PART = r"\w[\w.-]*"  # neither a hidden file nor "." or ".."
 _PATH = re.compile(rf"{_PART}(?:/{_PART})+", re.ASCII)
-_SEX = re.compile(r"^(\d+)\s*\|\s*([FM])\s*\|", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class LibriMixRow:
-    """One mixture: paths below LibriSpeech, gains, and a noise of WHAM! with its gain."""
+    """One mixture: paths below LibriSpeech with their gains, and a noise of WHAM! with its gain."""
 
     name: str
     paths: tuple[str, ...]
@@ -50,38 +49,29 @@ class Tables:
 
 
 def subsets_of(train: str) -> dict[str, tuple[str, ...]]:
-    """Return the subsets of each split; ``train`` is train-100, train-360 or both with a comma, else UserError."""
-    chosen = tuple(sorted({name.strip() for name in train.split(",")}))
-    for name in chosen:
-        require_one_of("--train", name, ("train-100", "train-360"))
-    return {"tr": chosen, "cv": ("dev",), "tt": ("test",)}
+    """Return the subsets of each split. Raise UserError unless ``train`` is train-100, train-360 or both."""
+    chosen = parse_choices("--train", train, ("train-100", "train-360"))
+    return {"tr": tuple(sorted(chosen)), "cv": ("dev",), "tt": ("test",)}
 
 
 def naming_of(speakers: int, subsets: Mapping[str, tuple[str, ...]]) -> Naming:
     """Return how LibriMix names the folders of its mixtures."""
     official = {split: sum(MIXTURES[speakers][name] for name in names) for split, names in subsets.items()}
-    return Naming(subsets, official, GROUPS, _voices)
+    return Naming(subsets, official, GROUPS, _parse_name)
 
 
-def _voices(stem: str) -> list[tuple[str, float]]:
-    """Return the speakers in a name such as ``4077-13754-0001_5142-33396-0065``; their levels are not in it."""
-    return [(one.split("-")[0], 0.0) for one in stem.split("_")] if _ID.fullmatch(stem) else []
-
-
-def sexes_of(root: Path) -> dict[str, str]:
-    """Return "f" or "m" by speaker, from the SPEAKERS.TXT of LibriSpeech; nothing where it is not there."""
-    file = root / "SPEAKERS.TXT"
-    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
-    return {speaker: sex.lower() for speaker, sex in _SEX.findall(text)}
+def _parse_name(stem: str) -> list[tuple[str, float]]:
+    """Return the speakers in a name such as ``4077-13754-0001_5142-33396-0065``; it does not contain their levels."""
+    return [(utterance.split("-")[0], 0.0) for utterance in stem.split("_")] if _ID.fullmatch(stem) else []
 
 
 def read_tables(
     folder: Path, speakers: int, subsets: Mapping[str, Sequence[str]], preflight: Preflight, *, noise: bool
 ) -> Tables:
-    """Read ``libri2mix_SUBSET.csv`` of the subsets; what is wrong goes into ``preflight``.
+    """Read ``libri2mix_SUBSET.csv`` of the subsets; add what is wrong to ``preflight``.
 
     They are looked for in ``folder`` and its sub-folders ``Libri2Mix`` and ``metadata/Libri2Mix`` (or ``Libri3Mix``).
-    The columns of the noise are read where ``noise`` is wanted.
+    The columns of the noise are read only with ``noise``.
     """
     tables, digest, seen = Tables(), hashlib.sha256(), set[str]()
     kind = f"Libri{speakers}Mix"
@@ -91,8 +81,8 @@ def read_tables(
             places = (folder / file_name, folder / kind / file_name, folder / "metadata" / kind / file_name)
             file = next((place for place in places if place.is_file()), None)
             if file is None:
-                todo = f"say with --metadata where they are; {TABLES_FROM}"
-                preflight.wrong("table missing", todo, str(folder), file_name)
+                todo = f"say with --metadata where the tables are; {TABLES_FROM}"
+                preflight.add_problem("table missing", todo, str(folder), file_name)
                 continue
             text = file.read_bytes()
             digest.update(text)
@@ -113,25 +103,29 @@ def _parse(
         header = next(lines, [])
         missing = [column for column in columns if column not in header]
         if missing:
-            preflight.wrong(f"table without {', '.join(missing)}", _TAKE, str(file.parent), file.name)
+            preflight.add_problem(f"table without {', '.join(missing)}", _USE_PUBLISHED, str(file.parent), file.name)
             return []
         places = [header.index(column) for column in columns]
         for fields in lines:
-            found = _row([fields[place] for place in places], speakers) if len(fields) == len(header) else "too short"
-            if isinstance(found, str):
-                preflight.wrong(f"line of a table: {found}", _TAKE, str(file), f"line {lines.line_num}")
-            elif found.name in seen:
-                preflight.wrong("mixture twice in the tables", _TAKE, str(file), f"line {lines.line_num}")
+            row = (
+                _parse_row([fields[place] for place in places], speakers) if len(fields) == len(header) else "too short"
+            )
+            if isinstance(row, str):
+                preflight.add_problem(f"line of a table: {row}", _USE_PUBLISHED, str(file), f"line {lines.line_num}")
+            elif row.name in seen:
+                preflight.add_problem(
+                    "mixture twice in the tables", _USE_PUBLISHED, str(file), f"line {lines.line_num}"
+                )
             else:
-                seen.add(found.name)
-                rows.append(found)
+                seen.add(row.name)
+                rows.append(row)
     except csv.Error as error:
-        preflight.wrong(f"line of a table: {error}", _TAKE, str(file), f"line {lines.line_num}")
+        preflight.add_problem(f"line of a table: {error}", _USE_PUBLISHED, str(file), f"line {lines.line_num}")
     return rows
 
 
-def _row(fields: Sequence[str], speakers: int) -> LibriMixRow | str:
-    """Return the row of these fields (name, paths, gains, noise, its gain), or what is wrong with it."""
+def _parse_row(fields: Sequence[str], speakers: int) -> LibriMixRow | str:
+    """Return the row of fields in the order name, paths, gains, noise, its gain; or what is wrong with it."""
     name, paths = fields[0], tuple(fields[1 : speakers + 1])
     noise = fields[2 * speakers + 1] if len(fields) > 2 * speakers + 1 else ""
     try:

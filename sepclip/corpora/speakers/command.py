@@ -1,4 +1,4 @@
-"""Any folder with a sub-folder a voice."""
+"""Any folder with a sub-folder for each voice."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,11 +10,11 @@ from sepclip.corpora.command import Check, Jobs, Json, Out
 
 CARD = Card(
     name="speakers",
-    what="Mixtures from any folder of recordings with one sub-folder a voice; VCTK, LibriSpeech, DAPS and TIMIT by "
-    "--preset.",
-    layout="ROOT/VOICE/**/*.{wav,flac,ogg,opus,mp3,aiff,...}; with --speaker-from REGEX the voice may stand anywhere "
-    "in the path",
-    size="from two voices with a few sentences each; a useful separator of strangers needs dozens of voices",
+    what="Mixtures from any folder of recordings with one sub-folder for each voice; VCTK, LibriSpeech, DAPS and TIMIT "
+    "by --preset.",
+    layout="ROOT/VOICE/**/*.{wav,flac,ogg,opus,mp3,aiff,...}; with --speaker-from REGEX the voice may be anywhere in "
+    "the path",
+    size="at least two voices with a few sentences each; to separate unknown voices well, use dozens of voices",
     licence="that of your recordings",
     source="your own recordings; LibriSpeech (openslr.org/12, CC BY 4.0), VCTK (datashare.ed.ac.uk, CC BY 4.0), DAPS "
     "(zenodo.org, CC BY-NC 4.0), TIMIT (catalog.ldc.upenn.edu/LDC93S1, LDC)",
@@ -22,7 +22,7 @@ CARD = Card(
 
 
 def prepare(
-    root: Annotated[Path, typer.Argument(help="Folder with one sub-folder a voice.", show_default=False)],
+    root: Annotated[Path, typer.Argument(help="Folder with one sub-folder for each voice.", show_default=False)],
     out: Out,
     sources: Annotated[int, typer.Option(help="Voices in a mixture.", min=2, max=3)] = 2,
     tr: Annotated[int, typer.Option(help="Training mixtures.", min=1)] = 1000,
@@ -31,84 +31,91 @@ def prepare(
     split: Annotated[
         str,
         typer.Option(
-            help="voices: no voice in two of tr, cv, tt. within: each voice's recordings are divided, file by file "
-            "from three files on. auto: voices where there are six for each of --sources and no --unseen, else within."
+            help="voices: no voice is in two of tr, cv, tt. within: each voice's recordings are divided, file by file "
+            "if there are at least three. auto: voices if there are six for each of --sources and no --unseen, else "
+            "within."
         ),
     ] = "auto",
     unseen: Annotated[
         str,
         typer.Option(
-            help="Voices kept out of training, for a test group of their own: a,b (as many as --sources, or more)."
+            help="Keep these voices out of training, for a test group of their own: a,b (as many as --sources or more)."
         ),
     ] = "",
     fractions: Annotated[str, typer.Option(help="Shares of tr,cv,tt.")] = "0.8,0.1,0.1",
     speaker_from: Annotated[
         str | None,
         typer.Option(
-            help="Regular expression that finds the voice in a file's path below ROOT: its group named "
-            "'speaker', else its first group, else the whole match. For flat folders: '^[a-z]+\\d+'",
+            help="Find the voice by this regular expression in a file's path below ROOT: its group named 'speaker', "
+            "else its first group, else the whole match. For flat folders: '^[a-z]+\\d+'",
             show_default=False,
         ),
     ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="A known corpus: vctk (of two microphones the first), librispeech, daps (the clean recordings) or "
-            "timit. Finds voices and their sexes; all other files are passed over.",
+            help="Find the voices and sexes of a known corpus: vctk (the first of two microphones), librispeech, daps "
+            "(the clean recordings) or timit. All other files are left out.",
             show_default=False,
         ),
     ] = None,
     level: Annotated[
         str,
         typer.Option(
-            help="What the levels of the voices are measured by: rms, p56 (active speech, ITU-T P.56) or lufs "
-            "(ITU-R BS.1770)."
+            help="Measure the levels of the voices by rms, p56 (active speech, ITU-T P.56) or lufs (ITU-R BS.1770)."
         ),
     ] = "rms",
     rate: Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz.", min=1000)] = 8000,
-    mode: Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill up with silence.")] = "min",
+    mode: Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill with silence.")] = "min",
     min_seconds: Annotated[float, typer.Option(help="Leave out shorter recordings.", min=0.1)] = 1.0,
     max_seconds: Annotated[float, typer.Option(help="Cut longer recordings at pauses into pieces.", min=1.0)] = 15.0,
     noise: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of noise recordings, added to every mixture: each split its own (by folders tr, cv, tt or by "
-            "--fractions).",
+            help="Add noise from this folder of recordings to every mixture. Each split gets its own (by folders tr, "
+            "cv, tt or by --fractions).",
             show_default=False,
         ),
     ] = None,
     noise_snr: Annotated[
         str | None,
-        typer.Option(metavar="LOW,HIGH", help="Louder voice over noise in dB [0,20].", show_default=False),
+        typer.Option(
+            metavar="LOW,HIGH",
+            help="Draw the level of the louder voice over the noise from this range in dB [0,20].",
+            show_default=False,
+        ),
     ] = None,
     rirs: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of room impulse responses, one for each voice of a mixture, split as noise is; those in one "
-            "sub-folder are of one room.",
+            help="Add the echo of rooms from this folder of room impulse responses: one for each voice of a mixture, "
+            "split as noise is. Those in one sub-folder are of one room.",
             show_default=False,
         ),
     ] = None,
     targets: Annotated[
         str | None,
-        typer.Option(help="Sources with --rirs: reverberant or dry [reverberant].", show_default=False),
+        typer.Option(help="Sources of a set with --rirs: reverberant or dry [reverberant].", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of every choice: same seed, same bytes.")] = 0,
-    audio: Annotated[bool, typer.Option(help="Write the waves too, or only the recipes (mixed when read).")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice: the same seed gives the same bytes.")] = 0,
+    audio: Annotated[
+        bool, typer.Option(help="Write the waves too, or only the recipes (mixtures are rendered when read).")
+    ] = True,
     check: Check = False,
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Make the mixture set; the help of the command line tells the arguments."""
+    """Make the mixture set; the types of the arguments describe them."""
     from sepclip.corpora.command import carry_out
     from sepclip.corpora.shares import parse_fractions
-    from sepclip.corpora.speakers.plan import VoiceSettings, parse_range, plan_voices
+    from sepclip.corpora.speakers.plan import plan_voices
+    from sepclip.corpora.speakers.voice_settings import VoiceSettings, parse_range
     from sepclip.errors import UserError
 
     if noise_snr is not None and noise is None:
         raise UserError("--noise-snr goes with --noise, the folder of the recordings")
     if targets is not None and rirs is None:
-        raise UserError("--targets goes with --rirs: without a room all sources are dry")
+        raise UserError("--targets goes with --rirs: without rooms all sources are dry")
     settings = VoiceSettings(
         sources=sources,
         counts={"tr": tr, "cv": cv, "tt": tt},

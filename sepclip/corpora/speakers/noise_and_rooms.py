@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from sepclip.audio.files import BadSound, find_sounds, mono_at_rate, name_below, read_sound
-from sepclip.corpora.shares import shares_of
+from sepclip.corpora.shares import divide
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted
 from sepclip.mixing.chance import generator
 from sepclip.mixing.levels import LEVEL_DBFS
@@ -17,7 +18,7 @@ from sepclip.mixing.rooms import read_response
 from sepclip.parallel import in_threads
 from sepclip.terminal import say, say_some
 
-_SILENT = 1e-6  # mean square of a second of noise that no gain brings to level
+_SILENT = 1e-6  # mean square of a second of noise; no gain brings less to level
 _MOST_SECONDS = 20.0  # of a room impulse response
 
 F = TypeVar("F", "Noise", "Room")
@@ -33,7 +34,7 @@ class Noise:
     powers: tuple[float, ...]
 
     def level(self, second: int, seconds: float) -> float:
-        """Return the RMS of so many ``seconds`` from one on; at the end it begins anew."""
+        """Return the RMS of ``seconds`` seconds from ``second`` on; after its end, the noise is repeated."""
         covered = [self.powers[(second + index) % len(self.powers)] for index in range(max(1, round(seconds)))]
         return float(np.sqrt(np.mean(covered)))
 
@@ -42,16 +43,16 @@ class Noise:
 class Room:
     """The impulse responses of one folder, or a single one."""
 
-    path: str  # below the folder of them all
+    path: str  # below the folder of all rooms
     responses: tuple[str, ...]  # likewise
 
 
 def survey_noise(folder: Path, rate_hz: int, jobs: int | None) -> list[Noise]:
-    """Read every recording of noise once; what cannot be used is named. Raises UserError where none is left."""
+    """Read every recording of noise once, and name those that cannot be used. Raise UserError if none is left."""
 
     def measure(path: Path) -> Noise | str:
         sound = read_sound(path)
-        wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # as it will be heard
+        wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # as it will be mixed
         seconds = len(wave) // rate_hz
         if not seconds:
             return "shorter than a second"
@@ -64,83 +65,73 @@ def survey_noise(folder: Path, rate_hz: int, jobs: int | None) -> list[Noise]:
 
 
 def survey_rooms(folder: Path, rate_hz: int, jobs: int | None) -> list[Room]:
-    """Return the rooms with the responses that can be used; the others are named. Raises UserError where none is left.
+    """Return the rooms with the responses that can be used, and name the others. Raise UserError if none is left.
 
-    A folder is a room. Where there are fewer than one for each split, each response is taken for a room of its own.
+    A folder is a room. If there are fewer folders than splits, each response counts as a room of its own.
     """
 
-    def look(path: Path) -> Room | str:
+    def measure(path: Path) -> Room | str:
         if len(read_response(path, rate_hz)) > _MOST_SECONDS * rate_hz:
             return f"longer than {_MOST_SECONDS:g} s: no impulse response"
         name = name_below(path, folder)
         return Room(name, (name,))
 
-    single = _survey(folder, "rirs", look, jobs)
+    responses = _survey(folder, "rirs", measure, jobs)
     by_folder: dict[str, list[str]] = {}
-    for one in single:
-        by_folder.setdefault(one.path.rpartition("/")[0], []).append(one.path)
+    for response in responses:
+        by_folder.setdefault(response.path.rpartition("/")[0], []).append(response.path)
     rooms = [Room(name, tuple(paths)) for name, paths in by_folder.items()]
-    return rooms if len(rooms) >= len(SPLITS) else single
+    return rooms if len(rooms) >= len(SPLITS) else responses
 
 
-def _survey(folder: Path, option: str, look: Callable[[Path], F | str], jobs: int | None) -> list[F]:
+def _survey(folder: Path, option: str, measure: Callable[[Path], F | str], jobs: int | None) -> list[F]:
+    """Return what ``measure`` returns of each sound below a folder; print the files it gives a reason against."""
     if not folder.is_dir():
         raise UserError(f"--{option} {folder}: no such folder")
     paths, left_out = find_sounds(folder)
     reasons = {name_below(path, folder): reason for path, reason in left_out.items()}
 
-    def careful(path: Path) -> F | str:
+    def measure_or_reason(path: Path) -> F | str:
         try:
-            return look(path)
+            return measure(path)
         except UserError as error:
             return error.reason if isinstance(error, BadSound) else str(error)
 
-    found: list[F] = []
-    for path, one in zip(paths, in_threads(careful, paths, f"reading --{option}", jobs), strict=True):
-        if isinstance(one, str):
-            reasons[name_below(path, folder)] = one
+    recordings: list[F] = []
+    for path, result in zip(paths, in_threads(measure_or_reason, paths, f"reading --{option}", jobs), strict=True):
+        if isinstance(result, str):
+            reasons[name_below(path, folder)] = result
         else:
-            found.append(one)
+            recordings.append(result)
     if reasons:
         say_some(f"left out {counted(len(reasons), 'file')} of --{option}:", [f"{p}: {r}" for p, r in reasons.items()])
-    if not found:
-        raise UserError(f"--{option} {folder} holds no sound file that can be used")
-    return found
+    if not recordings:
+        raise UserError(f"--{option} {folder} contains no sound file that can be used")
+    return recordings
 
 
-def divide(found: Sequence[F], fractions: Mapping[str, float], seed: int, option: str) -> dict[str, list[F]]:
-    """Divide recordings over the splits: by folders tr, cv and tt where all lie in these, else by ``fractions``."""
-    folders = [one.path.split("/")[0] for one in found]
+def split_recordings(recordings: Sequence[F], settings: VoiceSettings, option: str) -> dict[str, list[F]]:
+    """Divide recordings over the splits: by folders tr, cv and tt if all are in these, else by the fractions."""
+    folders = [recording.path.split("/")[0] for recording in recordings]
     if set(folders) == set(SPLITS):
-        return {split: [one for one, name in zip(found, folders, strict=True) if name == split] for split in SPLITS}
-    if len(found) < len(SPLITS):
-        say(f"--{option} has {counted(len(found), 'recording')} for tr, cv and tt: all of them hear the same")
-        return {split: list(found) for split in SPLITS}
-    order = list(found)
-    generator(seed, f"split {option}").shuffle(order)
-    parts, start = {}, 0
-    for split, count in shares_of(len(order), fractions, 1).items():
-        parts[split] = sorted(order[start : start + count], key=lambda one: one.path)
-        start += count
-    return parts
+        pairs = list(zip(folders, recordings, strict=True))
+        return {split: [recording for folder, recording in pairs if folder == split] for split in SPLITS}
+    if len(recordings) < len(SPLITS):
+        say(f"--{option} has {counted(len(recordings), 'recording')} for tr, cv and tt: they share all of them")
+        return {split: list(recordings) for split in SPLITS}
+    parts = divide(recordings, settings.fractions, 1, generator(settings.seed, f"split {option}"))
+    return {split: sorted(part, key=lambda recording: recording.path) for split, part in parts.items()}
 
 
-def add_noise(
-    recipes: Recipes,
-    noises: Sequence[Noise],
-    *,
-    snr_db: tuple[float, float],
-    rate_hz: int,
-    fractions: Mapping[str, float],
-    seed: int,
-) -> dict[str, list[Recipe]]:
-    """Draw a stretch of noise for each recipe, and how far it is below the louder voice, uniformly in ``snr_db``."""
-    parts = divide(noises, fractions, seed, "noise")
+def add_noise(recipes: Recipes, folder: Path, settings: VoiceSettings, jobs: int | None) -> dict[str, list[Recipe]]:
+    """Draw a stretch of noise for each recipe, and its level below the louder voice, uniformly in the range."""
+    rate_hz = settings.rate_hz
+    parts = split_recordings(survey_noise(folder, rate_hz, jobs), settings, "noise")
 
-    def noisy(split: str, index: int, recipe: Recipe) -> Recipe:
-        chance = generator(seed, f"noise {split}", index)
+    def with_noise(split: str, index: int, recipe: Recipe) -> Recipe:
+        chance = generator(settings.seed, f"noise {split}", index)
         noise = chance.choice(parts[split])
-        second, snr = chance.randrange(len(noise.powers)), chance.uniform(*snr_db)
+        second, snr = chance.randrange(len(noise.powers)), chance.uniform(*settings.noise_snr_db)
         seconds = recipe.length / rate_hz
         level_db = max(source.level_db for source in recipe.sources) - snr
         gain = 10 ** ((LEVEL_DBFS + level_db) / 20) / noise.level(second, seconds)
@@ -150,17 +141,15 @@ def add_noise(
         )
         return replace(recipe, noise=stretch)
 
-    return {split: [noisy(split, *item) for item in enumerate(found)] for split, found in recipes.items()}
+    return {split: [with_noise(split, *item) for item in enumerate(mixtures)] for split, mixtures in recipes.items()}
 
 
-def add_rooms(
-    recipes: Recipes, rooms: Sequence[Room], *, fractions: Mapping[str, float], seed: int
-) -> dict[str, list[Recipe]]:
-    """Draw an impulse response for each source, all of one room where any of the split has enough."""
-    parts = divide(rooms, fractions, seed, "rirs")
+def add_rooms(recipes: Recipes, folder: Path, settings: VoiceSettings, jobs: int | None) -> dict[str, list[Recipe]]:
+    """Draw an impulse response for each source, all of one room if any room of the split has enough."""
+    parts = split_recordings(survey_rooms(folder, settings.rate_hz, jobs), settings, "rirs")
 
-    def echoing(split: str, index: int, recipe: Recipe) -> Recipe:
-        chance, wanted = generator(seed, f"rooms {split}", index), len(recipe.sources)
+    def with_rooms(split: str, index: int, recipe: Recipe) -> Recipe:
+        chance, wanted = generator(settings.seed, f"rooms {split}", index), len(recipe.sources)
         large = [room.responses for room in parts[split] if len(room.responses) >= wanted]
         every = [response for room in parts[split] for response in room.responses]
         if large:
@@ -170,33 +159,13 @@ def add_rooms(
         sources = tuple(replace(source, rir=rir) for source, rir in zip(recipe.sources, chosen, strict=True))
         return replace(recipe, sources=sources)
 
-    return {split: [echoing(split, *item) for item in enumerate(found)] for split, found in recipes.items()}
+    return {split: [with_rooms(split, *item) for item in enumerate(mixtures)] for split, mixtures in recipes.items()}
 
 
-def add_scene(
-    recipes: Recipes,
-    *,
-    noise: str | None,
-    snr_db: tuple[float, float],
-    rirs: str | None,
-    rate_hz: int,
-    fractions: Mapping[str, float],
-    seed: int,
-    jobs: int | None,
-) -> dict[str, list[Recipe]]:
-    """Add noise and rooms from the folders given, or nothing."""
-    made = {split: list(found) for split, found in recipes.items()}
-    if noise is not None:
-        noises = survey_noise(Path(noise), rate_hz, jobs)
-        made = add_noise(made, noises, snr_db=snr_db, rate_hz=rate_hz, fractions=fractions, seed=seed)
-    if rirs is not None:
-        made = add_rooms(made, survey_rooms(Path(rirs), rate_hz, jobs), fractions=fractions, seed=seed)
-    return made
-
-
-def check_place(option: str, folder: str | None, root: Path, out: Path) -> None:
-    """Raise UserError for a folder that lies among the voices, or that the set lies in."""
-    if folder is not None and Path(folder).resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"{out} lies inside {option} {folder}: choose another place for the mixtures")
-    if folder is not None and root.resolve() in (Path(folder).resolve(), *Path(folder).resolve().parents):
-        raise UserError(f"{option} {folder} lies inside {root}, where it would be taken for a voice: move it elsewhere")
+def require_apart(option: str, folder: Path, root: Path, out: Path) -> None:
+    """Raise UserError if a folder is among the voices, or the set is inside it."""
+    place = folder.resolve()
+    if place in (out.resolve(), *out.resolve().parents):
+        raise UserError(f"{out} is inside {option} {folder}: choose another place for the mixtures")
+    if root.resolve() in (place, *place.parents):
+        raise UserError(f"{option} {folder} is inside {root}, where it would be taken for a voice: move it elsewhere")

@@ -1,4 +1,4 @@
-"""Where a recording is quiet: the places to cut a long one, and where somebody speaks."""
+"""The pauses of a recording: where to cut a long one, and where somebody speaks."""
 
 import math
 
@@ -10,11 +10,11 @@ from sepclip.audio.arrays import Float64
 HOP_SECONDS = 0.01
 _PAUSE_HOPS = 20  # a cut has the quietest 0.2 s around it
 _FLOOR_DB = -120.0
-_ACTIVE_DB = 40.0  # below the loudest hop; what is softer is no speech (as the bins left out of deep clustering)
+_ACTIVE_DB = 40.0  # below the loudest hop; softer hops are not speech (like the bins left out of deep clustering)
 
 
 def hop_levels(wave: NDArray[np.floating], rate_hz: int) -> Float64:
-    """Return the RMS of each 10 ms of ``wave`` (T,) in dB below full scale: (H,), the last one maybe shorter."""
+    """Return the RMS of each 10 ms of ``wave`` (T,) in dB relative to full scale: (H,); the last one may be shorter."""
     hop = hop_samples(rate_hz)
     starts = np.arange(0, len(wave), hop)
     energy = np.add.reduceat(np.square(wave, dtype=np.float64), starts) if len(wave) else np.zeros(0)
@@ -30,8 +30,9 @@ def hop_samples(rate_hz: int) -> int:
 def cut_at_pauses(levels: Float64, least: float, most: float) -> list[int]:
     """Return where to cut a recording of ``levels`` (H,) into pieces of ``least`` to ``most`` hops: 0, ..., H.
 
-    Each cut is the quietest place from half of ``most`` to ``most`` behind the one before, with ``least`` or more
-    behind it; of places alike to a tenth of a dB the last. ``most`` is twice ``least`` or more, so there is one.
+    Each cut is the quietest place from half of ``most`` to ``most`` after the one before, with ``least`` or more left
+    after it; of places that are equal to a tenth of a dB, the last. ``most`` is at least twice ``least``, so there is
+    always one.
     """
     total, reserve = len(levels), math.ceil(least)
     power = np.pad(10 ** (levels / 10), _PAUSE_HOPS // 2, constant_values=10 ** (_FLOOR_DB / 10))

@@ -1,4 +1,4 @@
-"""Whose voice a file holds: told by its folder, by a regular expression, or by the preset of a known corpus."""
+"""Finding the speaker of a file: by its folder, by a regular expression, or by the preset of a known corpus."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _SEX = re.compile(r"(?:^|[^a-z])(?:(f)|(m)|(female|woman)|(male|man))(?:[^a-z]|$
 
 
 class Voice(NamedTuple):
-    """A speaker, and "f" or "m" where the corpus tells it."""
+    """A speaker, and "f" or "m" if the corpus says which."""
 
     name: str
     sex: str | None
@@ -21,17 +21,29 @@ class Voice(NamedTuple):
 
 @dataclass(frozen=True)
 class SexTable:
-    """A text file of the corpus that tells the sexes: ``line`` finds the voice and F or M in each of its lines."""
+    """A text file of the corpus with the sexes: ``line`` finds the voice and F or M in each of its lines."""
 
     file: str
     line: re.Pattern[str]
 
+    def read(self, folder: Path) -> dict[str, str] | None:
+        """Return "f" or "m" by voice, or None if the table is not in the folder."""
+        try:
+            lines = (folder / self.file).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return None
+        matches = [match for line in lines if (match := self.line.match(line))]
+        return {match[1]: match[2].lower() for match in matches}
+
+
+LIBRISPEECH_SEXES = SexTable("SPEAKERS.TXT", re.compile(r"^\s*(\d+)\s*\|\s*([FM])\s*\|"))
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A known corpus: which of its files are taken, and how their paths below the root tell voice and sex."""
+    """A known corpus: which of its files are used, and how their paths below the root name the voice and sex."""
 
-    takes: str
+    takes: str  # in words, for the reason why a file is left out
     pattern: re.Pattern[str]
     sexes: SexTable | None = None
 
@@ -45,7 +57,7 @@ PRESETS = {
     "librispeech": Preset(
         "SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.{flac,wav}",
         re.compile(r"(?:^|/)(?P<speaker>\d+)/(\d+)/(?P=speaker)-\2-\d+\.(?:flac|wav)$"),
-        SexTable("SPEAKERS.TXT", re.compile(r"^\s*(\d+)\s*\|\s*([FM])\s*\|")),
+        LIBRISPEECH_SEXES,
     ),
     "daps": Preset(
         "{f,m}NUMBER_scriptNUMBER_clean.wav: of its rooms and devices the studio alone",
@@ -61,9 +73,9 @@ PRESETS = {
 class VoiceFinder:
     """Finds the voice of a file in its path below ``root``.
 
-    It is the first folder, or what the regular expression ``speaker_from`` finds (its group named ``speaker``, else
-    the first group, else all it matches), or what the ``preset`` knows. Raises UserError for an expression that is
-    none, and a preset that is not there.
+    It is the first folder, or the match of the regular expression ``speaker_from`` (its group named ``speaker``, else
+    the first group, else the whole match), or what the ``preset`` finds. Raise UserError if the expression is not
+    valid, or the preset unknown.
     """
 
     def __init__(self, root: Path, *, speaker_from: str | None = None, preset: str | None = None):
@@ -73,46 +85,42 @@ class VoiceFinder:
         self._sexes = read_sexes(root, self._preset.sexes) if self._preset and self._preset.sexes else {}
 
     def find(self, relative: Path) -> Voice | str:
-        """Return the voice of the file at ``relative`` below the root, or why it has none."""
+        """Return the voice of the file at ``relative`` below the root, or the reason why it has none."""
         if self._preset:
             match = self._preset.pattern.search(relative.as_posix())
             if match is None:
                 return f"passed over by --preset {self._name}: it takes {self._preset.takes}"
             name = match["speaker"]
-            told = match.groupdict().get("sex") or self._sexes.get(name.removeprefix("p"))
-            return Voice(name, told.lower() if told else None)
+            sex = match.groupdict().get("sex") or self._sexes.get(name.removeprefix("p"))
+            return Voice(name, sex.lower() if sex else None)
         if self._pattern is None:
-            found = relative.parts[0] if len(relative.parts) > 1 else None
+            name = relative.parts[0] if len(relative.parts) > 1 else None
         else:
-            found = _matched(self._pattern, relative.as_posix())
-        if found is None:
+            name = _matched(self._pattern, relative.as_posix())
+        if name is None:
             return NO_VOICE if self._pattern is None else f"--speaker-from {self._pattern.pattern} does not match"
-        return Voice(found, sex_of(found))
+        return Voice(name, sex_of(name))
 
 
 def check_preset(preset: str | None, speaker_from: str | None) -> None:
-    """Raise UserError for a preset that is not there, or beside an expression of one's own."""
+    """Raise UserError if the preset is unknown, or given together with an expression."""
     if preset is not None and preset not in PRESETS:
         raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}, or --speaker-from REGEX for others")
     if preset is not None and speaker_from is not None:
-        raise UserError("--preset knows where the voices stand: leave --speaker-from out, or the preset")
+        raise UserError("--preset finds the voices itself: leave --speaker-from out, or the preset")
 
 
 def read_sexes(root: Path, table: SexTable) -> dict[str, str]:
-    """Return the sexes in the table of a corpus, which lies at ``root`` or up to two folders above it."""
+    """Return the sexes in the table of a corpus, which is in ``root`` or up to two folders above it."""
     for folder in (root, *root.resolve().parents[:2]):
-        try:
-            lines = (folder / table.file).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        matches = [match for line in lines if (match := table.line.match(line))]
-        return {match[1]: match[2] for match in matches}
+        if (sexes := table.read(folder)) is not None:
+            return sexes
     say(f"{table.file} is neither in {root} nor above it: the sexes of the voices stay unknown")
     return {}
 
 
 def sex_of(voice: str) -> str | None:
-    """Return "f" or "m" where the voice's name tells it (``en-f``, ``f10``, ``speaker_male_3``), else None."""
+    """Return "f" or "m" if the voice's name says which (``en-f``, ``f10``, ``speaker_male_3``), else None."""
     match = _SEX.search(voice)
     if match is None:
         return None
@@ -123,7 +131,7 @@ def _compile(speaker_from: str | None) -> re.Pattern[str] | None:
     try:
         return re.compile(speaker_from) if speaker_from is not None else None
     except re.error as error:
-        raise UserError(f"--speaker-from {speaker_from!r} is no regular expression: {error}") from error
+        raise UserError(f"--speaker-from {speaker_from!r} is not a regular expression: {error}") from error
 
 
 def _matched(pattern: re.Pattern[str], path: str) -> str | None:

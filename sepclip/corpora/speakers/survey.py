@@ -1,9 +1,8 @@
-"""What a corpus of voices holds: every sound file read once, measured, cut into utterances, or left out by name."""
+"""Surveying a corpus of voices: every sound file is read once, measured and cut into utterances, or left out."""
 
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,13 +11,15 @@ import numpy as np
 
 from sepclip.audio.files import BadSound, find_sounds, mono_at_rate, name_below, read_sound
 from sepclip.audio.loudness import LAWS, rms
+from sepclip.corpora.preflight import require_folder
 from sepclip.corpora.speakers.pauses import cut_at_pauses, hop_levels, hop_samples, is_active
 from sepclip.corpora.speakers.presets import Voice, VoiceFinder
+from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted
 from sepclip.parallel import in_threads
 from sepclip.terminal import say
 
-SILENT_DBFS = -60.0  # an utterance whose RMS is below has no speech that could be brought to level
+SILENT_DBFS = -60.0  # an utterance whose RMS is below this has no speech that could be brought to level
 
 
 @dataclass(frozen=True)
@@ -38,50 +39,38 @@ class Utterance:
 
 @dataclass
 class VoiceSurvey:
-    """The usable utterances of each voice, and what was left out and why."""
+    """The usable utterances of each voice, and which files were left out and why."""
 
     voices: dict[str, list[Utterance]] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)  # relative path: reason
-    digest: str = ""  # of the samples of every file that is used
-    activity: dict[tuple[str, int], bytes] = field(default_factory=dict)  # path and offset: see Measured
+    left_out: dict[str, str] = field(default_factory=dict)  # reason by relative path
+    digest: str = ""  # of the samples of every file used
+    activity: dict[tuple[str, int], bytes] = field(default_factory=dict)  # by path and offset, as in Measurement
 
     @property
     def seconds(self) -> float:
         """Total length of the usable utterances."""
         return sum(u.length / u.rate_hz for utterances in self.voices.values() for u in utterances)
 
-    def why(self) -> str:
-        """Return how many files were left out for which kind of reason."""
+    def reasons(self) -> str:
+        """Return the number of files left out for each kind of reason."""
         kinds = Counter(re.split(r":| of | \(", reason)[0] for reason in self.left_out.values())
         return ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
 
 
-def survey_voices(
-    root: Path,
-    *,
-    rate_hz: int,
-    min_seconds: float,
-    max_seconds: float,
-    speaker_from: str | None = None,
-    preset: str | None = None,
-    law: str = "rms",
-    jobs: int | None = None,
-) -> VoiceSurvey:
-    """Read every sound file below ``root``, in parallel, and sort out what can be used.
+def survey_voices(root: Path, settings: VoiceSettings, jobs: int | None = None) -> VoiceSurvey:
+    """Read every sound file below ``root``, in parallel, and find out what can be used.
 
-    How the voice of a file is found: :class:`VoiceFinder`. Files longer than ``max_seconds`` are cut at pauses into
-    pieces of at least ``min_seconds``. Levels are measured by ``law``, one of :data:`LAWS`. Left out, each with its
-    reason: hidden files, unreadable, truncated, short, silent, non-finite or doubled ones, and those of a rate below
-    ``rate_hz`` or a name that is not UTF-8.
+    :class:`VoiceFinder` finds the voice of a file. Long files are cut at pauses into pieces. These files are left out,
+    each with its reason: hidden, unreadable, truncated, short, silent, non-finite or duplicate ones, and those with a
+    rate below that of the set or a name that is not UTF-8.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder" if not root.exists() else f"{root} is a file, not a folder of voices")
-    finder = VoiceFinder(root, speaker_from=speaker_from, preset=preset)
+    require_folder(root, "a folder of voices")
+    finder = VoiceFinder(root, speaker_from=settings.speaker_from, preset=settings.preset)
     paths, left_out = find_sounds(root)
     survey = VoiceSurvey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
     if not paths:
-        why = f"; left out: {survey.why()}" if left_out else ""
-        raise UserError(f"{root} holds no sound files (looked below it for .wav, .flac, .ogg, .mp3 and the like){why}")
+        why = f"; left out: {survey.reasons()}" if left_out else ""
+        raise UserError(f"{root} contains no sound files (.wav, .flac, .ogg, .mp3 and the like), at any depth{why}")
 
     named: list[tuple[Path, Voice]] = []
     for path in paths:
@@ -94,44 +83,40 @@ def survey_voices(
         else:
             named.append((path, voice))
 
-    def look(item: tuple[Path, Voice]) -> Measured | str:
+    def measure_file(item: tuple[Path, Voice]) -> Measurement | str:
         path, voice = item
-        relative = name_below(path, root)
-        return measure(
-            path, relative, voice, rate_hz=rate_hz, min_seconds=min_seconds, max_seconds=max_seconds, law=law
-        )
+        return measure(path, name_below(path, root), voice, settings)
 
     if named:
         say(f"reading {counted(len(named), 'file')} in {root}")
     seen: dict[str, str] = {}
-    for (path, voice), found in zip(named, in_threads(look, named, "reading voices", jobs), strict=True):
+    for (path, voice), result in zip(named, in_threads(measure_file, named, "reading voices", jobs), strict=True):
         relative = name_below(path, root)
-        if isinstance(found, str):
-            survey.left_out[relative] = found
-        elif found.digest in seen:
-            survey.left_out[relative] = f"duplicate of {seen[found.digest]}"
+        if isinstance(result, str):
+            survey.left_out[relative] = result
+        elif result.digest in seen:
+            survey.left_out[relative] = f"duplicate of {seen[result.digest]}"
         else:
-            seen[found.digest] = relative
-            survey.voices.setdefault(voice.name, []).extend(found.utterances)
-            for utterance, active in zip(found.utterances, found.activity, strict=True):
+            seen[result.digest] = relative
+            survey.voices.setdefault(voice.name, []).extend(result.utterances)
+            for utterance, active in zip(result.utterances, result.activity, strict=True):
                 survey.activity[utterance.path, utterance.offset] = active
     survey.digest = hashlib.sha256("\n".join(f"{v} {k}" for k, v in sorted(seen.items())).encode()).hexdigest()
     return survey
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The utterances of a file, where in each somebody speaks, and the digest of the file's samples."""
 
     utterances: list[Utterance]
-    activity: list[bytes]  # packed bits, one a hop of 10 ms
+    activity: list[bytes]  # packed bits, one for each hop of 10 ms
     digest: str
 
 
-def measure(
-    path: Path, relative: str, voice: Voice, *, rate_hz: int, min_seconds: float, max_seconds: float, law: str
-) -> Measured | str:
-    """Return what a file holds, at the rate of the set, or the reason to leave it out."""
+def measure(path: Path, relative: str, voice: Voice, settings: VoiceSettings) -> Measurement | str:
+    """Return the utterances in a file, at the rate of the set, or the reason to leave it out."""
+    rate_hz, min_seconds, max_seconds = settings.rate_hz, settings.min_seconds, settings.max_seconds
     try:
         sound = read_sound(path)
     except BadSound as error:
@@ -151,7 +136,7 @@ def measure(
     utterances, activity = [], []
     for (start, stop), (first, last) in zip(pairwise(edges), pairwise(cuts), strict=True):
         piece = wave[first * hop : last * hop]
-        level = LAWS[law](piece, rate_hz)
+        level = LAWS[settings.level](piece, rate_hz)
         if rms(piece, rate_hz) > 10 ** (SILENT_DBFS / 20) and level > 0:
             peak = float(np.abs(piece).max())
             utterances.append(
@@ -160,9 +145,4 @@ def measure(
             activity.append(np.packbits(is_active(levels[first:last])).tobytes())
     if not utterances:
         return f"silent: below {SILENT_DBFS:g} dBFS"
-    return Measured(utterances, activity, hashlib.sha256(sound.samples.tobytes()).hexdigest())
-
-
-def files_of(utterances: Iterable[Utterance]) -> list[str]:
-    """Return the distinct files of ``utterances``, in order."""
-    return list(dict.fromkeys(utterance.path for utterance in utterances))
+    return Measurement(utterances, activity, hashlib.sha256(sound.samples.tobytes()).hexdigest())

@@ -1,4 +1,4 @@
-"""Music as stems: MUSDB18, and any folder of tracks."""
+"""Stems of music: MUSDB18, and any folder of tracks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from sepclip.corpora import Card, Corpus
 from sepclip.corpora.command import Check, Jobs, Json, Out
 
-# the validation tracks that the MUSDB18 tools (musdb, torchaudio) take out of train
+# the validation tracks that the tools for MUSDB18 (musdb, torchaudio) take from train
 VALIDATION = (
     "ANiMAL - Rockshow",
     "Actions - One Minute Smile",
@@ -29,18 +29,18 @@ OFFICIAL = {"tr": 86, "cv": 14, "tt": 50}  # tracks
 FRACTIONS = "0.8,0.1,0.1"
 STEMS = Card(
     name="stems",
-    what="Stems of music, or any sources with a fixed order, from a folder of tracks: vocals stay vocals, and no loss "
+    what="Stems of music, or any sources in a fixed order, from a folder of tracks: vocals stay vocals, and no loss "
     "permutes them. Read in place, in stereo, at their own rate.",
     layout="ROOT/[train|valid|test/]TRACK/{vocals,drums,...}.{wav,flac,ogg,...}, the same names in every track, and "
-    "mixture.wav or mix.wav, or else the mixture is their sum; or ROOT/.../TRACK.stem.mp4",
-    size="a new folder holds the recipes alone, unless --rate or --channels ask for other than what is there",
+    "mixture.wav or mix.wav (without it, the mixture is the sum of the stems); or ROOT/.../TRACK.stem.mp4",
+    size="the new folder contains only recipes, unless --rate or --channels differ from the files",
     licence="that of your recordings",
     source="your own multitracks; MedleyDB, MoisesDB or Slakh after renaming their stems",
 )
 MUSDB18 = Card(
     name="musdb18",
     what="MUSDB18 and MUSDB18-HQ: 150 songs as vocals, drums, bass and other, with the usual 14 validation tracks. HQ "
-    "is read in place; stem files (.stem.mp4) are decoded by ffmpeg.",
+    "is read in place; ffmpeg decodes stem files (.stem.mp4).",
     layout="ROOT/{train,test}/TRACK/{mixture,vocals,drums,bass,other}.wav, or ROOT/{train,test}/TRACK.stem.mp4",
     size="100 and 50 tracks, 10 hours; HQ 22.7 GB, read in place; .stem.mp4 4.7 GB, decoded into 32 GB",
     licence="for research and education; each song has its own",
@@ -49,16 +49,17 @@ MUSDB18 = Card(
 
 Root = Annotated[Path, typer.Argument(help="Folder of tracks.", show_default=False)]
 Stems = Annotated[
-    str, typer.Option(help="Stems to separate, in their order: vocals,drums,... [all that every track has].")
+    str, typer.Option(help="Stems to separate, in this order: vocals,drums,... [all that every track has].")
 ]
 Rate = Annotated[
-    int | None, typer.Option(help="Sampling rate in Hz; another than the files' converts them [theirs].", min=1000)
+    int | None,
+    typer.Option(help="Sampling rate in Hz; files of another rate are converted [that of the files].", min=1000),
 ]
 Channels = Annotated[
-    int | None, typer.Option(help="1 or 2; another than the files' converts them [the most of any file].", min=1, max=2)
+    int | None, typer.Option(help="1 or 2; files of another number are converted [the most of any file].", min=1, max=2)
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the split.")]
-Fractions = Annotated[str, typer.Option(help="Shares of tr,cv,tt, for a split without a folder of its own.")]
+Fractions = Annotated[str, typer.Option(help="Shares of tr,cv,tt, for splits without a folder of their own.")]
 
 
 def prepare_stems(
@@ -73,7 +74,7 @@ def prepare_stems(
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Write the recipes; the help of the command line tells the arguments."""
+    """Write the recipes; the types of the arguments describe them."""
     from sepclip.corpora.command import carry_out
     from sepclip.corpora.shares import parse_fractions
     from sepclip.corpora.stems.plan import StemSettings, plan_stems
@@ -92,7 +93,7 @@ def prepare_musdb18(
     jobs: Jobs = None,
     as_json: Json = False,
 ) -> None:
-    """Write the recipes; the help of the command line tells the arguments."""
+    """Write the recipes; the types of the arguments describe them."""
     from sepclip.corpora.command import carry_out
     from sepclip.corpora.shares import parse_fractions
     from sepclip.corpora.stems.plan import StemSettings, plan_stems

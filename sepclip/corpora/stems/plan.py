@@ -1,7 +1,7 @@
 """From tracks of music to a mixture set: stems as sources in a fixed order, read in place or converted."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,45 +11,44 @@ from numpy.typing import NDArray
 
 from sepclip.audio.files import Sound, name_below, read_sound
 from sepclip.audio.layout import Layout
-from sepclip.corpora import write_set
-from sepclip.corpora.preflight import Plan, Preflight
-from sepclip.corpora.stems.tracks import Facts, Track, choose_stems, find_tracks, look, split_tracks
-from sepclip.corpora.write_set import Prepared
+from sepclip.corpora.preflight import Preflight
+from sepclip.corpora.stems.tracks import StemHeader, Track, choose_stems, find_tracks, read_stem_header, split_tracks
+from sepclip.corpora.write_set import Plan, PlannedSet, Render, find_finished, for_one_set, write_sets
 from sepclip.errors import UserError, counted
-from sepclip.mixing.mixture_set import SET_FILE
+from sepclip.mixing.mixture_set import SET_FILE, MixtureSet, SetReport
 from sepclip.mixing.recipe import SPLITS, Recipe, Source
 from sepclip.mixing.render import to_int16
 from sepclip.parallel import in_threads
 from sepclip.terminal import say_some
 
-LISTEN_SECONDS = 5
-NOT_THE_SUM_DB = -20.0  # of what is left of a mixture without its stems; a limiter leaves less
+SUM_SECONDS = 5  # from the middle of a track, in which the stems are added up
+NOT_THE_SUM_DB = -20.0  # of the mixture minus its stems; a limiter leaves less
 GROUPS = {"tr": "seen", "cv": "unseen", "tt": "unseen"}
 
 
 @dataclass(frozen=True)
 class StemSettings:
-    """All that decides, with the corpus, what a set of stems holds; None is what the files have."""
+    """All that decides, with the corpus, what is in a set of stems; None means as in the files."""
 
     fractions: Mapping[str, float]  # of the tracks that go to a split without a folder of its own
-    stems: tuple[str, ...] = ()  # () is all that every track has
+    stems: tuple[str, ...] = ()  # (): all that every track has
     rate_hz: int | None = None
     channels: int | None = None
     validation: tuple[str, ...] = ()  # tracks of cv
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Raise UserError for what is not allowed."""
+        """Raise UserError if a setting is not allowed."""
         if len(set(self.stems)) != len(self.stems):
-            raise UserError(f"--stems {','.join(self.stems)}: each once")
+            raise UserError(f"--stems {','.join(self.stems)}: name each once")
 
 
 @dataclass(frozen=True)
-class _Found:
-    """The tracks of each split, what their files say, and what is made of them."""
+class _Survey:
+    """The tracks of each split, the headers of their files, and the layout of the set made from them."""
 
     tracks: dict[str, list[Track]]
-    facts: dict[Path, Facts]
+    headers: dict[Path, StemHeader]
     layout: Layout
     mixture: str | None
 
@@ -57,7 +56,12 @@ class _Found:
     def as_is(self) -> bool:
         """Whether all files are read in place."""
         wanted = (True, self.layout.rate_hz, self.layout.channels)
-        return all((fact.as_is, fact.rate_hz, fact.channels) == wanted for fact in self.facts.values())
+        return all((header.as_is, header.rate_hz, header.channels) == wanted for header in self.headers.values())
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the files that a track must have: the mixture, if there is one, and the stems."""
+        return (*((self.mixture,) if self.mixture else ()), *self.layout.names)
 
 
 def plan_stems(
@@ -68,151 +72,150 @@ def plan_stems(
     corpus: str,
     official: Mapping[str, int] | None = None,
     jobs: int | None = None,
-) -> Plan[Prepared]:
-    """Look at every stem below ``root``; what is left is to write the recipes, and the audio where it has to change.
+) -> Plan:
+    """Check every stem below ``root``, and plan to write the recipes, and the audio if it has to be converted.
 
-    ``official``: how many tracks each split should have. Raises UserError where there are too few tracks, or ``out``
-    holds anything else.
+    ``official`` is the number of tracks that each split should have. Raise UserError if there are too few tracks, or
+    ``out`` contains anything else.
     """
     if root.resolve() in (out.resolve(), *out.resolve().parents):
-        raise UserError(f"{out} lies inside {root}, where it would be taken for tracks: choose another place")
+        raise UserError(f"{out} is inside {root}, where it would be taken for tracks: choose another place")
     preflight = Preflight(out, smaller=", or choose a lower --rate or fewer --channels")
     recorded = {"corpus": corpus, "root": str(root.resolve()), **asdict(settings)}
     recorded |= {"stems": list(settings.stems), "validation": list(settings.validation)}
-    done = write_set.finished(out, recorded)
-    if done:
-        return Plan(preflight, lambda: Prepared(done, already=True), already=True)
-    found = _look(root, settings, preflight, jobs)
-    recipes = {split: _recipes(root, split, found) for split in SPLITS}
+    finished, missing = find_finished({out: recorded})
+    if not missing:
+        return Plan(preflight, finished)
+    survey = _survey(root, settings, preflight, jobs)
+    recipes = {split: _recipes(root, split, survey) for split in SPLITS}
     for split in SPLITS:
-        told = f" (official {official[split]})" if official else ""
-        preflight.facts.append(f"{split}: {counted(len(found.tracks[split]), 'track')}{told}")
-    if found.facts:
-        preflight.facts.append(str(found.layout) + (", read in place" if found.as_is else f", converted into {out}"))
-    if not found.as_is:
-        preflight.needed_bytes = write_set.bytes_to_write(
-            out, recipes, 1 + len(found.layout.names), found.layout.channels
-        )
-    every = {name for tracks in found.tracks.values() for track in tracks for name in track.files} - {found.mixture}
-    additive = not found.mixture or every == set(found.layout.names)
+        number = f" (official {official[split]})" if official else ""
+        preflight.facts.append(f"{split}: {counted(len(survey.tracks[split]), 'track')}{number}")
+    if survey.headers:
+        how = "read in place" if survey.as_is else f"converted into {out}"
+        preflight.facts.append(f"{survey.layout}, {how}")
+    # the mixtures should be the sums of the stems only if all stems are separated
+    stems = {name for tracks in survey.tracks.values() for track in tracks for name in track.files} - {survey.mixture}
+    additive = not survey.mixture or stems == set(survey.layout.names)
     off = _not_sums(root, [recipe for split in SPLITS for recipe in recipes[split]], jobs) if additive else []
     if off:
         preflight.facts.append(f"{counted(len(off), 'mixture')} not the sum of its stems: {', '.join(off)}")
+    report: SetReport = {"in_place": survey.as_is, "additive": additive, "not_the_sum": off}
+    planned = PlannedSet(out, recipes, root, survey.layout, recorded, report)
+    preflight.needed_bytes = 0 if survey.as_is else planned.missing_bytes
 
-    def make() -> Prepared:
-        made = write_set.write_set(
-            out,
-            recipes,
-            root=root,
-            layout=found.layout,
-            render=None if found.as_is else _converter(root, found),
-            settings=recorded,
-            report={"in_place": found.as_is, "additive": additive, "not_the_sum": off},
-            jobs=jobs,
-        )
+    def write() -> list[MixtureSet]:
+        render = None if survey.as_is else for_one_set(_converter(root, survey))
+        written = write_sets([planned], render, jobs)
         if off:
             say_some(f"{counted(len(off), 'mixture')} not the sum of its stems, all named in {SET_FILE}:", off)
-        return Prepared(made, already=False)
+        return written
 
-    return Plan(preflight, make)
+    return Plan(preflight, write=write)
 
 
 def _not_sums(root: Path, recipes: Sequence[Recipe], jobs: int | None) -> list[str]:
-    """Return the names of the tracks whose mixture is not the sum of its stems, by some seconds of its middle."""
+    """Return the names of the tracks whose mixture is not the sum of its stems, judged by a few seconds."""
 
     def is_off(recipe: Recipe) -> bool:
         paths = [root / path for path in (recipe.mix, *(source.path for source in recipe.sources)) if path]
         if recipe.mix is None or any(path.suffix == ".mp4" for path in paths):
             return False
         rate_hz = soundfile.info(paths[0]).samplerate
-        frames = min(recipe.length, LISTEN_SECONDS * rate_hz)
+        frames = min(recipe.length, SUM_SECONDS * rate_hz)
         sounds = [read_sound(path, start=(recipe.length - frames) // 2, frames=frames).samples for path in paths]
         if len({sound.shape for sound in sounds}) > 1:
-            return False  # other rates, channels or lengths are no matter of the sum
+            return False  # files of different rates, channels or lengths cannot be added up
         mixture, *stems = (sound.astype(np.float64) for sound in sounds)
         error = np.square(mixture - sum(stems)).sum()
         return bool(error > 10 ** (NOT_THE_SUM_DB / 10) * np.square(mixture).sum())
 
-    found = zip(recipes, in_threads(is_off, recipes, "adding up stems", jobs), strict=True)
-    return [recipe.name for recipe, off in found if off]
+    results = zip(recipes, in_threads(is_off, recipes, "adding up stems", jobs), strict=True)
+    return [recipe.name for recipe, off in results if off]
 
 
-def _look(root: Path, settings: StemSettings, preflight: Preflight, jobs: int | None) -> _Found:
-    """Find the tracks and look at their files; what is wrong goes into ``preflight``."""
-    found = find_tracks(root, preflight)
-    tracks = split_tracks(found, validation=settings.validation, fractions=settings.fractions, seed=settings.seed)
-    names = {track.name for split in tracks.values() for track in split}
-    for name in set(settings.validation) - names:
-        preflight.wrong("validation track missing", "copy the corpus again: it is not whole", str(root), name)
-    everything = [track for split in SPLITS for track in tracks[split]]
-    stems, mixture = choose_stems(everything, settings.stems, preflight)
+def _survey(root: Path, settings: StemSettings, preflight: Preflight, jobs: int | None) -> _Survey:
+    """Find the tracks and read the headers of their files; add what is wrong to ``preflight``."""
+    tracks = split_tracks(
+        find_tracks(root, preflight), validation=settings.validation, fractions=settings.fractions, seed=settings.seed
+    )
+    every = [track for split in SPLITS for track in tracks[split]]
+    for name in set(settings.validation) - {track.name for track in every}:
+        preflight.add_problem("validation track missing", "copy the corpus again: it is incomplete", str(root), name)
+    stems, mixture = choose_stems(every, settings.stems, preflight)
     parts = (*stems, *((mixture,) if mixture else ()))
-    files = list(dict.fromkeys(track.files[part] for track in everything for part in parts if part in track.files))
-    facts: dict[Path, Facts] = {}
-    for path, fact in zip(files, in_threads(look, files, "looking at stems", jobs), strict=True):
-        if isinstance(fact, Facts):
-            facts[path] = fact
+    files = list(dict.fromkeys(track.files[part] for track in every for part in parts if part in track.files))
+    headers: dict[Path, StemHeader] = {}
+    for path, header in zip(files, in_threads(read_stem_header, files, "checking stems", jobs), strict=True):
+        if isinstance(header, StemHeader):
+            headers[path] = header
         else:
-            preflight.wrong(*fact, name_below(path.parent, root), path.name)
-    rates = Counter(fact.rate_hz for fact in facts.values())
+            preflight.add_problem(*header, name_below(path.parent, root), path.name)
+    # rate and channels: those asked for, or else those of the files, which must agree on the rate
+    rates = Counter(header.rate_hz for header in headers.values())
     if len(rates) > 1 and settings.rate_hz is None:
-        there = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common())
-        preflight.wrong(f"files of different rates ({there})", "choose one with --rate", str(root), "all")
-    channels = settings.channels or max((fact.channels for fact in facts.values()), default=1)
-    for path, fact in facts.items():
-        if fact.channels not in (1, channels) and channels != 1:
+        counts = ", ".join(f"{count} of {rate} Hz" for rate, count in rates.most_common())
+        preflight.add_problem(f"files of different rates ({counts})", "choose one with --rate", str(root), "all")
+    channels = settings.channels or max((header.channels for header in headers.values()), default=1)
+    for path, header in headers.items():
+        if header.channels not in (1, channels) and channels != 1:
+            what = f"file of {counted(header.channels, 'channel')}, which cannot become {channels}"
             todo = "choose --channels 1, or remove the folder of its track"
-            what = f"file of {counted(fact.channels, 'channel')}, which do not make {channels}"
-            preflight.wrong(what, todo, name_below(path.parent, root), path.name)
+            preflight.add_problem(what, todo, name_below(path.parent, root), path.name)
     rate_hz = settings.rate_hz or (rates.most_common(1)[0][0] if rates else 1)
-    return _Found(tracks, facts, Layout(rate_hz, len(stems), channels, stems, fixed_order=True), mixture)
+    return _Survey(tracks, headers, Layout(rate_hz, len(stems), channels, stems, fixed_order=True), mixture)
 
 
-def _recipes(root: Path, split: str, found: _Found) -> list[Recipe]:
+def _recipes(root: Path, split: str, survey: _Survey) -> list[Recipe]:
     """Return the recipes of the tracks whose files are all right."""
-    parts = (*found.layout.names, *((found.mixture,) if found.mixture else ()))
-    recipes = []
-    for track in found.tracks[split]:
-        facts = {part: found.facts.get(track.files[part]) for part in parts if part in track.files}
-        whole = {part: fact for part, fact in facts.items() if fact is not None}
-        if len(whole) < len(parts):
+    layout, recipes = survey.layout, []
+    for track in survey.tracks[split]:
+        headers = {part: survey.headers[path] for part, path in track.files.items() if path in survey.headers}
+        if not set(survey.parts) <= set(headers):
             continue
-        longest = max(parts, key=lambda part: whole[part].samples / whole[part].rate_hz)
-        leading = whole[found.mixture or longest]
         sources = tuple(
             Source(
-                name_below(track.files[stem], root), stem, None, 0, whole[stem].samples, whole[stem].rate_hz, 0.0, 1.0
+                name_below(track.files[stem], root),
+                stem,
+                None,
+                0,
+                headers[stem].samples,
+                headers[stem].rate_hz,
+                0.0,
+                1.0,
             )
-            for stem in found.layout.names
+            for stem in layout.names
         )
-        length = -(-leading.samples * found.layout.rate_hz // leading.rate_hz)
-        mix = name_below(track.files[found.mixture], root) if found.mixture else None
+        # a mixture is as long as its file, or as its longest stem
+        longest = max(layout.names, key=lambda stem: headers[stem].samples / headers[stem].rate_hz)
+        leading = headers[survey.mixture or longest]
+        length = -(-leading.samples * layout.rate_hz // leading.rate_hz)
+        mix = name_below(track.files[survey.mixture], root) if survey.mixture else None
         recipes.append(Recipe(track.name, GROUPS[split], length, sources, mix=mix))
     return recipes
 
 
-def _converter(root: Path, found: _Found) -> Callable[[Recipe], NDArray[np.int16]]:
-    """Return what makes the mixture and sources (1 + S, C, T) of a recipe, at the rate and channels of the layout."""
-    first = found.layout.names[0]
-    tracks = {name_below(track.files[first], root): track for split in SPLITS for track in found.tracks[split]}
+def _converter(root: Path, survey: _Survey) -> Render:
+    """Return what renders the mixture and sources (1 + S, C, T) of a recipe at the rate and channels of the layout."""
+    first = survey.layout.names[0]
+    tracks = {name_below(track.files[first], root): track for split in SPLITS for track in survey.tracks[split]}
 
     def convert(recipe: Recipe) -> NDArray[np.int16]:
         track = tracks[recipe.sources[0].path]
-        parts = (*((found.mixture,) if found.mixture else ()), *found.layout.names)
-        waves = np.stack([_fit(track.read(part), found.layout, recipe.length) for part in parts])  # (*, C, T)
-        if not found.mixture:
+        waves = np.stack([_fit(track.read(part), survey.layout, recipe.length) for part in survey.parts])  # (*, C, T)
+        if not survey.mixture:
             waves = np.concatenate([waves.sum(0, keepdims=True), waves])  # (1 + S, C, T)
         peak = float(np.abs(waves).max(initial=0))
-        return to_int16(waves / np.float32(max(1.0, peak)))  # one gain for all where full scale is exceeded
+        return to_int16(waves / np.float32(max(1.0, peak)))  # one gain for all if full scale is exceeded
 
     return convert
 
 
 def _fit(sound: Sound, layout: Layout, length: int) -> NDArray[np.float32]:
-    """Return a sound as the layout says, ``length`` samples (C, T) long; a shorter one ends in silence."""
+    """Return a sound with the rate and channels of the layout, ``length`` samples (C, T) long, padded with silence."""
     samples = sound.samples.mean(0, keepdims=True) if layout.channels == 1 else sound.samples
     if sound.rate_hz != layout.rate_hz:
-        import torch  # a second of start-up that stems of the right rate do not need
+        import torch  # imported late: it takes a second, and stems of the right rate do not need it
 
         from sepclip.audio.resample import resample
 

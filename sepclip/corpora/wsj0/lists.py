@@ -1,6 +1,6 @@
 """What wsj0-2mix is made from: the official lists, the files of WSJ0, and tables of active levels.
 
-None of them is trusted: a path in a list is only looked up among the files below the root.
+None of these is trusted: a path in a list is only looked up among the files below the root.
 """
 
 import csv
@@ -12,45 +12,42 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import soundfile
-
-from sepclip.audio.files import BadSound, find_sounds
-from sepclip.audio.sphere import shorten_header
+from sepclip.audio.files import find_sounds
 from sepclip.corpora.preflight import Preflight
-from sepclip.errors import UserError, counted
+from sepclip.errors import UserError
 from sepclip.mixing.recipe import SPLITS
 
 RATE_HZ = 16000  # of WSJ0
-MIXTURES = {"tr": 20000, "cv": 5000, "tt": 3000}  # of the official lists
-UTTERANCES = {"tr": 8769, "cv": 3557, "tt": 1770}  # different ones in those of two speakers
+MIXTURES = {"tr": 20000, "cv": 5000, "tt": 3000}  # in the official lists
+UTTERANCES = {"tr": 8769, "cv": 3557, "tt": 1770}  # distinct ones in the lists of two speakers
+GROUPS = {"tr": "seen", "cv": "seen", "tt": "unseen"}  # the speakers of cv are those of tr
 LISTS_FROM = (
     "the text lists are in www.merl.com/demos/deep-clustering/create-speaker-mixtures.zip, the CSV lists in the folder "
     "data of WHAM!'s scripts"
 )
-_TAKE = f"take the official list; {LISTS_FROM}"
-_LONGEST_SECONDS = 600  # no sentence of WSJ0 comes near; a header that says more lies
+_USE_OFFICIAL = f"use the official list; {LISTS_FROM}"
 _PREFERRED = (".wav", ".flac", ".sph", ".wv1")
-_FAR = ".wv2"  # of the second microphone, on the desk; never taken
+_FAR = ".wv2"  # of the second microphone, on the desk; never used
 _UTTERANCE = re.compile(r"[A-Za-z0-9-]{4,40}")
 
 
 @dataclass(frozen=True)
 class Line:
-    """One mixture of a list: the utterances as folder/speaker/name in small letters, and their levels in dB."""
+    """One mixture of a list: the utterances as folder/speaker/name in lower case, and their levels in dB."""
 
     utterances: tuple[str, ...]
     levels_db: tuple[float, ...]
 
     @property
     def name(self) -> str:
-        """The file name as MATLAB's num2str made it: levels of at most 8 significant digits."""
+        """The file name as MATLAB's num2str formats it: levels with at most 8 significant digits."""
         pairs = zip(self.utterances, self.levels_db, strict=True)
         return "_".join(f"{utterance.rsplit('/', 1)[1]}_{level:.8g}" for utterance, level in pairs)
 
 
 @dataclass
 class Lists:
-    """The lists of all splits, where each utterance is said to lie, and the digest of the files."""
+    """The lists of all splits, the path of each utterance in them, and the digest of the files."""
 
     lines: dict[str, list[Line]] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)  # utterance: path in the list
@@ -58,37 +55,37 @@ class Lists:
 
 
 def read_lists(folder: Path, sources: int, preflight: Preflight) -> Lists:
-    """Read ``mix_{sources}_spk_{tr,cv,tt}.txt`` of a folder; what is wrong goes into ``preflight``.
+    """Read ``mix_{sources}_spk_{tr,cv,tt}.txt`` of a folder; add what is wrong to ``preflight``.
 
-    Where one is not there, WHAM!'s ``mix_{sources}_spk_filenames_{tr,cv,tt}.csv`` is read.
+    If one is missing, read WHAM!'s ``mix_{sources}_spk_filenames_{tr,cv,tt}.csv`` instead.
     """
     lists, digest = Lists(), hashlib.sha256()
     for split in SPLITS:
         files = [folder / f"mix_{sources}_spk_{split}.txt", folder / f"mix_{sources}_spk_filenames_{split}.csv"]
         file = next((file for file in files if file.is_file()), None)
         if file is None:
-            todo = f"say with --lists where they are; {LISTS_FROM}"
-            preflight.wrong("list missing", todo, str(folder), f"{files[0].name} or {files[1].name}")
+            todo = f"say with --lists where the lists are; {LISTS_FROM}"
+            preflight.add_problem("list missing", todo, str(folder), f"{files[0].name} or {files[1].name}")
             continue
         text = file.read_bytes()
         digest.update(text)
-        rows = (_of_csv if file.suffix == ".csv" else _of_text)(text.decode(errors="replace"), sources)
+        rows = (_csv_rows if file.suffix == ".csv" else _text_rows)(text.decode(errors="replace"), sources)
         lists.lines[split] = _parse(rows, file, sources, lists.places, preflight)
     lists.digest = digest.hexdigest()
     return lists
 
 
-def _of_text(text: str, sources: int) -> Iterator[tuple[int, list[str]]]:
+def _text_rows(text: str, sources: int) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of each line and its fields: file, level, file, level, ..."""
     for number, line in enumerate(text.splitlines(), 1):
         if fields := line.split():
             yield number, fields
 
 
-def _of_csv(text: str, sources: int) -> Iterator[tuple[int, list[str]]]:
-    """Yield the same of a CSV list of WHAM!, in which the levels stand in the names of the mixtures alone.
+def _csv_rows(text: str, sources: int) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number of each line of a CSV list of WHAM! and its fields, as :func:`_text_rows`.
 
-    No fields are yielded for a line that is none.
+    Such a list has the levels only in the names of the mixtures. A line of another kind has no fields.
     """
     lines = csv.reader(text.splitlines())
     columns = ["output_filename", *(f"s{index + 1}_path" for index in range(sources))]
@@ -100,9 +97,9 @@ def _of_csv(text: str, sources: int) -> Iterator[tuple[int, list[str]]]:
             row = dict(zip(header, fields, strict=False))
             parts = row.get(columns[0], "").removesuffix(".wav").split("_")
             paths = [row.get(column, "") for column in columns[1:]]
-            fits = [path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for path in paths] == parts[::2]
-            together = [part for pair in zip(paths, parts[1::2], strict=False) for part in pair]
-            yield lines.line_num, together if fits else []
+            same_names = [path.rsplit("/", 1)[-1].rsplit(".", 1)[0] for path in paths] == parts[::2]
+            pairs = zip(paths, parts[1::2], strict=False)
+            yield lines.line_num, [part for pair in pairs for part in pair] if same_names else []
     except csv.Error:
         yield lines.line_num, []
 
@@ -123,18 +120,18 @@ def _parse(
         except ValueError as error:
             reason = str(error) if str(error).startswith("not ") else "a level is not a number"
         if reason:
-            preflight.wrong(f"line of a list: {reason}", _TAKE, str(file), f"line {number}")
+            preflight.add_problem(f"line of a list: {reason}", _USE_OFFICIAL, str(file), f"line {number}")
             continue
         line = Line(utterances, levels)
         if lines.setdefault(line.name, line) is not line:
-            preflight.wrong("mixture twice in a list", _TAKE, str(file), f"line {number}")
+            preflight.add_problem("mixture twice in a list", _USE_OFFICIAL, str(file), f"line {number}")
         for utterance, path in zip(utterances, fields[::2], strict=True):
             places.setdefault(utterance, path)
     return list(lines.values())
 
 
 def _utterance(path: str) -> str:
-    """Return folder/speaker/name of a path in a list; ValueError where it is none or leads out of the corpus."""
+    """Return folder/speaker/name of a path in a list. Raise ValueError if it is not one or leads out of the corpus."""
     parts = path.lower().split("/")
     name = parts[-1].rsplit(".", 1)[0]
     if len(parts) < 3 or ".." in parts or path.startswith("/") or "\\" in path or not _UTTERANCE.fullmatch(name):
@@ -144,9 +141,10 @@ def _utterance(path: str) -> str:
 
 @dataclass
 class Utterances:
-    """The files of WSJ0 by folder/speaker/name in small letters; ``doubles``: the others of the same name and kind.
+    """The files of WSJ0 by folder/speaker/name in lower case.
 
-    ``far`` are those of the second, far microphone.
+    ``doubles`` has the other files of the same name and kind, ``far`` the names in recordings of the second, far
+    microphone.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -154,18 +152,18 @@ class Utterances:
     far: set[str] = field(default_factory=set)
 
     def differing(self, utterance: str) -> list[Path]:
-        """Return all files of an utterance where there are several and not all are the same to the byte."""
+        """Return all files of an utterance if there are several and not all have the same bytes."""
         files = [self.files[utterance], *self.doubles.get(utterance, ())]
         same = all(filecmp.cmp(files[0], other, shallow=False) for other in files[1:])
         return [] if same else files
 
 
 def find_utterances(root: Path) -> Utterances:
-    """Return the files below ``root``, in whatever case they are written and on whatever disc they lie.
+    """Return the files below ``root``, whatever the case of their names and the disc they are on.
 
-    Only what lies below the root is ever found, so no list can lead anywhere else.
+    Only files below the root are ever found, so no list can lead anywhere else.
     """
-    found = Utterances()
+    utterances = Utterances()
     sounds, others = find_sounds(root)
     for path in [*sounds, *others]:
         suffix = path.suffix.lower()
@@ -174,43 +172,24 @@ def find_utterances(root: Path) -> Utterances:
             continue
         key = f"{parts[0]}/{parts[1]}/{path.stem}".lower()
         if suffix == _FAR:
-            found.far.add(key)
+            utterances.far.add(key)
         if suffix not in _PREFERRED:
             continue
+        # of several kinds of file, keep the first in the order of preference
         rank = _PREFERRED.index(suffix)
-        before = _PREFERRED.index(found.files[key].suffix.lower()) if key in found.files else len(_PREFERRED)
+        before = _PREFERRED.index(utterances.files[key].suffix.lower()) if key in utterances.files else len(_PREFERRED)
         if rank < before:
-            found.files[key] = path
-            found.doubles.pop(key, None)
+            utterances.files[key] = path
+            utterances.doubles.pop(key, None)
         elif rank == before:
-            found.doubles.setdefault(key, []).append(path)
-    return found
-
-
-def samples_of(path: Path, allowed_channels: tuple[int, ...] = (1,)) -> int | str:
-    """Return the samples of a sound of 16 kHz, by its header, or what is wrong with it."""
-    try:
-        header = shorten_header(path)
-        if header is None:
-            info = soundfile.info(path)
-            samples, rate_hz, channels = info.frames, info.samplerate, info.channels
-        else:
-            samples, rate_hz, channels = header.samples, header.rate_hz, header.channels
-    except BadSound as error:
-        return error.reason
-    except soundfile.SoundFileError:
-        return "not readable as sound"
-    if rate_hz != RATE_HZ or channels not in allowed_channels:
-        return f"{counted(channels, 'channel')} at {rate_hz} Hz, not 1 at {RATE_HZ} Hz"
-    if not 0 < samples <= _LONGEST_SECONDS * RATE_HZ:
-        return f"a length of {samples / RATE_HZ:.1f} s, not 0 to {_LONGEST_SECONDS} s"
-    return int(samples)
+            utterances.doubles.setdefault(key, []).append(path)
+    return utterances
 
 
 def read_table(path: Path | None) -> tuple[dict[str, float], str]:
     """Read precomputed active levels, ``UTTERANCE POWER`` a line, from a file or all ``.txt`` files of a folder.
 
-    Returns them by name in small letters, and the digest of the files. Raises UserError for what is no such table.
+    Return them by name in lower case, and the digest of the files. Raise UserError if there are none.
     """
     if path is None:
         return {}, ""
@@ -225,23 +204,25 @@ def read_table(path: Path | None) -> tuple[dict[str, float], str]:
         digest.update(text.encode())
         levels |= parse_table(text, file)
     if not levels:
-        raise UserError(f"--active-levels {path} holds no levels: a line is UTTERANCE POWER, such as 40na010x 4.88e-04")
+        raise UserError(
+            f"--active-levels {path} contains no levels: a line is UTTERANCE POWER, such as 40na010x 4.88e-04"
+        )
     return levels, digest.hexdigest()
 
 
 def parse_table(text: str, file: Path) -> dict[str, float]:
-    """Read lines of ``UTTERANCE POWER``; UserError where one is something else."""
+    """Read lines of ``UTTERANCE POWER``. Raise UserError if one is something else."""
     levels = {}
     for number, row in enumerate(text.splitlines(), 1):
-        fields = row.split()
+        if not row.strip():
+            continue
         try:
-            if fields:
-                name, power = fields[0], float(fields[1])
-                if len(fields) != 2 or not 0 < power < math.inf:
-                    raise ValueError
-                levels[name.lower()] = power
-        except (ValueError, IndexError):
-            raise UserError(
-                f"{file}, line {number}: {row[:60]!r} is not UTTERANCE POWER, such as 40na010x 4.88e-04"
-            ) from None
+            name, power = row.split()
+            levels[name.lower()] = float(power)
+            valid = 0 < float(power) < math.inf
+        except ValueError:
+            valid = False
+        if not valid:
+            what = f"{row[:60]!r} is not UTTERANCE POWER, such as 40na010x 4.88e-04"
+            raise UserError(f"{file}, line {number}: {what}")
     return levels

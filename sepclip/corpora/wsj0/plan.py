@@ -1,7 +1,7 @@
 """wsj0-2mix and wsj0-3mix as their authors' scripts make them, from WSJ0 and the official lists.
 
-Every utterance is resampled, brought to unit active level, measured at 8 kHz whatever the rate of the set, and weighed
-by the level in the list; then one gain for the mixture and its sources. See docs/METHOD.md.
+Every utterance is resampled, brought to unit active level, which is measured at 8 kHz whatever the rate of the set,
+and multiplied by the level in the list; then the mixture and its sources get one gain. See docs/METHOD.md.
 """
 
 import math
@@ -19,11 +19,10 @@ from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, name_below, write_text
 from sepclip.audio.layout import Layout
 from sepclip.audio.sphere import CONVERT, read_speech, shorten_header
-from sepclip.corpora import write_set
-from sepclip.corpora.existing_mixtures import GROUPS
-from sepclip.corpora.preflight import MODES, RATES_HZ, All, Plan, Preflight, require_folder, require_one_of
-from sepclip.corpora.write_set import Prepared
+from sepclip.corpora.preflight import MODES, RATES_HZ, Preflight, count_samples, require_folder, require_one_of
+from sepclip.corpora.write_set import Plan, PlannedSet, begin, find_finished, write_sets
 from sepclip.corpora.wsj0.lists import (
+    GROUPS,
     MIXTURES,
     RATE_HZ,
     UTTERANCES,
@@ -34,9 +33,9 @@ from sepclip.corpora.wsj0.lists import (
     parse_table,
     read_lists,
     read_table,
-    samples_of,
 )
 from sepclip.mixing.levels import PEAK, LevelLaw
+from sepclip.mixing.mixture_set import MixtureSet, SetReport
 from sepclip.mixing.recipe import SPLITS, Recipe, Source
 from sepclip.mixing.render import to_int16
 from sepclip.parallel import in_processes, in_threads
@@ -44,19 +43,20 @@ from sepclip.terminal import say
 
 LEVEL_RATE_HZ = 8000  # at which the active levels are measured
 LEVELS_FILE = "levels.txt"
-_SAVE_SECONDS = 10  # between two savings of the levels measured so far
+_SAVE_SECONDS = 10  # between two writes of the levels measured so far
+_LONGEST_SECONDS = 600  # no sentence of WSJ0 comes near; a header that says more is wrong
 
 
 @dataclass(frozen=True)
 class Wsj0Settings:
-    """All that decides, with WSJ0 and the lists, what a set holds; the options of the command line."""
+    """All that decides, with WSJ0 and the lists, what is in a set; the options of the command line."""
 
     sources: int
     rate_hz: int = 8000
     mode: str = "min"
 
     def __post_init__(self) -> None:
-        """Raise UserError for what is not allowed."""
+        """Raise UserError if a setting is not allowed."""
         require_one_of("--rate", self.rate_hz, RATES_HZ)
         require_one_of("--mode", self.mode, MODES)
 
@@ -64,13 +64,11 @@ class Wsj0Settings:
 Speech = Callable[[Path, int], NDArray[np.float64]]  # path and rate in Hz to samples (T,)
 
 
-def speech(path: Path, rate_hz: int) -> NDArray[np.float64]:
-    """Read an utterance of WSJ0 (T,) and resample it as the authors' scripts do (polyphase, Kaiser window of 5)."""
-    return speech_once()(path, rate_hz)
+def speech_reader() -> Speech:
+    """Return a function that reads an utterance of WSJ0 and resamples it, each file once and once to each rate.
 
-
-def speech_once() -> Speech:
-    """Return ``speech`` with a memory, so that every file is read once, and resampled once to each rate."""
+    It resamples as the authors' scripts do (polyphase, Kaiser window of 5).
+    """
 
     @cache
     def read(path: Path) -> NDArray[np.float64]:
@@ -87,7 +85,7 @@ def speech_once() -> Speech:
 def measure_levels(
     wanted: Mapping[str, Path], known: Mapping[str, float], cache: Path, jobs: int | None
 ) -> dict[str, float]:
-    """Return the active level of every wanted utterance, by its name; those measured are kept in ``cache``."""
+    """Return the active level of every wanted utterance, by its name; the file ``cache`` keeps those measured."""
     from sepclip.audio.active_level import active_level
 
     measured = parse_table(cache.read_text(encoding="utf-8"), cache) if cache.is_file() else {}
@@ -97,7 +95,7 @@ def measure_levels(
         write_text(cache, "".join(f"{name} {measured[name]!r}\n" for name in sorted(measured)))
 
     def measure(name: str) -> float:
-        return active_level(speech(wanted[name], LEVEL_RATE_HZ), LEVEL_RATE_HZ)
+        return active_level(speech_reader()(wanted[name], LEVEL_RATE_HZ), LEVEL_RATE_HZ)
 
     if not missing:
         return {**measured, **known}
@@ -105,7 +103,7 @@ def measure_levels(
     try:
         for name, level in zip(missing, in_processes(measure, missing, "measuring levels", jobs), strict=True):
             if level == 0:
-                raise BadSound(wanted[name], "is silent, so it has no active level: get the file anew")
+                raise BadSound(wanted[name], "is silent, so it has no active level: copy it again from the discs")
             measured[name] = level
             if time.monotonic() - saved > _SAVE_SECONDS:
                 save()
@@ -116,15 +114,15 @@ def measure_levels(
 
 
 def render(recipe: Recipe, root: Path, rate_hz: int, speech: Speech) -> NDArray[np.int16]:
-    """Render a mixture and its sources (1 + S, T), each rounded to 16 bits by itself, as the authors' scripts do."""
-    together = np.zeros((1 + len(recipe.sources), recipe.length))
-    for row, source in zip(together[1:], recipe.sources, strict=True):
+    """Render a mixture and its sources (1 + S, T), each rounded to 16 bits separately, as the authors' scripts do."""
+    waves = np.zeros((1 + len(recipe.sources), recipe.length))
+    for row, source in zip(waves[1:], recipe.sources, strict=True):
         wave = speech(root / source.path, rate_hz)
         if len(wave) != _resampled(source.length, rate_hz):
             raise BadSound(root / source.path, "is not as long as its header says, or has changed")
         np.multiply(source.gain, wave[: recipe.length], out=row[: len(wave)])
-    together[1:].sum(0, out=together[0])
-    return to_int16(together, (recipe.peak or 1.0) / max(1.0, together.max(), -together.min()))
+    waves[1:].sum(0, out=waves[0])
+    return to_int16(waves, (recipe.peak or 1.0) / max(1.0, waves.max(), -waves.min()))
 
 
 def _resampled(samples: int, rate_hz: int) -> int:
@@ -140,92 +138,91 @@ def plan_wsj0(
     lists: Path | None = None,
     active_levels: Path | None = None,
     jobs: int | None = None,
-) -> Plan[All]:
-    """Look at WSJ0 below ``root`` and the ``lists``; what is left is to measure the levels and write the sets.
+) -> Plan:
+    """Check WSJ0 below ``root`` and the ``lists``, and plan to measure the levels and write the sets.
 
-    ``sets`` tell the folder of each set, of which the levels are kept in ``out``. Raises UserError where there is no
-    root, or one of the folders holds anything else.
+    ``sets`` has the settings of each set by its folder; the levels are kept in ``out``. Raise UserError if there is no
+    root, or one of the folders contains anything else.
     """
     require_folder(root, "the folder of WSJ0")
     (sources,) = {settings.sources for settings in sets.values()}
     preflight = Preflight(out)
-    found = read_lists(lists or root, sources, preflight)
+    mixtures = read_lists(lists or root, sources, preflight)
     table, table_digest = read_table(active_levels)
-    source = {"corpus": corpus, "root": str(root.resolve()), "lists": found.digest, "active_levels": table_digest}
-    recorded = {place: {**source, **asdict(settings)} for place, settings in sets.items()}
-    done, missing = write_set.sort_out(recorded)
-    already = [Prepared(one, already=True) for one in done]
+    origin = {"corpus": corpus, "root": str(root.resolve()), "lists": mixtures.digest, "active_levels": table_digest}
+    recorded = {folder: {**origin, **asdict(settings)} for folder, settings in sets.items()}
+    finished, missing = find_finished(recorded)
     if not missing:
-        return Plan(preflight, lambda: All(already), already=True)
+        return Plan(preflight, finished)
     utterances = find_utterances(root)
     files = utterances.files
-    lengths = _lengths(found, utterances, root, preflight, jobs)
-    preflight.facts.extend(_counts(split, lines, files, sources) for split, lines in found.lines.items())
-    for place in missing:
-        recipes = _recipes(found, files, lengths, None, root, sets[place])
-        preflight.needed_bytes += write_set.bytes_to_write(place, recipes, 1 + sources)
+    lengths = _check_files(mixtures, utterances, root, preflight, jobs)
+    preflight.facts.extend(_counts(split, lines, files, sources) for split, lines in mixtures.lines.items())
 
-    def make() -> All:
+    def plan_set(folder: Path, levels: Mapping[str, float] | None = None) -> PlannedSet:
+        recipes = _recipes(mixtures, files, lengths, levels, root, sets[folder])
+        law, layout = LevelLaw("recipe", to_db=0.0, peak=PEAK), Layout(sets[folder].rate_hz, sources)
+        report: SetReport = {"levels": law.document(), "by_scripts": True}
+        return PlannedSet(folder, recipes, root, layout, recorded[folder], report)
+
+    preflight.needed_bytes = sum(plan_set(folder).missing_bytes for folder in missing)
+
+    def write() -> list[MixtureSet]:
         polyphase.load()
         for fact in preflight.facts:
             say(fact)
-        for place in missing:
-            write_set.begin(place, recorded[place])
-        wanted = {utterance.rsplit("/", 1)[1]: files[utterance] for utterance in found.places}
+        for folder in missing:
+            begin(folder, recorded[folder])
+        wanted = {utterance.rsplit("/", 1)[1]: files[utterance] for utterance in mixtures.places}
         levels = measure_levels(wanted, table, out / LEVELS_FILE, jobs)
-        planned = []
-        for place in missing:
-            recipes = _recipes(found, files, lengths, levels, root, sets[place])
-            layout = Layout(sets[place].rate_hz, sources)
-            report = {"levels": LevelLaw("recipe", to_db=0.0, peak=PEAK).document(), "by_scripts": True}
-            planned.append(write_set.Planned(place, recipes, root, layout, recorded[place], report))
+        planned = [plan_set(folder, levels) for folder in missing]
 
         def render_all(mixture: Sequence[tuple[int, Recipe]]) -> Iterator[NDArray[np.int16]]:
-            once = speech_once()
-            return (render(recipe, root, planned[number].layout.rate_hz, once) for number, recipe in mixture)
+            speech = speech_reader()
+            return (render(recipe, root, planned[number].layout.rate_hz, speech) for number, recipe in mixture)
 
-        return All(
-            [*already, *(Prepared(one, already=False) for one in write_set.write_sets(planned, render_all, jobs))]
-        )
+        return write_sets(planned, render_all, jobs)
 
-    return Plan(preflight, make)
+    return Plan(preflight, finished, write)
 
 
-def _lengths(
+def _check_files(
     lists: Lists, utterances: Utterances, root: Path, preflight: Preflight, jobs: int | None
 ) -> dict[str, int]:
-    """Return the samples of every utterance in the lists that is there; what is wrong goes into ``preflight``."""
-    files, there = utterances.files, []
+    """Return the samples of every utterance in the lists that is there and right; add the problems of the others."""
+    files, present = utterances.files, []
     todo = f"copy it from the discs of WSJ0 (LDC93S6A, LDC93S6B) to anywhere below {root}"
     for utterance, place in lists.places.items():
         folder, _, name = place.rpartition("/")
         if utterance in files:
-            there.append(utterance)
-            for other in utterances.differing(utterance):
+            present.append(utterance)
+            for path in utterances.differing(utterance):
                 what, leave = "file of the same name as another, with other bytes", "leave one of them below ROOT"
-                preflight.wrong(what, leave, name_below(other.parent, root), other.name)
+                preflight.add_problem(what, leave, name_below(path.parent, root), path.name)
         elif utterance in utterances.far:
-            preflight.wrong("file of the far microphone alone (.wv2, not .wv1)", todo, folder, name)
+            preflight.add_problem("only the file of the far microphone (.wv2, not .wv1)", todo, folder, name)
         else:
-            preflight.wrong("file missing (as .wav, .flac, .sph or .wv1)", todo, folder, name)
+            preflight.add_problem("file missing (as .wav, .flac, .sph or .wv1)", todo, folder, name)
+
+    def check(utterance: str) -> int | str:
+        return count_samples(files[utterance], RATE_HZ, longest_seconds=_LONGEST_SECONDS, compressed=True)
+
     no_ffmpeg = shutil.which("ffmpeg") is None
     lengths = {}
-    for utterance, found in zip(
-        there, in_threads(lambda one: samples_of(files[one]), there, "looking at files", jobs), strict=True
-    ):
+    for utterance, samples in zip(present, in_threads(check, present, "checking files", jobs), strict=True):
         path = files[utterance]
         folder = name_below(path.parent, root)
-        if isinstance(found, str):
-            preflight.wrong(f"file with {found}", "get it anew from the discs", folder, path.name)
+        if isinstance(samples, str):
+            preflight.add_problem(f"file with {samples}", "copy it again from the discs", folder, path.name)
             continue
-        lengths[utterance] = found
+        lengths[utterance] = samples
         if no_ffmpeg and path.suffix.lower() not in (".wav", ".flac") and shorten_header(path):
-            preflight.wrong("file compressed by shorten", CONVERT, folder, path.name)
+            preflight.add_problem("file compressed by shorten", CONVERT, folder, path.name)
     return lengths
 
 
 def _counts(split: str, lines: Sequence[Line], files: Mapping[str, Path], sources: int) -> str:
-    """Return how many mixtures and utterances a split has, against the official numbers."""
+    """Return the numbers of mixtures and utterances of a split, with the official ones."""
     utterances = {utterance for line in lines for utterance in line.utterances}
     official = f", official {UTTERANCES[split]}" if sources == 2 else ""
     return (
@@ -242,9 +239,8 @@ def _recipes(
     root: Path,
     settings: Wsj0Settings,
 ) -> dict[str, list[Recipe]]:
-    """Return the recipes of all mixtures whose utterances are there; without ``levels`` their gains are open."""
-    shortest_or_longest = min if settings.mode == "min" else max
-
+    """Return the recipes of all mixtures whose utterances are there; without ``levels`` their gains are 1."""
+    choose_length = min if settings.mode == "min" else max
     paths = {utterance: name_below(files[utterance], root) for utterance in lengths}
 
     def source(utterance: str, level_db: float) -> Source:
@@ -256,7 +252,7 @@ def _recipes(
     for split, lines in lists.lines.items():
         for line in lines:
             if all(utterance in lengths for utterance in line.utterances):
-                length = _resampled(shortest_or_longest(lengths[one] for one in line.utterances), settings.rate_hz)
+                length = _resampled(choose_length(lengths[name] for name in line.utterances), settings.rate_hz)
                 sources = tuple(map(source, line.utterances, line.levels_db))
                 recipes[split].append(Recipe(line.name, GROUPS[split], length, sources, peak=PEAK))
     return recipes

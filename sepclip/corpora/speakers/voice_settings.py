@@ -1,0 +1,72 @@
+"""The settings of a set of mixed voices, and reading them from options."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sepclip.audio.loudness import LAWS
+from sepclip.corpora.preflight import MODES, require_one_of
+from sepclip.corpora.speakers.presets import check_preset
+from sepclip.errors import UserError
+from sepclip.mixing.render import TARGETS
+
+
+@dataclass(frozen=True)
+class VoiceSettings:
+    """All that decides, with the corpus, what is in a set of mixed voices; the options of the command line."""
+
+    counts: Mapping[str, int]  # of the mixtures of each split
+    fractions: Mapping[str, float]  # of the voices or recordings that go to each split
+    unseen: tuple[str, ...] = ()
+    sources: int = 2
+    split: str = "auto"
+    speaker_from: str | None = None
+    preset: str | None = None
+    level: str = "rms"
+    rate_hz: int = 8000
+    mode: str = "min"
+    min_seconds: float = 1.0
+    max_seconds: float = 15.0
+    noise: str | None = None  # folder
+    noise_snr_db: tuple[float, float] = (0.0, 20.0)
+    rirs: str | None = None  # folder
+    targets: str = "reverberant"
+    seed: int = 0
+    audio: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether mixtures contain only voices, without noise or rooms."""
+        return self.noise is None and self.rirs is None
+
+    @property
+    def additive(self) -> bool:
+        """Whether the mixtures are the sum of their sources."""
+        return self.noise is None and (self.rirs is None or self.targets == "reverberant")
+
+    def __post_init__(self) -> None:
+        """Raise UserError if a setting is not allowed."""
+        require_one_of("--split", self.split, ("auto", "voices", "within"))
+        require_one_of("--mode", self.mode, MODES)
+        require_one_of("--level", self.level, tuple(LAWS))
+        require_one_of("--targets", self.targets, TARGETS)
+        if self.unseen and self.split == "voices":
+            raise UserError(
+                "--unseen keeps voices out of a split within voices; --split voices tests on unseen voices anyway"
+            )
+        if not 2 * self.min_seconds <= self.max_seconds < float("inf"):
+            raise UserError(
+                f"--max-seconds {self.max_seconds:g}: give {2 * self.min_seconds:g} or more, twice --min-seconds, so "
+                f"that any recording can be cut"
+            )
+        check_preset(self.preset, self.speaker_from)
+
+
+def parse_range(option: str, text: str) -> tuple[float, float]:
+    """Read two numbers, the lower first, such as ``"0,20"``."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if not -100 <= low <= high <= 100:
+        raise UserError(f"{option} {text}: give the lowest and the highest in dB, such as 0,20")
+    return low, high
