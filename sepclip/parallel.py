@@ -73,25 +73,31 @@ def in_processes(
     if count < 2 or not _may_fork():
         yield from in_threads(function, items, description, jobs)
         return
+    context = multiprocessing.get_context("fork")
     try:
-        context = multiprocessing.get_context("fork")
         pool = ProcessPoolExecutor(count, context, _start_worker, (function, items, os.getpid()))
-        # Python warns about a fork beside other threads: here those of BLAS, which handles forks itself
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            results = pool.map(_run_item, range(len(items)), chunksize=_CHUNK)
-    except (OSError, NotImplementedError):  # a limit on processes, or no shared memory for their queues
+    except (OSError, NotImplementedError):  # no shared memory for the queues of the pool
         yield from in_threads(function, items, description, jobs)
         return
     try:
-        yield from track(results, len(items), description)
+        try:
+            # Python warns about a fork beside other threads: here those of BLAS, which handles forks itself
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                results = pool.map(_run_item, range(len(items)), chunksize=_CHUNK)
+        except OSError:  # a limit on the number of processes
+            results = None
+        if results is not None:
+            yield from track(results, len(items), description)
+            return
     except BrokenProcessPool as error:
         raise UserError(
             f"a process was killed while {description}, possibly out of memory: run the same command again with fewer "
             f"--jobs than {count}"
         ) from error
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # after an error or Ctrl-C, even while items are still being handed out
+    yield from in_threads(function, items, description, jobs)
 
 
 def die_with_parent(parent: int) -> None:

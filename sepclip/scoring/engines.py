@@ -78,7 +78,7 @@ def decompose_file(waves: Waves, sounding: list[int], plan: ScoringPlan) -> BSSE
 
 
 def _silent_window_notes(frames: dict[str, Float64]) -> list[str]:
-    """Return the note on windows that count in no median; if that is all of them, a reason says so instead."""
+    """Return the note on windows that are excluded from medians; if that is all of them, a reason says so instead."""
     if not frames:
         return []
     left_out, windows = int(np.isnan(frames["sdr"]).all(0).sum()), frames["sdr"].shape[1]

@@ -87,7 +87,7 @@ class Item:
 
 @dataclass(frozen=True)
 class ScoringPlan:
-    """Which scores to compute, and how; ``stft`` is the transform of the oracles, None for :func:`default_frame`."""
+    """The scores to compute, and how; ``stft`` is the transform of the oracles, None for :func:`default_frame`."""
 
     metrics: tuple[str, ...] = DEFAULT_METRICS
     oracles: tuple[str, ...] = tuple(ORACLES)

@@ -1,4 +1,4 @@
-"""Which estimate belongs to which reference, for scores. ``score_file.py`` calls it once per file.
+"""Pairing of estimates with references for scores. ``score_file.py`` calls it once per file.
 
 The pairing maximises the mean SI-SDR over the sources (``Ratios.pairwise_si_sdr``). Training pairs by the same rule in
 ``audio/permutation.py``, which tries all permutations on the device; this one needs no torch, and solves the assignment
