@@ -77,8 +77,8 @@ def separate(
         files,
         out_folder,
         device=torch_device,
-        made_after=opened.trained_at(),
-        how={"run": run.resolve(), "kmeans": kmeans, "masks": masks, "misi": misi, "channels": channels},
+        weights_time=opened.trained_at(),
+        provenance={"run": run.resolve(), "kmeans": kmeans, "masks": masks, "misi": misi, "channels": channels},
         options=Options(format_name, subtype, overload, residual, name, overwrite, jobs),
     )
     if as_json:

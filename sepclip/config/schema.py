@@ -1,4 +1,4 @@
-"""The typed configuration: every section and key of configs/base.yaml, and what each may be."""
+"""The typed configuration: every section and key of configs/base.yaml, with the values that it allows."""
 
 import re
 from functools import lru_cache
@@ -28,14 +28,17 @@ from sepclip.model.separator import losses_of
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"]
 _MOST_THREADS = 1024
 _MOST_WORKERS = 64
-DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # what names a device, as a regular expression
+DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # regular expression of device names
 
 
 class _Section(BaseModel):
+    """Base class of sections: an unknown key is an error."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _number_or_auto(number: Any, least: int, most: int) -> int | Literal["auto"]:
+    """Return ``number`` as an integer, or ``auto``. Raises ValueError if it is out of range."""
     if number == "auto":
         return "auto"
     if not (str(number).isdecimal() and least <= int(number) <= most):
@@ -57,15 +60,15 @@ class Stft(_Section):
 
     @field_validator("hop_seconds")
     @classmethod
-    def _twice(cls, hop: float, info: Any) -> float:
+    def _check_hop(cls, hop: float, info: Any) -> float:
         window = info.data.get("window_seconds", 0)
         if round(window / hop) < 2:
-            raise ValueError(f"must go into window_seconds ({window:g}) at least twice")
+            raise ValueError(f"must be at most half of window_seconds ({window:g})")
         return hop
 
     @field_validator("hop_length")
     @classmethod
-    def _overlap(cls, hop: int | None, info: Any) -> int | None:
+    def _check_lengths(cls, hop: int | None, info: Any) -> int | None:
         window = info.data.get("window_length")
         if (window is None) != (hop is None):
             raise ValueError("give both window_length and hop_length, or neither")
@@ -74,9 +77,9 @@ class Stft(_Section):
         return hop
 
     def at(self, rate_hz: int) -> "Stft":
-        """Return the same with its lengths in samples, for sound of ``rate_hz``."""
-        made = self.transform(rate_hz)
-        return self.model_copy(update={"window_length": made.window_length, "hop_length": made.hop_length})
+        """Return a copy with the lengths in samples for sound of ``rate_hz``."""
+        stft = self.transform(rate_hz)
+        return self.model_copy(update={"window_length": stft.window_length, "hop_length": stft.hop_length})
 
     def transform(self, rate_hz: int) -> STFT:
         """Return the transform for sound of ``rate_hz``."""
@@ -87,27 +90,27 @@ class Stft(_Section):
 
 @settings_dataclass(frozen=True, config=STRICT, kw_only=True)
 class Model(BlstmSettings):
-    """Section ``model``: which network, what goes into any of them, and the settings of the BLSTM."""
+    """Section ``model``: the name of the network, the input level of all networks, and the settings of the BLSTM."""
 
     network: str
     input_level_dbfs: float | None
 
     @field_validator("network")
     @classmethod
-    def _known(cls, name: str) -> str:
-        return _one_of(name, NETWORKS)
+    def _check_name(cls, name: str) -> str:
+        return _check_choice(name, NETWORKS)
 
 
 @settings_dataclass(frozen=True, config=STRICT, kw_only=True)
 class LossSection(LossSettings):
-    """Section ``loss``: which loss, and the settings of all of them."""
+    """Section ``loss``: the name of the loss, and the settings of all losses."""
 
     name: str
 
     @field_validator("name")
     @classmethod
-    def _known(cls, name: str) -> str:
-        return _one_of(name, LOSSES)
+    def _check_name(cls, name: str) -> str:
+        return _check_choice(name, LOSSES)
 
 
 class Data(_Section):
@@ -125,21 +128,23 @@ class Data(_Section):
 
     @field_validator("workers", mode="before")
     @classmethod
-    def _workers(cls, number: Any) -> Any:
+    def _check_workers(cls, number: Any) -> Any:
         return _number_or_auto(number, 0, _MOST_WORKERS)
 
     @field_validator("speed", "noise_snr_db")
     @classmethod
-    def _ordered(cls, found: tuple[float, float] | None, info: Any) -> tuple[float, float] | None:
-        if found is None:
+    def _check_range(cls, limits: tuple[float, float] | None, info: Any) -> tuple[float, float] | None:
+        if limits is None:
             return None
-        if found[0] > found[1]:
+        low, high = limits
+        if low > high:
             raise ValueError("give the lowest and the highest, in this order")
-        if info.field_name == "speed" and not [p for p in range(50, 201) if found[0] <= p / 100 <= found[1]]:
-            raise ValueError("no whole percent lies between: give such as [0.95, 1.05]")
+        # speeds are drawn in whole percents
+        if info.field_name == "speed" and not [p for p in range(50, 201) if low <= p / 100 <= high]:
+            raise ValueError("the range contains no whole percent: give a range such as [0.95, 1.05]")
         if not info.data.get("dynamic"):
             raise ValueError("is for mixtures made in training: add data.dynamic=true, or leave it out")
-        return found
+        return limits
 
 
 class Optimizer(_Section):
@@ -175,25 +180,25 @@ class Train(_Section):
 
     @field_validator("save_every", mode="before")
     @classmethod
-    def _spaced(cls, text: Any) -> str:
+    def _check_spacing(cls, text: Any) -> str:
         parse_spacing(str(text))
         return str(text).replace(" ", "")
 
     def saves_at(self, step: int, seconds: float) -> bool:
-        """Tell whether a checkpoint is due after ``step`` steps, ``seconds`` after the last one."""
+        """Return whether a checkpoint is due after ``step`` steps, ``seconds`` after the last checkpoint."""
         number, unit = parse_spacing(self.save_every)
         return seconds > number * unit if unit else step % int(number) == 0
 
 
 def parse_spacing(text: str) -> tuple[float, int]:
-    """Read ``500`` (steps), ``10min`` or ``60s``: the number, and the seconds of its unit, 0 for steps.
+    """Parse ``500`` (steps), ``10min`` or ``60s`` into the number and the seconds of its unit, 0 for steps.
 
-    Raises ValueError, which says what is allowed.
+    Raises ValueError, which says what is allowed, if the text is not a spacing.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(min|s|)", text.replace(" ", ""))
-    if not found or not float(found[1]) or (not found[2] and not found[1].isdecimal()):
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(min|s|)", text.replace(" ", ""))
+    if not match or not float(match[1]) or (not match[2] and not match[1].isdecimal()):
         raise ValueError("write it as steps, such as 500, or as time, such as 10min or 60s")
-    return float(found[1]), {"min": 60, "s": 1, "": 0}[found[2]]
+    return float(match[1]), {"min": 60, "s": 1, "": 0}[match[2]]
 
 
 class Dynamics(_Section):
@@ -204,9 +209,9 @@ class Dynamics(_Section):
 
 
 class Config(_Section):
-    """A whole configuration: the keys below, and a section for every network of ``NETWORKS`` that has one of its own.
+    """A whole configuration: the keys below, and the section of every network of ``NETWORKS`` that has its own.
 
-    Make one by :meth:`of`, which knows the sections of all networks.
+    Create it with :meth:`of`, which adds the sections of all networks.
     """
 
     seed: int = Field(ge=0)
@@ -228,29 +233,30 @@ class Config(_Section):
 
     @classmethod
     def of(cls, tree: Any) -> "Config":
-        """Return the configuration in a ``tree`` of sections and keys; pydantic's ValidationError if it is not one."""
-        own = {network.section: network.settings for network in NETWORKS.values()}
-        return _with_sections(tuple((name, kind) for name, kind in own.items() if name != "model")).model_validate(tree)
+        """Return the configuration in a ``tree`` of sections and keys. Raises pydantic's ValidationError if invalid."""
+        sections = {network.section: network.settings for network in NETWORKS.values()}
+        added = tuple((name, settings) for name, settings in sections.items() if name != "model")
+        return _with_sections(added).model_validate(tree)
 
     @field_validator("device")
     @classmethod
-    def _device(cls, name: str) -> str:
+    def _check_device(cls, name: str) -> str:
         if not re.fullmatch(DEVICE, name):
             raise ValueError("choose auto, cpu, cuda or cuda:N" + "; Apple's mps is not supported" * ("mps" in name))
         return name
 
     @field_validator("threads", mode="before")
     @classmethod
-    def _threads(cls, number: Any) -> Any:
+    def _check_threads(cls, number: Any) -> Any:
         return _number_or_auto(number, 1, _MOST_THREADS)
 
     @field_validator("clip")
     @classmethod
-    def _rule(cls, text: str) -> str:
+    def _check_rule(cls, text: str) -> str:
         return repr(clip.parse(text))
 
     @model_validator(mode="after")
-    def _trainable(self) -> "Config":
+    def _check_trainable(self) -> "Config":
         allowed = losses_of(self.model.network)
         if self.loss.name not in allowed:
             needs = " and ".join(LOSSES[self.loss.name].heads)
@@ -262,7 +268,7 @@ class Config(_Section):
 
     @model_serializer(mode="wrap")
     def _in_the_order_of_base_yaml(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Return the keys as base.yaml has them: sections of networks behind ``model``, the names of choices first."""
+        """Return the keys in the order of base.yaml: sections of networks after ``model``, names of choices first."""
         tree: dict[str, Any] = dump(self)
         ordered: dict[str, Any] = {}
         for key in Config.model_fields:
@@ -274,7 +280,7 @@ class Config(_Section):
         return ordered
 
     def network_settings(self) -> object:
-        """Return the settings of the network that ``model.network`` names, from its own section."""
+        """Return the settings of the network ``model.network``, from its section."""
         return getattr(self, NETWORKS[self.model.network].section)
 
     def to_yaml(self) -> str:
@@ -284,12 +290,13 @@ class Config(_Section):
 
 @lru_cache
 def _with_sections(sections: tuple[tuple[str, type[Any]], ...]) -> type[Config]:
-    """Return the class of configurations that also have these ``sections``, each with the class of its settings."""
+    """Return the class of configurations with these additional ``sections``, each with the class of its settings."""
     fields: dict[str, Any] = {name: (kind, ...) for name, kind in sections}
     return create_model("Config", __base__=Config, **fields)
 
 
-def _one_of(name: str, table: dict[str, Any]) -> str:
+def _check_choice(name: str, table: dict[str, Any]) -> str:
+    """Return ``name``. Raises ValueError if it is not a key of ``table``."""
     if name not in table:
         raise ValueError(f"choose one of {', '.join(table)}")
     return name

@@ -1,7 +1,7 @@
 """Separating recordings with a trained model, block by block.
 
-:class:`BlockSeparator` runs the network once over a block (:meth:`~BlockSeparator.encode`) and makes waves of what it
-gave (:meth:`~BlockSeparator.finish`); :mod:`sepclip.separation.stream` cuts recordings of any length into blocks.
+:class:`BlockSeparator` runs the network once per block (:meth:`~BlockSeparator.encode`) and computes waves from the
+result (:meth:`~BlockSeparator.finish`). :mod:`sepclip.separation.stream` cuts recordings of any length into blocks.
 """
 
 from collections.abc import Sequence
@@ -24,17 +24,18 @@ from sepclip.model.network_base import MaskNetwork
 from sepclip.model.separator import SeparationModel
 
 Channels = Literal["mid", "each"]
-MaskSource = Literal["binary", "soft", "network"]  # k-means with masks of either kind, or the network itself
-_FRAMES = 128  # whose embeddings of 129 bins and 20 dimensions are 1.3 MB
+MaskSource = Literal["binary", "soft", "network"]  # k-means with binary or soft masks, or the network itself
+_FRAMES = 128  # frames decoded at a time; their embeddings of 129 bins and 20 dimensions are 1.3 MB
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
     """How a trained model separates.
 
-    ``misi``: iterations of phase refinement. ``channels``: masks come from the ``mid``, the mean of the channels, or
-    from ``each`` channel. ``masks``: from k-means, ``binary`` or ``soft``, or from the ``network``; None as the model
-    is configured. ``precision``: that of the network, such as ``fp32`` or ``bf16``.
+    ``misi``: iterations of phase refinement. ``channels``: masks come from the ``mid``, which is the mean of the
+    channels, or from ``each`` channel. ``masks``: from k-means, ``binary`` or ``soft``, or from the ``network``; None
+    selects the masks that the model is configured for. ``precision``: that of the network, such as ``fp32`` or
+    ``bf16``.
     """
 
     misi: int = 0
@@ -49,28 +50,28 @@ class InferenceOptions:
 
 
 @dataclass(frozen=True)
-class View:
-    """How a network looks at a sound: the same for all blocks of it, so that all are separated alike.
+class BlockConditions:
+    """What all blocks of a sound have in common, so that they are separated alike.
 
-    ``gains`` (1 + C,): of the mean of the channels (of all together, where the network takes them so) and of each of
-    them. ``by_first``: the masks come from the first channel, for the channels cancel. ``centroids`` (S, E): what
-    embeddings are assigned to; None where none are.
+    ``gains`` (1 + C,): the gain of the mean of the channels (or of all channels together, if the network takes them
+    together), then of each channel. ``uses_first``: masks come from the first channel instead of the mean, because the
+    channels cancel. ``centroids`` (S, E): those that embeddings are assigned to; None without clustering.
     """
 
     gains: Tensor
-    by_first: bool
+    uses_first: bool
     centroids: Tensor | None = None
 
 
 class BlockSeparator:
-    """Separates blocks of recordings by a trained ``model``, as its ``options`` say.
+    """Separates blocks of recordings with a trained ``model``, according to the ``options``.
 
-    Raises UserError if the model cannot give what the options ask for.
+    Raises UserError if the options ask for something that the model does not support.
     """
 
     def __init__(self, model: SeparationModel, options: InferenceOptions = InferenceOptions()):
         if options.misi and model.takes_waves:
-            raise UserError("--misi: the network gives waves and no magnitudes whose phases could be refined")
+            raise UserError("--misi: the network returns waves, not magnitudes whose phases could be refined")
         self.model, self.options = model, options
         self.kmeans: KMeansSettings = model.kmeans
         self.clusters = model.clusters  # whether masks come from embeddings by k-means
@@ -86,162 +87,176 @@ class BlockSeparator:
 
     @property
     def masks_from(self) -> MaskSource:
-        """Where the masks come from, as in the options; a network of waves counts as ``network``."""
+        """Where the masks come from, as in the options; it is ``network`` for a network that returns waves."""
         return self.kmeans.masks if self.clusters else "network"
 
     def clusters_by(self) -> dict[str, object] | None:
-        """Return the settings of k-means, to be kept with scores; None if nothing is clustered."""
+        """Return the settings of k-means, to be stored with scores; None without clustering."""
         return asdict(self.kmeans) if self.clusters else None
 
     @property
     def scale_free(self) -> bool:
-        """Whether the loss left the scale of the waves open, so that they are scaled to add up to the mixture."""
+        """Whether the loss does not determine the scale of the waves, so that they are scaled to sum to the mixture."""
         return LOSSES[self.model.loss].scale_free
 
-    def view(self, powers: Tensor) -> View:
-        """Return how to look at a sound whose mean of channels and channels have the mean squares ``powers`` (1 + C,).
+    def conditions(self, powers: Tensor) -> BlockConditions:
+        """Return the conditions for a sound from its mean squares ``powers`` (1 + C,): of the mid, and of each channel.
 
-        Where the mean of the channels is silent and they are not (they cancel), the first channel takes its place.
+        If the mid is silent although the channels are not (they cancel), the first channel takes its place.
         """
-        each, together = powers[1:], self._together(len(powers) - 1)
-        by_first = not together and not powers[0] > 0
-        first = each.mean() if together else each[0] if by_first else powers[0]
-        gains = self.model.level_gain(torch.cat([first.reshape(1), each]).sqrt().unsqueeze(-1)).squeeze(-1)
-        return View(gains, by_first)
+        each, joint = powers[1:], self._takes_all(len(powers) - 1)
+        uses_first = not joint and not powers[0] > 0
+        main = each.mean() if joint else each[0] if uses_first else powers[0]
+        # level_gain expects waves; a wave of one sample with this RMS has the same gain
+        gains = self.model.level_gain(torch.cat([main.reshape(1), each]).sqrt().unsqueeze(-1)).squeeze(-1)
+        return BlockConditions(gains, uses_first)
 
-    def _together(self, channels: int) -> bool:
-        """Tell whether the network takes all channels of a sound at once."""
+    def _takes_all(self, channels: int) -> bool:
+        """Return whether the network takes all channels of a sound together."""
         return channels == self.layout.channels > 1 and self.options.channels == "mid"
 
-    def network_input(self, block: Tensor, view: View) -> Tensor:
-        """Return what the network sees of a ``block`` (C, T) of a sound, levelled: waves (I, T).
+    def network_input(self, block: Tensor, conditions: BlockConditions) -> Tensor:
+        """Return the input of the network for a ``block`` (C, T) of a sound: I waves at the input level (I, T).
 
-        All channels together where it knows as many; else the mean of the channels, and each of them too where there
-        are several and they are separated by themselves.
+        That is one wave of all channels if the network was trained with as many channels. Otherwise it is the mid, and
+        after it each channel if there are several and they are separated one by one.
         """
-        if self._together(len(block)):
-            return (block * view.gains[0].to(block)).reshape(1, -1)
-        mid = block[:1] if view.by_first else block.mean(0, keepdim=True)  # (1, T)
-        by_each = (self.takes_waves or self.options.channels == "each") and len(block) > 1
-        seen = torch.cat([mid, block]) if by_each else mid  # (I, T)
-        levelled = seen * view.gains[: len(seen)].unsqueeze(-1).to(seen)
+        if self._takes_all(len(block)):
+            return (block * conditions.gains[0].to(block)).reshape(1, -1)  # (1, C T)
+        mid = block[:1] if conditions.uses_first else block.mean(0, keepdim=True)  # (1, T)
+        adds_channels = (self.takes_waves or self.options.channels == "each") and len(block) > 1
+        waves = torch.cat([mid, block]) if adds_channels else mid  # (I, T)
+        levelled = waves * conditions.gains[: len(waves)].unsqueeze(-1).to(waves)
+        # a network trained with several channels sees the same wave in all of them
         return levelled.repeat(1, self.layout.channels)
 
     @torch.no_grad()
-    def encode(self, blocks: Sequence[Tensor], views: Sequence[View]) -> list[Tensor]:
-        """Run the part of the network that is worth a batch on ``blocks`` (C, T), of any sounds.
+    def encode(self, blocks: Sequence[Tensor], conditions: Sequence[BlockConditions]) -> list[Tensor]:
+        """Run the part of the network that gains from large batches on ``blocks`` (C, T), which may be of many sounds.
 
-        They may be of different lengths where the network gives masks. Returns for each what the network sees,
-        (I, N, 2H), or its waves (I, S, T) where it gives these.
+        The blocks may differ in length if the network returns masks. Returns for each block the hidden state
+        (I, N, 2H), or the waves (I, S, T) if the network returns waves.
         """
-        seen = [self.network_input(block, view) for block, view in zip(blocks, views, strict=True)]  # (I, T) each
-        longest = max(wave.shape[-1] for wave in seen)
-        items = torch.cat([self._padded(wave, longest) for wave in seen])  # (B I, T)
-        frames = [self.stft.frames(wave.shape[-1] // self.layout.channels) for wave in seen]
+        # pad the inputs of all blocks to the longest, and join them into one batch
+        inputs = [self.network_input(block, of_block) for block, of_block in zip(blocks, conditions, strict=True)]
+        longest = max(waves.shape[-1] for waves in inputs)
+        items = torch.cat([self._pad(waves, longest) for waves in inputs])  # (B I, T)
+        frames = [self.stft.frames(waves.shape[-1] // self.layout.channels) for waves in inputs]
+        # run the network once for all blocks; the lengths keep the padding out of the hidden states
         with torch.autocast(items.device.type, torch.bfloat16, enabled=self.options.bf16):
             if isinstance(self.model.network, MaskNetwork):
-                by_item = [count for count, wave in zip(frames, seen, strict=True) for _ in wave]
+                lengths = [count for count, waves in zip(frames, inputs, strict=True) for _ in waves]
                 spectra = magnitude(self.model.spectrum(items))
-                outputs = self.model.network.encode(spectra, by_item if len(set(frames)) > 1 else None)
+                outputs = self.model.network.encode(spectra, lengths if len(set(frames)) > 1 else None)
             else:
                 outputs = self.model.network(items)["wave"]
-        parts = torch.split(outputs, [len(wave) for wave in seen])
+        # split the batch into blocks again, without the padding
+        parts = torch.split(outputs, [len(waves) for waves in inputs])
         if self.takes_waves:
             return list(parts)
         return [part[:, :count] for part, count in zip(parts, frames, strict=True)]
 
-    def _padded(self, wave: Tensor, longest: int) -> Tensor:
-        """Return waves (I, T) with zeros behind each channel, up to ``longest`` samples of all of them."""
+    def _pad(self, wave: Tensor, longest: int) -> Tensor:
+        """Pad each channel of waves (I, T) with zeros at its end, to ``longest`` samples of all channels together."""
         return F.pad(self.model.unfold(wave), (0, (longest - wave.shape[-1]) // self.layout.channels)).flatten(-2)
 
     def decode(self, encoded: Tensor) -> Tensor:
-        """Return what the masks come from, for what :meth:`encode` gave (I, N, K) or any frames of it.
+        """Return embeddings (I, N, F, E) if they are clustered, else masks (I, S, N, F).
 
-        That is embeddings (I, N, F, E) if they are clustered, else the masks (I, S, N, F).
+        ``encoded`` is the result of :meth:`encode` (I, N, K), or some of its frames.
         """
         assert isinstance(self.model.network, MaskNetwork)
         with torch.autocast(encoded.device.type, torch.bfloat16, enabled=self.options.bf16):
             return self.model.network.decode(encoded, "embedding" if self.clusters else "mask")
 
     @torch.no_grad()
-    def finish(self, block: Tensor, view: View, encoded: Tensor) -> Tensor:
-        """Return the waves (S, C, T) of a ``block`` (C, T), from what :meth:`encode` gave for it."""
+    def finish(self, block: Tensor, conditions: BlockConditions, encoded: Tensor) -> Tensor:
+        """Return the waves (S, C, T) of a ``block`` (C, T) from its result of :meth:`encode`."""
+        # waves only need their own level back, and the sources of all channels in one order
         if self.takes_waves:
-            waves = encoded / view.gains[: len(encoded), None, None].to(encoded)  # (I, S, T)
+            waves = encoded / conditions.gains[: len(encoded), None, None].to(encoded)  # (I, S, T)
             return (waves if len(waves) == 1 else align_to_first(waves, waves)).transpose(0, 1)
-        masks = torch.stack([self._block_masks(item, view) for item in encoded])  # (I, S, N, F)
+        # masks of each channel if the network saw all channels, else masks of each item
+        masks = torch.stack([self._block_masks(item, conditions) for item in encoded])  # (I, S, N, F)
         by_channel = self.model.unfold(masks)  # (I, S, N, C, F')
-        together = self._together(len(block))
-        masks = by_channel[0].movedim(-2, 0) if together else by_channel.mean(-2)  # (C, S, N, F') or (I, S, N, F')
+        joint = self._takes_all(len(block))
+        masks = by_channel[0].movedim(-2, 0) if joint else by_channel.mean(-2)  # (C, S, N, F') or (I, S, N, F')
         spectrum, samples = self.stft.forward(block), block.shape[-1]  # (C, N, F')
+        # drop the masks of the mid if each channel has its own; common centroids put the sources in one order already
         if len(encoded) > 1:
-            masks = masks[1:] if view.centroids is not None else self._in_one_order(masks, spectrum, view, samples)
+            clustered = conditions.centroids is not None
+            masks = masks[1:] if clustered else self._order_like_mid(masks, spectrum, conditions, samples)
+        # multiply the block at its own level; the masks of a single item apply to all channels
         masked = (masks * spectrum.unsqueeze(1)).transpose(0, 1)  # (S, C, N, F')
         waves = self.stft.inverse(masked, samples)
         return refine_phases(waves, masked.abs(), block, self.stft, self.options.misi) if self.options.misi else waves
 
-    def _block_masks(self, encoded: Tensor, view: View) -> Tensor:
-        """Return the masks (S, N, F) of what :meth:`encode` gave for an item, (N, 2H)."""
-        if view.centroids is None:
+    def _block_masks(self, encoded: Tensor, conditions: BlockConditions) -> Tensor:
+        """Return the masks (S, N, F) of one item from its result of :meth:`encode` (N, 2H)."""
+        if conditions.centroids is None:
             return self.decode(encoded.unsqueeze(0))[0]
-        # on a CPU a few frames at a time, so that their embeddings stay in the cache
+        # on a CPU, a few frames at a time, so that their embeddings stay in the cache
         parts = torch.split(encoded, _FRAMES if encoded.device.type == "cpu" else max(1, len(encoded)))
         vectors = (self.decode(part.unsqueeze(0))[0] for part in parts)
-        return torch.cat([assign(part, view.centroids, self.kmeans.masks) for part in vectors], 1)
+        return torch.cat([assign(part, conditions.centroids, self.kmeans.masks) for part in vectors], 1)
 
-    def _in_one_order(self, masks: Tensor, spectrum: Tensor, view: View, samples: int) -> Tensor:
-        """Return the masks (C, S, N, F) of the channels in the order of their mean's, the first of ``masks``."""
+    def _order_like_mid(self, masks: Tensor, spectrum: Tensor, conditions: BlockConditions, samples: int) -> Tensor:
+        """Return the masks (C, S, N, F) of the channels with the sources in the order of the mid, the first item."""
         if self.layout.fixed_order:
             return masks[1:]
-        mid = spectrum[:1] if view.by_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
+        # waves are compared rather than masks, since masks say nothing in bins without energy
+        mid = spectrum[:1] if conditions.uses_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
         waves = self.stft.inverse(masks * torch.cat([mid, spectrum]).unsqueeze(1), samples)  # (I, S, T)
         return align_to_first(waves, masks)
 
     def fit(self, vectors: Tensor, loudness: Tensor) -> Tensor:
-        """Return the centroids (S, E) from embeddings (P, E) of the bins of a sound, of magnitude ``loudness`` (P,)."""
+        """Return the centroids (S, E) of embeddings (P, E) of bins of a sound with the magnitudes ``loudness`` (P,)."""
         return fit_centroids(vectors, loudness, self.sources, settings=self.kmeans, seed=self.seed)
 
     @torch.no_grad()
     def separate(self, mixture: Tensor) -> Tensor:
         """Separate one mixture (C, T) of any level, length and channel count in one piece into waves (S, C, T).
 
-        Channels as in the layout are separated together. Otherwise the masks come from the mean of the channels and
-        multiply each of them (masks of several channels by their mean); where the mean of the channels is silent and
-        they are not (they cancel), from the first channel. A network without masks separates every channel. Where
-        the loss left their scale open, the waves are scaled so that they add up to the mixture as nearly as they can.
-        Silence gives silence.
+        If there are as many channels as in the layout, they are separated together. Otherwise the masks come from the
+        mean of the channels and multiply each channel (masks of several channels by their mean); if the mean is silent
+        although the channels are not (they cancel), they come from the first channel. A network without masks
+        separates every channel. If the loss does not determine the scale of the waves, they are scaled so that their
+        sum is as near to the mixture as possible. Silence gives silence.
         """
         channels, samples = mixture.shape
         if samples == 0:
             return mixture.new_zeros(self.sources, channels, 0)
-        view = self.view(torch.cat([mixture.mean(0, keepdim=True), mixture]).square().mean(-1))
-        (encoded,) = self.encode([mixture], [view])
+        # run the network on the whole mixture as a single block
+        conditions = self.conditions(torch.cat([mixture.mean(0, keepdim=True), mixture]).square().mean(-1))
+        (encoded,) = self.encode([mixture], [conditions])
+        # cluster the embeddings of the first item: of the mid, or of all channels
         if self.clusters:
-            spectrum = self.model.spectrum(self.network_input(mixture, view)[0])  # (N, F)
+            spectrum = self.model.spectrum(self.network_input(mixture, conditions)[0])  # (N, F)
             vectors = self.decode(encoded[:1])  # (1, N, F, E)
-            view = replace(view, centroids=self.fit(vectors.flatten(0, 2), spectrum.abs().flatten()))
-        waves = self.finish(mixture, view, encoded)  # (S, C, T)
+            conditions = replace(conditions, centroids=self.fit(vectors.flatten(0, 2), spectrum.abs().flatten()))
+        waves = self.finish(mixture, conditions, encoded)  # (S, C, T)
         if self.scale_free:
             waves = waves * factors(*self.products(waves, mixture)).T.unsqueeze(-1).to(waves)  # (S, G, 1)
         return waves
 
     def products(self, waves: Tensor, mixture: Tensor) -> tuple[Tensor, Tensor]:
-        """Return all products of waves (S, C, T) with one another (G, S, S) and with the mixture (C, T), (G, S).
+        """Return the inner products of waves (S, C, T) with one another (G, S, S) and with the mixture (C, T), (G, S).
 
-        G: the factors that follow are the same for all channels of a source, or the image would move; a network of
-        waves has one for each channel. What several stretches of a sound give is summed.
+        The scale factors are computed from them. G is 1 for a mask network, because the image of a source would move if
+        its channels had different factors; for a network that returns waves it is C. The products of several stretches
+        of a sound can be summed.
         """
-        apart = waves.transpose(0, 1) if self.takes_waves else waves.flatten(1).unsqueeze(0)  # (G, S, T)
-        whole = mixture.reshape(len(apart), -1, 1).double()  # (G, T, 1)
-        return apart.double() @ apart.double().mT, (apart.double() @ whole).squeeze(-1)
+        groups = waves.transpose(0, 1) if self.takes_waves else waves.flatten(1).unsqueeze(0)  # (G, S, T)
+        mixtures = mixture.reshape(len(groups), -1, 1).double()  # (G, T, 1)
+        return groups.double() @ groups.double().mT, (groups.double() @ mixtures).squeeze(-1)
 
 
 def _require_masks(model: SeparationModel, source: MaskSource) -> None:
-    """Raise UserError if the network of ``model`` was not trained to give what masks from ``source`` take."""
+    """Raise UserError if the network of ``model`` was not trained with the head that masks from ``source`` need."""
     heads = LOSSES[model.loss].heads
     head = "mask" if source == "network" else "embedding"
     if head not in heads and not (head == "mask" and "wave" in heads):
         has = "masks, no embeddings" if head == "embedding" else "embeddings, no masks"
-        raise UserError(f"--masks {source}: a network trained with --loss {model.loss} has {has} of its own")
+        raise UserError(f"--masks {source}: a network trained with --loss {model.loss} has {has}")
     if head == "embedding" and model.layout.fixed_order:
         raise UserError(f"--masks {source}: clusters have no order, and the sources of this run have one")

@@ -1,7 +1,8 @@
 """Training losses, each (B,) and to be minimised.
 
-Every loss takes what the network gave (its heads by name), the true :class:`Signals` and the settings of the ``loss``
-section. To add one: a function and its line in ``LOSSES``. Equations are those of the AutoClip paper.
+Every loss takes the outputs of the network (its heads by name), the true :class:`Signals` and the settings of the
+``loss`` section. To add a loss, write a function and add its line to ``LOSSES``. Equation numbers are those of the
+AutoClip paper (Seetharaman et al. 2020).
 """
 
 from collections.abc import Callable
@@ -24,17 +25,18 @@ from sepclip.model.network_base import STRICT, Head, NetworkOutputs
 
 Weights = Literal["ratio", "vad", "none"]
 Clustering = Literal["wkm", "dc"]
-VAD_DB = -40.0  # bins so far below the loudest hold no speech (METHOD: the AutoClip author's version)
-SILENT_DB = -80.0  # references so far below the loudest of their mixture have no SNR; nor does any SNR go beyond 80 dB
-LEAST_RIDGE = 1e-5  # the Gram matrix of embeddings all alike is right to about 1e-6 of its trace in float32
-_RATIO_FLOOR = 1e-6
+VAD_DB = -40.0  # bins this far below the loudest do not contain speech (METHOD: the version of AutoClip's author)
+SILENT_DB = -80.0  # references this far below the loudest of their mixture have no SNR; also, no SNR exceeds 80 dB
+LEAST_RIDGE = 1e-5  # in float32 the Gram matrix of identical embeddings is accurate to about 1e-6 of its trace
+_RATIO_FLOOR = 1e-6  # added to the sum of magnitudes, so that silence does not divide by zero
+_TINY = 1e-20  # least ridge, and least energy in a ratio of energies: silence must not give 0 / 0
 
 
 @dataclass(frozen=True)
 class Signals:
     """Mixtures and their sources at the level that the network sees, as complex spectra and as waves.
 
-    Where there are several channels, T and F hold them one after the other. In a ``fixed_order`` no loss permutes.
+    Several channels follow one another along T and F. With a ``fixed_order``, no loss permutes the sources.
     """
 
     mixture: Tensor  # (B, N, F)
@@ -45,16 +47,16 @@ class Signals:
 
     @cached_property
     def magnitude(self) -> Tensor:
-        """Those of the mixture's bins (B, N, F)."""
+        """The magnitude of the mixture's bins (B, N, F), computed once for all losses."""
         return magnitude(self.mixture)
 
 
 @settings_dataclass(frozen=True, config=STRICT)
 class LossSettings:
-    """The settings of the ``loss`` section; a loss takes those that concern it.
+    """The settings of the ``loss`` section; each loss uses those that concern it.
 
-    ``alpha`` is the share of the mask inference loss in the chimera loss, that of its clustering loss is 1 - alpha.
-    ``ridge``: see :func:`whitened_k_means`.
+    ``alpha`` is the weight of the mask inference loss in the chimera loss; its clustering loss has the weight
+    1 - alpha. ``ridge``: see :func:`whitened_k_means`.
     """
 
     target: MaskTarget
@@ -71,35 +73,41 @@ class LossSettings:
         except (TypeError, ValueError):
             stable = False
         if not stable:
-            raise ValueError(f"choose unit, or a number from {LEAST_RIDGE:g} to 1: float32 can do with no less")
+            raise ValueError(
+                f"choose unit, or a number from {LEAST_RIDGE:g} to 1: float32 is not precise enough for less"
+            )
         return ridge if ridge == "unit" else float(ridge)
 
 
 def mask_inference(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
-    """L_MI, eq. (4): L1 between the masked mixture and the truncated phase-sensitive target.
+    """Return the mask inference loss L_MI, eq. (4): L1 between the masked mixture and the target magnitudes.
 
-    Averaged over frames, bins and sources, and permuted once for the whole utterance.
+    By default the target is the truncated phase-sensitive one. The loss is averaged over frames, bins and sources, and
+    permuted once for the whole utterance.
     """
-    wanted = mask_target(signals.mixture, signals.sources, settings.target, signals.magnitude)  # (B, S, N, F)
+    target = mask_target(signals.mixture, signals.sources, settings.target, signals.magnitude)  # (B, S, N, F)
     masks, magnitudes = outputs["mask"], signals.magnitude.unsqueeze(1)
     if not signals.fixed_order:
+        # all S^2 pairs are compared without a gradient, since only the pairs of the best permutation need one
         with torch.no_grad():
-            pairwise = torch.cdist((masks * magnitudes).flatten(2), wanted.flatten(2), p=1)  # (B, est, ref)
-        wanted = _reordered(wanted, pairwise)
-    return _MeanDistance.apply(masks, magnitudes, wanted)  # type: ignore[no-any-return, no-untyped-call]
+            pairwise = torch.cdist((masks * magnitudes).flatten(2), target.flatten(2), p=1)  # (B, est, ref)
+        target = _permute_references(target, pairwise)
+    # L_MI = mean |M |X| - A| over S, N and F, for masks M, mixture X and target magnitudes A
+    return _MeanDistance.apply(masks, magnitudes, target)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _MeanDistance(Function):
-    """The mean (B,) of | masks x magnitudes - wanted |, differentiable with respect to the masks alone.
+    """The mean (B,) of | masks x magnitudes - target |, differentiable with respect to the masks only.
 
-    Everything on the way to the gradient is done in the place of one tensor, where autograd makes one for each
-    operation: about half the time.
+    The gradient is prepared in the memory of a single tensor, while autograd allocates one for each operation. This
+    takes about half the time.
     """
 
     @staticmethod
-    def forward(ctx: Any, masks: Tensor, magnitudes: Tensor, wanted: Tensor) -> Tensor:
-        difference = torch.addcmul(wanted, masks, magnitudes, value=-1)  # of what is wanted to what there is
+    def forward(ctx: Any, masks: Tensor, magnitudes: Tensor, target: Tensor) -> Tensor:
+        difference = torch.addcmul(target, masks, magnitudes, value=-1)  # A - M |X|
         distance = difference.abs().mean((1, 2, 3))
+        # d |A - M |X|| / dM = -|X| sign(A - M |X|); the minus and the mean follow in backward
         ctx.save_for_backward(difference.sign_().mul_(magnitudes))
         return distance
 
@@ -111,72 +119,79 @@ class _MeanDistance(Function):
         return slopes * factors.view(-1, 1, 1, 1), None, None
 
 
-def _reordered(references: Tensor, pairwise: Tensor) -> Tensor:
-    """Return ``references`` (B, ref, ...) in the order of the estimates, as ``pairwise`` (B, est, ref) pairs them best.
+def _permute_references(references: Tensor, pairwise: Tensor) -> Tensor:
+    """Return ``references`` (B, ref, ...) in the order of their estimates, for the losses ``pairwise`` (B, est, ref).
 
-    All pairs are looked at without a gradient, and the loss is that of the chosen ones: the others have none.
+    The loss is then computed for the chosen pairs only, so no other pair contributes to the gradient.
     """
-    _, order = best_permutation(pairwise, maximise=False)  # (B, ref), the estimate of each
-    places = order.argsort(1)  # (B, est), the reference of each
-    return references[torch.arange(len(places), device=places.device).unsqueeze(1), places]
+    _, estimate_of_reference = best_permutation(pairwise, maximise=False)  # (B, ref)
+    reference_of_estimate = estimate_of_reference.argsort(1)  # (B, est)
+    items = torch.arange(len(references), device=reference_of_estimate.device).unsqueeze(1)
+    return references[items, reference_of_estimate]
 
 
 def bin_weights(signals: Signals, kind: Weights) -> Tensor:
     """Return the weight of every bin (B, N F) for the clustering losses.
 
-    ``ratio``: the share of the mixture's magnitude, times N F, so that they average 1 (Wang et al. 2018). ``vad``: 1
-    where any source is within 40 dB of the loudest bin of all sources, else 0. ``none``: 1.
+    ``ratio``: the share of the mixture's magnitude, times N F, so that the mean is 1 (Wang et al. 2018). ``vad``: 1 if
+    any source is within 40 dB of the loudest bin of all sources, else 0. ``none``: 1.
     """
     loudness = signals.magnitude.flatten(1)  # (B, N F)
+    # w = |x| N F / sum |x|
     if kind == "ratio":
         return loudness * (loudness.shape[1] / (loudness.sum(1, keepdim=True) + _RATIO_FLOOR))
     if kind == "none":
         return torch.ones_like(loudness)
+    # the sources are compared, not the mixture, in which loud sources may cancel
     loudest = magnitude(signals.sources).flatten(2).amax(1)  # (B, N F)
     return (loudest > loudest.amax(1, keepdim=True) * 10 ** (VAD_DB / 20)).to(loudest.dtype)
 
 
-def _products(outputs: NetworkOutputs, signals: Signals, kind: Weights) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _clustering_products(
+    outputs: NetworkOutputs, signals: Signals, kind: Weights
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return V^T W V (B, E, E), Y^T W V (B, S, E), the diagonal of Y^T W Y (B, S) and the sum of the weights (B,).
 
-    Y is one-hot of the loudest source by raw magnitude; bins where none is the loudest (silence) belong to none. So the
-    rest of Y^T W Y is zero.
+    A row of Y is the one-hot vector of the source with the largest magnitude, or zero if all sources are silent. The
+    other elements of Y^T W Y are therefore zero.
     """
     weights = bin_weights(signals, kind)  # (B, N F)
     labels = ideal_binary_mask(signals.sources).flatten(2)  # (B, S, N F)
-    vectors = outputs["embedding"]
-    if isinstance(vectors, RawEmbedding):
-        gram, cross = vectors.products(labels, weights)
+    embedding = outputs["embedding"]
+    if isinstance(embedding, RawEmbedding):
+        gram, cross = embedding.products(labels, weights)
     else:
-        weighted = vectors.flatten(1, 2) * weights.unsqueeze(2)  # (B, N F, E)
-        gram, cross = vectors.flatten(1, 2).mT @ weighted, labels @ weighted
+        weighted = embedding.flatten(1, 2) * weights.unsqueeze(2)  # (B, N F, E)
+        gram, cross = embedding.flatten(1, 2).mT @ weighted, labels @ weighted
     return gram, cross, (labels @ weights.unsqueeze(2)).squeeze(2), weights.sum(1)
 
 
 def deep_clustering(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
-    """L_DC, eq. (5): || W^1/2 (V V^T - Y Y^T) W^1/2 ||^2 / (sum w)^2 in its low-rank form.
+    """Return the deep clustering loss L_DC, eq. (5), between 0 and 1 for embeddings without negative values.
 
-    That is |V^T W V|^2 - 2 |Y^T W V|^2 + |Y^T W Y|^2. Between 0 and 1 for embeddings without negative values. A silent
-    excerpt gives 0.
+    A silent excerpt has the loss 0.
     """
-    gram, cross, counts, total = _products(outputs, signals, settings.weights)
+    gram, cross, counts, total = _clustering_products(outputs, signals, settings.weights)
+    # L_DC = |W^1/2 (V V^T - Y Y^T) W^1/2|^2 / (sum w)^2. The affinities V V^T have (N F)^2 elements, so the norm is
+    # computed in its low-rank form (Hershey et al. 2016): |V^T W V|^2 - 2 |Y^T W V|^2 + |Y^T W Y|^2
     energy = gram.square().sum((1, 2)) - 2 * cross.square().sum((1, 2)) + counts.square().sum(1)  # (B,)
     return energy / total.square().clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def whitened_k_means(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
-    """L_WKM, eq. (6): E - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V).
+    """Return the whitened k-means loss L_WKM, eq. (6).
 
-    The trace is the sum of the squared cosines between the spaces that W^1/2 V and W^1/2 Y span, so the loss lies
-    between E - S and E; a source that never is the loudest adds 1, a silent excerpt gives E and no gradient. V^T W V is
-    near singular while the embeddings are much alike: ``ridge`` times the mean of its diagonal is added to the
-    diagonal, and to that of Y^T W Y likewise, so that neither the length of an excerpt nor the size of the weights
-    changes the loss. ``unit`` adds 1, as nussl does.
+    The loss is between E - S and E. A source that is not the loudest in any bin adds 1; a silent excerpt gives E and no
+    gradient. ``ridge`` times the mean of its diagonal is added to the diagonal of V^T W V, and likewise of Y^T W Y, so
+    that neither the length of an excerpt nor the scale of the weights changes the loss. ``unit`` adds 1, as nussl does.
     """
-    gram, cross, counts, _ = _products(outputs, signals, settings.weights)
+    gram, cross, counts, _ = _clustering_products(outputs, signals, settings.weights)
     diagonal = gram.diagonal(dim1=1, dim2=2)  # (B, E)
+    # L_WKM = E - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V). The trace is the sum of the squared cosines between
+    # the spaces spanned by W^1/2 V and W^1/2 Y. V^T W V is nearly singular while the embeddings are much alike, as they
+    # are at the start of a training: hence the ridge
     gram = gram + torch.diag_embed(_ridge(diagonal, settings.ridge).unsqueeze(1).expand_as(diagonal))
-    # the trace is |R^-1 V^T W Y (Y^T W Y)^-1/2|^2 with R R^T = V^T W V: no inverse of a badly conditioned matrix
+    # the trace is |R^-1 V^T W Y (Y^T W Y)^-1/2|^2 with R R^T = V^T W V: no inverse of an ill-conditioned matrix
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross.mT, upper=False)  # (B, E, S)
     trace = (whitened.square().sum(1) / (counts + _ridge(counts, settings.ridge).unsqueeze(1))).sum(1)  # (B,)
     loss: Tensor = diagonal.shape[1] - trace
@@ -184,88 +199,96 @@ def whitened_k_means(outputs: NetworkOutputs, signals: Signals, settings: LossSe
 
 
 def _ridge(diagonal: Tensor, ridge: float | Literal["unit"]) -> Tensor:
-    """Return what is added to a ``diagonal`` (B, K): a share of its mean, never quite nothing; (B,)."""
+    """Return the number (B,) to add to a ``diagonal`` (B, K): a share of its mean, and never zero."""
     if ridge == "unit":
         return torch.ones_like(diagonal[:, 0])
-    return (ridge * diagonal.mean(1)).clamp_min(1e-20)  # silence: every Gram matrix is zero
+    return (ridge * diagonal.mean(1)).clamp_min(_TINY)
 
 
 def chimera(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
-    """Eq. (7): alpha L_MI + (1 - alpha) L_WKM, or L_DC for ``clustering: dc``; the two are not permuted together.
+    """Return the chimera loss, eq. (7), with L_DC in place of L_WKM for ``clustering: dc``.
 
-    Wang et al. 2018 (chimera++) weigh the other way round: their 0.975 of the clustering loss is alpha = 0.025 here.
+    The masks are permuted on their own; the clustering loss does not depend on the order of the sources. Wang et al.
+    2018 (chimera++) give the weight to the other term: their 0.975 for the clustering loss is alpha = 0.025 here.
     """
     clustering = whitened_k_means if settings.clustering == "wkm" else deep_clustering
+    # L_CHI = alpha L_MI + (1 - alpha) L_WKM
     masks = mask_inference(outputs, signals, settings)
     return settings.alpha * masks + (1 - settings.alpha) * clustering(outputs, signals, settings)
 
 
 def snr(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
-    """L_SNR, eq. (8): -10 log10(|s|^2 / |s - s_est|^2) in dB, mean over the sources, permuted by utterance.
+    """Return the negative SNR L_SNR, eq. (8), in dB, averaged over the sources and permuted by utterance.
 
-    The ratio's inverse is raised by -80 dB, so that a perfect estimate has a finite loss and gradient. References that
-    are silent, or 80 dB below the loudest, do not count: they have no SNR; a silent excerpt gives 0.
+    References that are silent, or 80 dB below the loudest, do not count, because they have no SNR; a silent excerpt has
+    the loss 0.
     """
-    return _permuted_decibels(_error_share, outputs["wave"], signals)
+    return _permuted_decibels(_error_ratio, outputs["wave"], signals)
 
 
-def _error_share(est: Tensor, ref: Tensor) -> Tensor:
+def _error_ratio(est: Tensor, ref: Tensor) -> Tensor:
+    """Return the energy of the error relative to that of the reference."""
+    # |s - s_est|^2 / |s|^2 + 10^-8, so that 10 log10 of it is L_SNR; without the floor of -80 dB, a perfect estimate
+    # would have an infinite loss and gradient
     energy = ref.square().sum(-1)
     return (est - ref).square().sum(-1) / energy.clamp_min(torch.finfo(energy.dtype).tiny) + _power(SILENT_DB)
 
 
 def si_sdr(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
-    """Negative SI-SDR in dB (Le Roux et al. 2019), means removed, mean over the sources, permuted by utterance.
+    """Return the negative SI-SDR in dB (Le Roux et al. 2019), averaged over the sources and permuted by utterance.
 
-    With the estimate's parts along the reference (target) and across it (residual): 10 log10(residual / target), each
-    raised by the estimate's energy at -80 dB. Silent references and excerpts as in :func:`snr`. The estimates' scale
-    and sign are left open.
+    Means are removed. Silent references and excerpts are treated as in :func:`snr`. The scale and the sign of the
+    estimates remain undetermined.
     """
-    return _permuted_decibels(_residual_share, outputs["wave"], signals)
+    return _permuted_decibels(_residual_ratio, outputs["wave"], signals)
 
 
-def _residual_share(est: Tensor, ref: Tensor) -> Tensor:
+def _residual_ratio(est: Tensor, ref: Tensor) -> Tensor:
+    """Return the energy of the estimate's part across the reference, relative to its part along the reference."""
     est = est - est.mean(-1, keepdim=True)
     ref = ref - ref.mean(-1, keepdim=True)
     energy = ref.square().sum(-1, keepdim=True)
+    # t = s <e, s> / |s|^2, and then (|e - t|^2 + d) / (|t|^2 + d) with d = 10^-8 |e|^2: -80 dB of the estimate keeps
+    # the logarithm finite for a perfect estimate, and for one that is orthogonal to its reference
     target = (est * ref).sum(-1, keepdim=True) / energy.clamp_min(torch.finfo(energy.dtype).tiny) * ref
-    floor = (est.square().sum(-1) * _power(SILENT_DB)).clamp_min(1e-20)  # a silent estimate: 0 / 0
+    floor = (est.square().sum(-1) * _power(SILENT_DB)).clamp_min(_TINY)
     return ((est - target).square().sum(-1) + floor) / (target.square().sum(-1) + floor)
 
 
 def _power(decibels: float) -> float:
+    """Return the ratio of powers that ``decibels`` are."""
     return float(10 ** (decibels / 10))
 
 
-def _permuted_decibels(share: Callable[[Tensor, Tensor], Tensor], est: Tensor, signals: Signals) -> Tensor:
-    """Return the mean of 10 log10(``share``) of estimates (B, S, T) over the references that sound, permuted best.
+def _permuted_decibels(ratio: Callable[[Tensor, Tensor], Tensor], est: Tensor, signals: Signals) -> Tensor:
+    """Return the mean (B,) of 10 log10(``ratio``) over the audible references, at the best permutation.
 
-    What is paired with a silent reference costs nothing.
+    The estimates are (B, S, T). An estimate that is paired with a silent reference does not change the loss.
     """
     ref = signals.source_waves  # (B, S, T)
     if not signals.fixed_order:
-        with torch.no_grad():
-            pairwise, _ = _decibels(share(est.unsqueeze(2), ref.unsqueeze(1)), ref)  # (B, est, ref)
-        ref = _reordered(ref, pairwise)
-    decibels, sounds = _decibels(share(est, ref), ref)  # (B, S)
-    return decibels.sum(1) / sounds.sum(1).clamp_min(1)
+        with torch.no_grad():  # as in mask_inference
+            pairwise, _ = _decibels(ratio(est.unsqueeze(2), ref.unsqueeze(1)), ref)  # (B, est, ref)
+        ref = _permute_references(ref, pairwise)
+    decibels, audible = _decibels(ratio(est, ref), ref)  # (B, S)
+    return decibels.sum(1) / audible.sum(1).clamp_min(1)
 
 
-def _decibels(share: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``share`` (B, ref) or (B, est, ref) in dB, 0 for silent references; and which of these sound (B, ref)."""
+def _decibels(ratio: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``ratio`` (B, ref) or (B, est, ref) in dB, 0 for silent references, and which are audible (B, ref)."""
     energy = ref.square().sum(-1)  # (B, ref)
-    sounds = (energy > 0) & (energy >= energy.amax(1, keepdim=True) * _power(SILENT_DB))
-    which = sounds if share.dim() == 2 else sounds.unsqueeze(1)
-    # replaced before the logarithm: what it would make of a silent reference has no finite gradient
-    return 10 * torch.where(which, share, torch.ones_like(share)).log10(), sounds
+    audible = (energy > 0) & (energy >= energy.amax(1, keepdim=True) * _power(SILENT_DB))
+    used = audible if ratio.dim() == 2 else audible.unsqueeze(1)
+    # replaced before the logarithm, whose gradient would not be finite for a silent reference
+    return 10 * torch.where(used, ratio, torch.ones_like(ratio)).log10(), audible
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss, what it takes of the network, and which of that separates.
+    """A loss, the heads of the network that it needs, and the head that separates.
 
-    ``heads``: ``mask``, ``embedding`` or ``wave``; a network of masks gives waves too, by the inverse transform.
-    ``scale_free``: it does not see the scale of the waves, which therefore has to be found when separating.
+    ``heads``: ``mask``, ``embedding`` or ``wave``; a mask network also gives waves, by the inverse transform.
+    ``scale_free``: the loss does not depend on the scale of the waves, which must be determined in separation.
     """
 
     function: Callable[[NetworkOutputs, Signals, LossSettings], Tensor]
@@ -275,20 +298,19 @@ class Loss:
 
     @property
     def compares_spectra(self) -> bool:
-        """Whether it looks at the spectra of the sources."""
+        """Whether the loss needs the spectra of the sources."""
         return self.heads != ("wave",)
 
     def __call__(self, outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
-        """Return the loss (B,), in float32 (or float64) whatever precision the network computes in.
-
-        Sums over some 50,000 bins, and their squares, are beyond 16 bits.
-        """
+        """Return the loss (B,), in float32 (or float64) whatever the precision of the network."""
+        # 16 bits are not enough for sums over some 50,000 bins and their squares; a raw embedding converts itself
         with torch.autocast(signals.mixture.device.type, enabled=False):
-            exact = {name: _exact(x) if isinstance(x, Tensor) else x for name, x in outputs.items()}
-            return self.function(cast(NetworkOutputs, exact), signals, settings)
+            float32_outputs = {name: _as_float32(x) if isinstance(x, Tensor) else x for name, x in outputs.items()}
+            return self.function(cast(NetworkOutputs, float32_outputs), signals, settings)
 
 
-def _exact(values: Tensor) -> Tensor:
+def _as_float32(values: Tensor) -> Tensor:
+    """Return ``values`` in float32, or in float64 if they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""Recurrent layers over a batch whose items end at different frames."""
+"""Recurrent layers over a batch whose items have different lengths."""
 
 from collections.abc import Sequence
 
@@ -7,40 +7,46 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
-def run_apart(layer: nn.RNNBase, batch: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Run a bidirectional layer on a batch (B, N, F) of which item b has ``lengths[b]`` frames; returns (B, N, 2H).
+def run_by_lengths(layer: nn.RNNBase, batch: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Run a bidirectional layer on a batch (B, N, F) in which item b has ``lengths[b]`` frames; return (B, N, 2H).
 
-    The direction from the end begins at the end of each item, so that none knows of the others.
+    The backward direction starts at the last frame of each item, so that the result of an item depends neither on its
+    padding nor on the other items.
     """
-    if _packs(batch):
+    if _uses_packed_sequences(batch):
         packed = pack_padded_sequence(batch, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
         return pad_packed_sequence(layer(packed)[0], batch_first=True, total_length=batch.shape[1])[0]
-    return _turned(layer, batch, torch.tensor(lengths))
+    return _run_reversed(layer, batch, torch.tensor(lengths))
 
 
-def _packs(batch: Tensor) -> bool:
+def _uses_packed_sequences(batch: Tensor) -> bool:
+    """Return whether packed sequences are the faster way: on a GPU only."""
     return batch.is_cuda
 
 
-def _turned(layer: nn.RNNBase, batch: Tensor, lengths: Tensor) -> Tensor:
-    """Do the same with each item turned round for the direction from its end.
+def _run_reversed(layer: nn.RNNBase, batch: Tensor, lengths: Tensor) -> Tensor:
+    """Return the result of :func:`run_by_lengths` without packed sequences: reverse each item, run, reverse again.
 
-    torch runs packed sequences on a CPU frame by frame, in three times the time (docs/RESULTS.md).
+    On a CPU torch runs packed sequences frame by frame, which takes three times as long (docs/RESULTS.md).
     """
+    # frame n of a reversed item is frame length - 1 - n of the item; padding stays where it is
     frames = torch.arange(batch.shape[1])
-    places = lengths.unsqueeze(1) - 1 - frames  # (B, N)
-    places = torch.where(places >= 0, places, frames).unsqueeze(-1)
-    onwards, back = layer.all_weights
-    there = _one_way(layer, batch, [*onwards])
-    here = _one_way(layer, batch.gather(1, places.expand_as(batch)), [*back])
-    return torch.cat([there, here.gather(1, places.expand_as(here))], -1)
+    mirrored = lengths.unsqueeze(1) - 1 - frames  # (B, N)
+    mirrored = torch.where(mirrored >= 0, mirrored, frames).unsqueeze(-1)
+    forward_weights, backward_weights = layer.all_weights
+    forward = _run_one_direction(layer, batch, [*forward_weights])
+    reversed_batch = batch.gather(1, mirrored.expand_as(batch))
+    backward = _run_one_direction(layer, reversed_batch, [*backward_weights])
+    return torch.cat([forward, backward.gather(1, mirrored.expand_as(backward))], -1)  # (B, N, 2H)
 
 
-def _one_way(layer: nn.RNNBase, batch: Tensor, weights: list[Tensor]) -> Tensor:
-    start = batch.new_zeros(1, len(batch), layer.hidden_size)
-    how = (True, 1, 0.0, False, False, True)  # biases, one layer, no dropout, not training, one direction, batch first
+def _run_one_direction(layer: nn.RNNBase, batch: Tensor, weights: list[Tensor]) -> Tensor:
+    """Run a layer from the first frame to the last with the ``weights`` of one direction; return (B, N, H)."""
+    state = batch.new_zeros(1, len(batch), layer.hidden_size)
+    # with biases, one layer, no dropout, not training, one direction, batch first
+    options = (True, 1, 0.0, False, False, True)
     if isinstance(layer, nn.LSTM):
-        outputs: Tensor = torch.lstm(batch, (start, start), weights, *how)[0]
+        outputs: Tensor = torch.lstm(batch, (state, state), weights, *options)[0]
     else:
-        outputs = torch.gru(batch, start, weights, *how)[0]
+        outputs = torch.gru(batch, state, weights, *options)[0]
     return outputs

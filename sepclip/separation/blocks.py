@@ -1,4 +1,4 @@
-"""Where the blocks of a long sound lie, and how a stream of samples is resampled and cut into them."""
+"""The blocks of a long sound: where they begin, and how a stream of samples is resampled and cut into them."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -11,59 +11,64 @@ from torch.nn import functional as F
 from sepclip.audio.resample import FILTER_SAMPLES, resample
 
 # Seconds of the longest block and of the least overlap. A batch of blocks takes half the time of one long sequence; the
-# memory of a recurrent network reaches seconds beyond the ends of a block (docs/RESULTS.md).
+# overlap is long because a recurrent network remembers seconds beyond the ends of a block (docs/RESULTS.md).
 BLOCKS = (30.0, 6.0)
-WAVE_BLOCKS = (10.0, 2.0)  # of networks of waves, whose learned transform takes far more memory
+WAVE_BLOCKS = (10.0, 2.0)  # for networks that return waves, whose learned transform needs far more memory
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Blocks of ``length`` samples that begin at ``starts`` and cover a sound; a shorter sound is one as it is."""
+    """Blocks of ``length`` samples that begin at ``starts`` and cover a sound; a shorter sound is a single block."""
 
     starts: list[int]
     length: int
 
     @classmethod
     def over(cls, samples: int, longest: float, overlap: float, *, rate_hz: int, hop: int) -> "Blocks":
-        """Lay blocks of at most ``longest`` seconds over a sound of ``samples``, as few and as short as can be.
+        """Return as few and as short blocks of at most ``longest`` seconds as cover a sound of ``samples``.
 
-        They are evenly spread, overlap by at least ``overlap`` seconds, and begin on the frames of a transform of the
-        whole sound of this ``hop``. The last one may reach up to a hop beyond the end, where the transform sees zeros
-        as well.
+        They are evenly spread, overlap by at least ``overlap`` seconds, and begin on the frames that a transform of the
+        whole sound with this ``hop`` has. The last block may end up to a hop after the sound, where the transform sees
+        zeros as well.
         """
-        most, shared, whole = round(longest * rate_hz / hop), round(overlap * rate_hz / hop), -(-samples // hop)  # hops
+        # everything is counted in hops: the longest block, the overlap, and the sound
+        most, shared, whole = round(longest * rate_hz / hop), round(overlap * rate_hz / hop), -(-samples // hop)
         if whole <= most:
             return cls([0], most * hop)
         count = -(-(whole - shared) // (most - shared))
         step = -(-(whole - shared) // count)
-        # equal steps would let the last block reach beyond the end
+        # with equal steps, the last block would end too far after the sound
         starts = [round(index * (whole - shared - step) / (count - 1)) * hop for index in range(count)]
         return cls(starts, (step + shared) * hop)
 
 
 def cut_blocks(chunks: Iterable[Tensor], blocks: Blocks) -> Iterator[Tensor]:
-    """Cut a stream of ``chunks`` (C, n) into ``blocks`` (C, length); a sound shorter than one block is one as it is."""
+    """Cut a stream of ``chunks`` (C, n) into ``blocks`` (C, length).
+
+    A block that ends after the sound is padded with zeros, except if it is the only block.
+    """
     length = blocks.length
-    stream, begin, held, at_end = iter(chunks), 0, None, False
+    stream, begin, buffer, at_end = iter(chunks), 0, None, False  # the buffer begins at the sample `begin`
     for start in blocks.starts:
-        while not at_end and (held is None or begin + held.shape[-1] < start + length):
+        # read until the buffer contains the block, and drop what comes before the block
+        while not at_end and (buffer is None or begin + buffer.shape[-1] < start + length):
             chunk = next(stream, None)
             if chunk is None:
                 at_end = True
             else:
-                held = chunk if held is None else torch.cat([held[:, max(0, start - begin) :], chunk], -1)
-                begin = begin if held is chunk else max(begin, start)
-        if held is None:
+                buffer = chunk if buffer is None else torch.cat([buffer[:, max(0, start - begin) :], chunk], -1)
+                begin = begin if buffer is chunk else max(begin, start)
+        if buffer is None:
             return
-        block = held[:, start - begin : start - begin + length]
+        block = buffer[:, start - begin : start - begin + length]
         yield block if start == 0 and at_end else F.pad(block, (0, length - block.shape[-1]))
 
 
 def resample_stream(chunks: Iterable[Tensor], from_hz: int, to_hz: int) -> Iterator[Tensor]:
-    """Resample a stream of ``chunks`` (..., n) so that the pieces together are the whole sound resampled at once.
+    """Resample a stream of ``chunks`` (..., n), so that the result equals that of resampling the whole sound at once.
 
-    The filter is applied to pieces with as much before and behind them as it reaches, which begin where the two rates
-    have a sample at the same moment.
+    The filter is applied to pieces with as many samples before and after them as it reaches. The pieces begin where the
+    two rates have a sample at the same moment.
     """
     if from_hz == to_hz:
         yield from chunks
@@ -71,14 +76,15 @@ def resample_stream(chunks: Iterable[Tensor], from_hz: int, to_hz: int) -> Itera
     divisor = math.gcd(from_hz, to_hz)
     old, new = from_hz // divisor, to_hz // divisor
     reach = math.ceil(FILTER_SAMPLES * max(1, old / new) / old + 1) * old  # of the filter, in input samples
-    held: Tensor | None = None
-    lead = 0  # of the samples held, those that are already done
+    buffer: Tensor | None = None
+    lead = 0  # samples at the start of the buffer that are resampled already and kept for the filter alone
     for chunk in chunks:
-        held = chunk if held is None else torch.cat([held, chunk], -1)
-        ready = (held.shape[-1] - reach) // old * old
+        buffer = chunk if buffer is None else torch.cat([buffer, chunk], -1)
+        # resample all but the end, whose filter reaches samples that have not arrived yet
+        ready = (buffer.shape[-1] - reach) // old * old
         if ready > lead:
-            yield resample(held[..., : ready + reach], from_hz, to_hz)[..., lead // old * new : ready // old * new]
-            spent = max(0, ready - reach)
-            held, lead = held[..., spent:], ready - spent
-    if held is not None:
-        yield resample(held, from_hz, to_hz)[..., lead // old * new :]
+            yield resample(buffer[..., : ready + reach], from_hz, to_hz)[..., lead // old * new : ready // old * new]
+            unneeded = max(0, ready - reach)
+            buffer, lead = buffer[..., unneeded:], ready - unneeded
+    if buffer is not None:
+        yield resample(buffer, from_hz, to_hz)[..., lead // old * new :]

@@ -1,4 +1,4 @@
-"""Which files are separated, and where their results go."""
+"""The files to separate, and where their results are written."""
 
 import math
 import string
@@ -12,13 +12,13 @@ from sepclip.errors import UserError
 from sepclip.terminal import warn
 
 STDIN = Path("-")
-NAME = "{name}_{source}"  # of a result, without its extension
+NAME = "{name}_{source}"  # name of a result, without its extension
 RESIDUAL = "residual"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One file and its results: the sources in their order, and the residual where it is wanted."""
+    """One file and its results: the sources in their order, and the residual if it is to be written."""
 
     path: Path
     targets: list[Path]
@@ -26,38 +26,39 @@ class Job:
 
     @property
     def results(self) -> list[Path]:
-        """All files that it makes."""
+        """All files that the job writes."""
         return self.targets if self.residual is None else [*self.targets, self.residual]
 
-    def state(self, made_after: float) -> str:
-        """Return ``new``, ``done`` or ``old``: whether its results are there, and newer than the file and the weights.
+    def state(self, weights_time: float) -> str:
+        """Return ``old`` if a result is older than the file or the weights, else ``done`` or ``new``.
 
-        Where only some are there and none is old, an interruption has left them: it is new.
+        ``done``: all results exist. If only some exist, they are left from an interruption, and the job is ``new``.
         """
-        there = [result for result in self.results if result.is_file()]
-        newest = max(self.path.stat().st_mtime, made_after) if self.path.exists() else math.inf
-        if any(result.stat().st_mtime < newest for result in there):
+        existing = [result for result in self.results if result.is_file()]
+        newest = max(self.path.stat().st_mtime, weights_time) if self.path.exists() else math.inf
+        if any(result.stat().st_mtime < newest for result in existing):
             return "old"
-        return "done" if len(there) == len(self.results) else "new"
+        return "done" if len(existing) == len(self.results) else "new"
 
 
 @dataclass
 class JobList:
-    """What is to be done, and what cannot be, with the reason."""
+    """The files to separate, and the inputs that cannot be separated, with the reason."""
 
     jobs: list[Job] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
 
 
 def check_template(name: str) -> None:
-    """Raise UserError where ``name`` is no pattern of a result's name."""
+    """Raise UserError if ``name`` is not a valid pattern for the names of results."""
     try:
         fields = {field for _, field, *_ in string.Formatter().parse(name) if field is not None}
+        # a result must not be written outside of --out
         example = PurePosixPath(name.format(name="a", source="s1"))
     except (ValueError, KeyError, IndexError, AttributeError):
         fields, example = set(), PurePosixPath()
     if fields != {"name", "source"} or example.is_absolute() or ".." in example.parts:
-        raise UserError(f"--name {name}: it must hold {{name}} and {{source}} and stay in --out, such as {NAME}")
+        raise UserError(f"--name {name}: it must contain {{name}} and {{source}} and stay in --out, such as {NAME}")
 
 
 def make_plan(
@@ -69,48 +70,52 @@ def make_plan(
     name: str = NAME,
     residual: bool = False,
 ) -> JobList:
-    """Find the files of ``inputs`` (files, folders, ``-`` for stdin) and where their results go.
+    """Return the jobs for ``inputs`` (files, folders, ``-`` for stdin), with the paths of their results.
 
-    Raises UserError where two inputs would be written to the same name, or a result over an input.
+    Raises UserError if two inputs would be written to the same name, or a result over an input.
     """
     check_template(name)
     plan, owners = JobList(), dict[Path, Path]()
     parts = [*sources, *([RESIDUAL] if residual else [])]
-    for given in dict.fromkeys(inputs):
-        for path, relative in _files_of(given, out, plan):
+    # name the results of every file; `owners` has the file of each first result
+    for argument in dict.fromkeys(inputs):
+        for path, relative in _files_of(argument, out, plan):
             names = [name.format(name=relative.stem, source=part) + f".{extension}" for part in parts]
             results = [out / relative.parent / result for result in names]
-            other = owners.setdefault(results[0], path)
-            if other != path:
+            owner = owners.setdefault(results[0], path)
+            if owner != path:
                 raise UserError(
-                    f"{other} and {path} would both be written to {results[0]}: separate them into two --out"
+                    f"{owner} and {path} would both be written to {results[0]}: separate them into two --out"
                 )
             plan.jobs.append(Job(path, results[: len(sources)], results[-1] if residual else None))
-    taken = {job.path.resolve() for job in plan.jobs if job.path != STDIN}
+    # no result may overwrite an input, not even one that is reached by another path
+    input_files = {job.path.resolve() for job in plan.jobs if job.path != STDIN}
     for job in plan.jobs:
-        hit = next((result for result in job.results if result.resolve() in taken), None)
-        if hit:
+        overwritten = next((result for result in job.results if result.resolve() in input_files), None)
+        if overwritten:
             raise UserError(
-                f"{hit} is an input, and the result of {job.path} would be written over it: choose another --out"
+                f"{overwritten} is an input that the result of {job.path} would overwrite: choose another --out"
             )
     return plan
 
 
-def _files_of(given: Path, out: Path, plan: JobList) -> list[tuple[Path, Path]]:
-    """Return the files of an input, each with its place below ``out``."""
-    if given == STDIN:
+def _files_of(argument: Path, out: Path, plan: JobList) -> list[tuple[Path, Path]]:
+    """Return the files of an input, each with its path relative to ``out``; note a folder without any in ``plan``."""
+    if argument == STDIN:
         return [(STDIN, Path("stdin"))]
-    if not given.is_dir():
-        return [(given, Path(given.name))]
-    below, left_out = find_sounds(given)
-    for path, reason in left_out.items():
+    if not argument.is_dir():
+        return [(argument, Path(argument.name))]
+    # files that libsndfile cannot read are separated too if ffmpeg is there to decode them
+    sounds, skipped = find_sounds(argument)
+    for path, reason in skipped.items():
         if reason != HIDDEN and path.suffix.lower() in UNREAD and ffmpeg():
-            below.append(path)
+            sounds.append(path)
         elif reason != HIDDEN:
             warn(f"{path}: {reason}")
-    inside = out.resolve()
-    files = [(path, path.relative_to(given)) for path in sorted(below) if inside not in path.resolve().parents]
+    # results of an earlier command are not inputs
+    out_folder = out.resolve()
+    files = [(path, path.relative_to(argument)) for path in sorted(sounds) if out_folder not in path.resolve().parents]
     if not files:
-        inside_out = "all its sound files lie in --out: choose another --out"
-        plan.failed[given] = inside_out if below else "a folder without sound files"
+        inside_out = "all its sound files are in --out: choose another --out"
+        plan.failed[argument] = inside_out if sounds else "a folder without sound files"
     return files

@@ -1,4 +1,4 @@
-"""From which file, by which run and how each result was made, so that nothing else is taken for it."""
+"""A record of how each result was made, so that results of another file, run or option are not taken for it."""
 
 import json
 from collections.abc import Mapping
@@ -7,56 +7,65 @@ from typing import Any
 
 from sepclip.separation.jobs import STDIN, Job
 
-FILE = ".separated.jsonl"  # in the folder of the results, a line a separated file
+FILE = ".separated.jsonl"  # in the folder of the results, one line per separated file
 
 
 class Origins:
-    """What is known of the results in a folder. ``how``: the run, and all options that change what is written."""
+    """The records of the results in a folder.
 
-    def __init__(self, out: Path, how: Mapping[str, object]):
-        self._out, self._how = out, {key: None if value is None else str(value) for key, value in how.items()}
-        self._known: dict[str, dict[str, Any]] = {}
+    ``provenance``: the run, and all options that change the results.
+    """
+
+    def __init__(self, out: Path, provenance: Mapping[str, object]):
+        self._out = out
+        self._provenance = {key: None if value is None else str(value) for key, value in provenance.items()}
+        self._records: dict[str, dict[str, Any]] = {}
         if (out / FILE).is_file():
+            # the last line about a result is the one that counts
             for line in (out / FILE).read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
-                    found = json.loads(line)
-                    self._known[found["result"]] = {"size": int(found["size"]), "how": dict(found["how"]), **found}
+                    record = json.loads(line)
+                    fields = {"size": int(record["size"]), "how": dict(record["how"])}
+                    self._records[record["result"]] = {**fields, **record}
                 except (ValueError, KeyError, TypeError):
-                    continue  # cut short by a kill: nothing is known of this one
+                    continue  # a line cut short by a kill: nothing is known about this result
 
-    def other(self, job: Job) -> str | None:
-        """Return what else the results of a job were made from or by; None where it is the same, or not known."""
-        before = self._known.get(self._name(job))
-        if before is None or not job.path.exists():
+    def difference(self, job: Job) -> str | None:
+        """Return how the existing results of a job were made, if differently; None if not, or if it is not known."""
+        old = self._records.get(self._result_name(job))
+        if old is None or not job.path.exists():
             return None
-        now = self._record(job)
-        if (before["size"], before.get("mtime_ns")) != (now["size"], now["mtime_ns"]):
-            same = before.get("input") == now["input"]
-            return "made from another version of it" if same else f"made from {before.get('input')}"
-        for key, value in self._how.items():
-            if before["how"].get(key) != value:
-                said = before["how"].get(key)
+        # another input
+        new = self._record(job)
+        if (old["size"], old.get("mtime_ns")) != (new["size"], new["mtime_ns"]):
+            same_path = old.get("input") == new["input"]
+            return "made from another version of it" if same_path else f"made from {old.get('input')}"
+        # another run or option
+        for key, value in self._provenance.items():
+            old_value = old["how"].get(key)
+            if old_value != value:
                 if key == "run":
-                    return f"made by {said}"
-                return f"made without --{key}" if said is None else f"made with --{key} {said}"
+                    return f"made by {old_value}"
+                return f"made without --{key}" if old_value is None else f"made with --{key} {old_value}"
         return None
 
-    def note(self, job: Job) -> None:
-        """Remember how the results of a job, which are there now, were made."""
+    def add(self, job: Job) -> None:
+        """Append a record of the results of a job, which have just been written."""
         if job.path == STDIN:
             return
-        with (self._out / FILE).open("a", encoding="utf-8") as file:  # in one piece: others may do so, too
+        # one write per line, since several processes may append at once
+        with (self._out / FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(self._record(job), ensure_ascii=False) + "\n")
 
-    def _name(self, job: Job) -> str:
+    def _result_name(self, job: Job) -> str:
         return job.targets[0].relative_to(self._out).as_posix()
 
     def _record(self, job: Job) -> dict[str, Any]:
-        stat = job.path.stat()  # a file that has moved is the same
+        stat = job.path.stat()  # by size and time, so that a file that was moved is still the same
         return {
-            "result": self._name(job),
+            "result": self._result_name(job),
             "input": str(job.path.resolve()),
             "size": stat.st_size,
             "mtime_ns": stat.st_mtime_ns,
-            "how": self._how,
+            "how": self._provenance,
         }

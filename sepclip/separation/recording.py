@@ -1,4 +1,4 @@
-"""What is separated: a stream of samples that can be read more than once, from a file or from memory."""
+"""Recordings: streams of samples that can be read more than once, from a file or from memory."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sepclip.audio.files import Header, stream_sound
 
-_CHUNK_VALUES = 1 << 20  # samples of all channels that are read at a time: 4 MB
+_CHUNK_VALUES = 1 << 20  # samples of all channels in a chunk: 4 MB
 
 
 class Recording(Protocol):
@@ -18,19 +18,19 @@ class Recording(Protocol):
 
     @property
     def rate_hz(self) -> int:
-        """Its sampling rate."""
+        """The sampling rate."""
 
     @property
     def channels(self) -> int:
-        """Its number of channels."""
+        """The number of channels."""
 
     def chunks(self) -> Iterator[Tensor]:
-        """Read it from its beginning, in pieces (C, n)."""
+        """Yield the samples from the beginning, in pieces (C, n)."""
 
 
 @dataclass(frozen=True)
 class FileRecording:
-    """A sound file, of which a piece at a time is in memory; ``whole`` False where its header may promise more."""
+    """A sound file, read piece by piece; ``whole=False`` allows a header that promises more samples than there are."""
 
     path: Path
     header: Header
@@ -38,16 +38,16 @@ class FileRecording:
 
     @property
     def rate_hz(self) -> int:
-        """Its sampling rate."""
+        """The sampling rate."""
         return self.header.rate_hz
 
     @property
     def channels(self) -> int:
-        """Its number of channels."""
+        """The number of channels."""
         return self.header.channels
 
     def chunks(self) -> Iterator[Tensor]:
-        """Read it in pieces (C, n); BadSound once a piece is reached that cannot be used."""
+        """Yield the samples in pieces (C, n). Raises BadSound at a piece that cannot be used."""
         for samples in stream_sound(self.path, max(1, _CHUNK_VALUES // self.channels), whole=self.whole):
             yield torch.from_numpy(samples)
 
@@ -61,11 +61,11 @@ class WaveRecording:
 
     @property
     def channels(self) -> int:
-        """Its number of channels."""
+        """The number of channels."""
         return len(self.wave)
 
     def chunks(self) -> Iterator[Tensor]:
-        """Give it in pieces (C, n)."""
+        """Yield the samples in pieces (C, n)."""
         length = max(1, _CHUNK_VALUES // self.channels)
         for begin in range(0, self.wave.shape[-1], length):
             yield self.wave[:, begin : begin + length]

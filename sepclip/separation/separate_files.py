@@ -1,4 +1,8 @@
-"""Separating sound files: any format, rate, length and channel count in, the same rate, length and level out."""
+"""Separating sound files of any format, rate, length and channel count; results keep rate, length and level.
+
+Files are taken in batches by a few threads. Each file is opened as a recording, separated as a stream of waves
+(stream.py), stored in a spool until its peak is known, and written (output.py).
+"""
 
 import os
 import queue
@@ -26,17 +30,17 @@ from sepclip.separation.origins import Origins
 from sepclip.separation.output import Format, Overload, choose_encoding, write_results
 from sepclip.separation.recording import FileRecording
 from sepclip.separation.spool import Spool
-from sepclip.separation.stream import MOST_TOGETHER, SeparatedStream, batch_seconds, see_together
+from sepclip.separation.stream import MOST_TOGETHER, SeparatedStream, batch_seconds, encode_together
 from sepclip.terminal import AudioProgress, warn
 
-MOST_JOBS = 4  # files at once by default; each takes some hundred MB
+MOST_JOBS = 4  # threads by default; each needs some hundred MB
 _SHOWN_JOINS = 3
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How results are written; see ``sepclip separate --help``. ``jobs``: files at once, None for what suits."""
+    """How results are written; see ``sepclip separate --help``. ``jobs``: number of threads, None for the default."""
 
     format: Format = "wav"
     subtype: str | None = None
@@ -49,7 +53,7 @@ class Options:
 
 @dataclass
 class Separation:
-    """What became of every file: written, already there, or failed with a reason."""
+    """The outcome for every file: results written, existing results kept, or a reason why it failed."""
 
     written: dict[Path, list[Path]] = field(default_factory=dict)
     kept: dict[Path, list[Path]] = field(default_factory=dict)
@@ -64,129 +68,150 @@ def separate_files(
     out: Path,
     *,
     device: torch.device,
-    made_after: float = 0.0,
-    how: Mapping[str, object] | None = None,
+    weights_time: float = 0.0,
+    provenance: Mapping[str, object] | None = None,
     options: Options = Options(),
 ) -> Separation:
     """Separate files, and the sound files of folders, into ``out`` as ``NAME_s1.wav``, ``NAME_s2.wav``, ...
 
-    Sources with names have these instead: ``NAME_vocals.wav``. ``-`` is a file on stdin. Folders keep their tree.
-    Files whose results are all there, and newer than both the file and ``made_after`` (when the weights were saved),
-    are left as they are; older results are replaced with ``options.overwrite`` alone, and so are those of another file
-    or made otherwise than ``how`` says (the run and its options; None: it is not looked at or recorded). A file that
-    cannot be used is reported, and the others go on. Raises UserError where two inputs would be written to the same
-    name, or a result over an input.
+    Named sources have their names instead: ``NAME_vocals.wav``. ``-`` is a file on stdin. Folders keep their tree.
+    If all results of a file exist and are newer than both the file and ``weights_time`` (when the weights were saved),
+    they are kept. Older results are only replaced with ``options.overwrite``, and so are results of another file or
+    with another ``provenance`` (the run and its options; None: neither checked nor recorded). A file that cannot be
+    used is reported, and the rest are separated. Raises UserError if two inputs would be written to the same name, or a
+    result over an input.
     """
+    # check the options before any file is opened
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder")
     encoding = choose_encoding("PCM_16", options.format, options.subtype, options.overload)
     if options.residual and encoding.format == "ogg":
         raise UserError("--residual: ogg is lossy, so that no parts add up to the mixture: choose --format wav or flac")
+    # list the files that have no current results yet
     plan = make_plan(
         inputs, out, separator.layout.names, extension=options.format, name=options.name, residual=options.residual
     )
     result = Separation(failed=plan.failed)
     origins = None
-    if how is not None:
-        origins = Origins(out, {**how, "subtype": options.subtype, "overload": options.overload})
-    todo = [job for job in plan.jobs if _is_due(job, made_after, options.overwrite, origins, result)]
-    work = _Work(separator, out, device, options)
-    with AudioProgress("separating", len(todo)) as progress:
-        for job, outcome in work.all(todo, progress):
+    if provenance is not None:
+        origins = Origins(out, {**provenance, "subtype": options.subtype, "overload": options.overload})
+    jobs = [job for job in plan.jobs if _is_due(job, weights_time, options.overwrite, origins, result)]
+    # separate them; jobs end in any order
+    workers = _Workers(separator, out, device, options)
+    with AudioProgress("separating", len(jobs)) as progress:
+        for job, outcome in workers.run(jobs, progress):
             if isinstance(outcome, str):
                 result.failed[job.path] = outcome
             else:
                 if origins:
-                    origins.note(job)
+                    origins.add(job)
                 result.written[job.path] = job.results
                 result.seconds += outcome
         result.speed = progress.speed
-    result.written = {job.path: job.results for job in todo if job.path in result.written}  # in the order given
+    # list the results in the order of the inputs
+    result.written = {job.path: job.results for job in jobs if job.path in result.written}
     return result
 
 
-def _is_due(job: Job, made_after: float, overwrite: bool, origins: Origins | None, result: Separation) -> bool:
+def _is_due(job: Job, weights_time: float, overwrite: bool, origins: Origins | None, result: Separation) -> bool:
+    """Return whether a job is to be run; if not, add it to the kept or failed files of ``result``."""
+    # stdin has no age, so existing results of it are never known to be current
     if overwrite or job.path == STDIN:
-        there = [target for target in job.results if target.exists()]
-        if there and not overwrite:
-            result.failed[job.path] = f"{there[0]} is there already: --overwrite replaces it"
-        return overwrite or not there
-    state = job.state(made_after)
-    other = origins.other(job) if origins and state != "new" else None
-    if other:
+        existing = [target for target in job.results if target.exists()]
+        if existing and not overwrite:
+            result.failed[job.path] = f"{existing[0]} already exists: --overwrite replaces it"
+        return overwrite or not existing
+    state = job.state(weights_time)
+    difference = origins.difference(job) if origins and state != "new" else None
+    if difference:
         result.failed[job.path] = (
-            f"{job.targets[0]} is there, but {other}: --overwrite makes it anew, another --out keeps both"
+            f"{job.targets[0]} exists, but was {difference}: --overwrite replaces it, another --out keeps both"
         )
         return False
     if state == "done":
         result.kept[job.path] = job.results
     elif state == "old":
         result.failed[job.path] = (
-            f"{job.targets[0]} is there, but of another version of the file or of the run: --overwrite makes it anew"
+            f"{job.targets[0]} exists, but is older than the file or the weights of the run: --overwrite replaces it"
         )
     return state == "new"
 
 
+@dataclass(frozen=True)
+class _OpenFile:
+    """A file that is being separated."""
+
+    job: Job
+    recording: FileRecording
+    stream: SeparatedStream
+
+
 @dataclass
-class _Work:
-    """Separates files: several at once, and the network sees short ones in common batches."""
+class _Workers:
+    """Threads that separate files. Each takes several short files at a time, for common batches of the network."""
 
     separator: BlockSeparator
     out: Path
     device: torch.device
     options: Options
-    waiting: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue)
-    stopped: threading.Event = field(default_factory=threading.Event)
+    pending: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue)
+    stop: threading.Event = field(default_factory=threading.Event)
 
-    def all(self, jobs: list[Job], progress: AudioProgress) -> Iterator[tuple[Job, float | str]]:
-        """Yield every job as it ends, with the seconds of sound separated, or why there are none."""
-        at_once = min(self.options.jobs or min(cores(), MOST_JOBS), max(len(jobs), 1))
-        threads = max(1, torch.get_num_threads() // at_once)
-        together = min(MOST_TOGETHER, -(-len(jobs) // at_once))
+    def run(self, jobs: list[Job], progress: AudioProgress) -> Iterator[tuple[Job, float | str]]:
+        """Yield every job as it ends, with the seconds of sound separated, or the reason why it failed."""
+        # share the cores among the threads, and the files among the batches
+        workers = min(self.options.jobs or min(cores(), MOST_JOBS), max(len(jobs), 1))
+        torch_threads = max(1, torch.get_num_threads() // workers)
+        batch_files = min(MOST_TOGETHER, -(-len(jobs) // workers))
         for job in jobs:
-            self.waiting.put(job)
-        if at_once == 1:
-            # in this thread: torch's threads of a second one would be more than there are cores, and then wait asleep
+            self.pending.put(job)
+        # a single worker is this thread: a second thread would start a second team of torch threads, more than there
+        # are cores, while the first team sleeps
+        if workers == 1:
             for _ in jobs:
-                yield from self.turn(together, progress)
+                yield from self._separate_batch(batch_files, progress)
             return
-        with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-            turns = [pool.submit(self.turn, together, progress) for _ in jobs]
+        # as many calls as jobs, since a batch may contain a single file; surplus calls find no pending job
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(torch_threads,)) as pool:
+            futures = [pool.submit(self._separate_batch, batch_files, progress) for _ in jobs]
             try:
-                for turn in as_completed(turns):
-                    yield from turn.result()
-            finally:  # an interrupt, or a bug: the others end at their next block
-                self.stopped.set()
+                for future in as_completed(futures):
+                    yield from future.result()
+            finally:  # after an interrupt or a bug, the threads stop at their next block
+                self.stop.set()
                 pool.shutdown(cancel_futures=True)
 
-    def turn(self, together: int, progress: AudioProgress) -> list[tuple[Job, float | str]]:
-        """Separate the next files, as many as make a batch; none where others have taken them all."""
-        done: list[tuple[Job, float | str]] = []
-        opened: list[_Opened] = []
-        most = batch_seconds(self.separator, self.device)
+    def _separate_batch(self, most: int, progress: AudioProgress) -> list[tuple[Job, float | str]]:
+        """Separate up to ``most`` pending files, fewer if they fill a batch of the network; return their outcomes."""
+        outcomes: list[tuple[Job, float | str]] = []
+        files: list[_OpenFile] = []
+        full = batch_seconds(self.separator, self.device)
         with ExitStack() as stack:
-            while len(opened) < together and sum(one.stream.seconds for one in opened) < most:
+            # open files until they fill a batch
+            while len(files) < most and sum(file.stream.seconds for file in files) < full:
                 try:
-                    job = self.waiting.get_nowait()
+                    job = self.pending.get_nowait()
                 except queue.Empty:
                     break
-                found = self._guarded(partial(self._open, job, stack))
-                if isinstance(found, str):
-                    done.append((job, found))
+                file = self._try(partial(self._open, job, stack))
+                if isinstance(file, str):
+                    outcomes.append((job, file))
                     progress.file_done()
                 else:
-                    opened.append(found)
-            short = [one.stream for one in opened if one.stream.short]
-            self._guarded(partial(see_together, short))  # where memory lacks, each will see its own
-            for one in opened:
-                outcome = self._guarded(partial(self._separate, one, progress))
-                done.append((one.job, outcome))
-                one.stream.forget()
+                    files.append(file)
+            # run the network on all short files; if memory is too small for that, each file runs it on its own
+            short = [file.stream for file in files if file.stream.is_short]
+            self._try(partial(encode_together, short))
+            # finish and write file by file
+            for file in files:
+                outcome = self._try(partial(self._separate, file, progress))
+                outcomes.append((file.job, outcome))
+                file.stream.discard_encoded()
                 progress.file_done()
-        return done
+        return outcomes
 
-    def _guarded(self, work: Callable[[], T]) -> T | str:
-        """Return what ``work`` on a file gives, or why it cannot be done."""
+    def _try(self, work: Callable[[], T]) -> T | str:
+        """Return the result of ``work`` on a file, or the reason why it failed."""
         try:
             return work()
         except BadSound as error:
@@ -196,87 +221,90 @@ class _Work:
         except OSError as error:
             return f"{error.filename or self.out} cannot be written: {error.strerror or error}"
         except (MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):  # torch's own are no MemoryError
+            # torch raises RuntimeError, not MemoryError, if it is out of memory
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             return f"too much for the memory of {self.device}: try a smaller --jobs, or --device cpu"
 
-    def _open(self, job: Job, stack: ExitStack) -> "_Opened":
-        if self.stopped.is_set():
+    def _open(self, job: Job, stack: ExitStack) -> _OpenFile:
+        """Open the file of a job and measure it; ``stack`` removes temporary files."""
+        if self.stop.is_set():
             raise UserError("interrupted")
         self.out.mkdir(parents=True, exist_ok=True)
         recording = stack.enter_context(open_recording(job.path, self.out))
-        return _Opened(job, recording, SeparatedStream(self.separator, recording, self.device))
+        return _OpenFile(job, recording, SeparatedStream(self.separator, recording, self.device))
 
-    def _separate(self, opened: "_Opened", progress: AudioProgress) -> float:
+    def _separate(self, file: _OpenFile, progress: AudioProgress) -> float:
+        """Separate a file, write its results and return its seconds."""
         separator, options = self.separator, self.options
-        job, recording, stream = opened.job, opened.recording, opened.stream
+        job, recording, stream = file.job, file.recording, file.stream
         encoding = choose_encoding(recording.header.subtype, options.format, options.subtype, options.overload)
         progress.expect(stream.seconds)
         spool = Spool(self.out, separator.sources, recording.channels)
         try:
+            # from the file to blocks to waves
             for waves in stream.chunks():
-                if self.stopped.is_set():
+                if self.stop.is_set():
                     raise UserError("interrupted")
                 spool.add(waves)
                 progress.advance(waves.shape[-1] / recording.rate_hz)
+            # from waves to files, now that their scale and peak are known
             if stream.factors is not None:
                 spool.factors = stream.factors
-            told = write_results(spool, recording, job.targets, encoding, job.residual)
+            messages = write_results(spool, recording, job.targets, encoding, job.residual)
         finally:
             spool.close()
-        for sentence in told:
-            warn(f"{job.path}: {sentence}")
+        # warn about changed levels and uncertain joins
+        for message in messages:
+            warn(f"{job.path}: {message}")
         if stream.undecided_seconds:
-            warn(f"{job.path}: {_told_joins(stream)}")
+            warn(f"{job.path}: {_describe_undecided(stream)}")
         return stream.seconds
 
 
-@dataclass(frozen=True)
-class _Opened:
-    job: Job
-    recording: FileRecording
-    stream: SeparatedStream
-
-
-def _told_joins(stream: SeparatedStream) -> str:
-    places = stream.undecided_seconds
-    shown = ", ".join(f"{int(second) // 60}:{int(second) % 60:02d}" for second in places[:_SHOWN_JOINS])
-    more = f" and {len(places) - _SHOWN_JOINS} more" if len(places) > _SHOWN_JOINS else ""
+def _describe_undecided(stream: SeparatedStream) -> str:
+    """Describe the joins at which the sources may have changed places."""
+    joins = stream.undecided_seconds
+    times = ", ".join(f"{int(second) // 60}:{int(second) % 60:02d}" for second in joins[:_SHOWN_JOINS])
+    more = f" and {len(joins) - _SHOWN_JOINS} more" if len(joins) > _SHOWN_JOINS else ""
     return (
-        f"at {len(places)} of {counted(stream.joins, 'join')} of blocks it could not be told which source is which, "
-        f"so that they may change places there: {shown}{more}"
+        f"at {len(joins)} of {counted(stream.joins, 'join')} of blocks it is uncertain which source is which, "
+        f"so that they may change places there: {times}{more}"
     )
 
 
 @contextmanager
 def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
-    """Open a sound file of any kind, or stdin for ``-``; what must be decoded or kept for that lies in ``folder``.
+    """Open a sound file of any kind, or stdin for ``-``; temporary copies are in ``folder`` until it is closed.
 
-    Raises BadSound for what neither libsndfile nor ffmpeg reads.
+    Raises BadSound if neither libsndfile nor ffmpeg can read the file.
     """
     with ExitStack() as stack:
-        streamed = path == STDIN
-        if streamed:
-            kept = _aside(stack, folder) / "stdin"
-            with kept.open("wb") as file:
+        # copy stdin to a file, since recordings are read more than once
+        is_stdin = path == STDIN
+        if is_stdin:
+            copy = _temporary_folder(stack, folder) / "stdin"
+            with copy.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
-            if not kept.stat().st_size:
-                raise BadSound(path, "nothing came on stdin")
-            path = kept
+            if not copy.stat().st_size:
+                raise BadSound(path, "stdin is empty")
+            path = copy
+        # open the file with libsndfile, or decode it with ffmpeg first
         try:
-            recording = FileRecording(path, read_header(path), whole=not streamed)
-        except BadSound as told:
+            recording = FileRecording(path, read_header(path), whole=not is_stdin)
+        except BadSound as libsndfile_error:
             if not path.is_file() or not os.access(path, os.R_OK):
                 raise
-            decoded = _aside(stack, folder) / "decoded.wav"
+            decoded = _temporary_folder(stack, folder) / "decoded.wav"
             try:
                 decode(path, decoded)
             except BadSound as error:
-                raise (error if path.suffix.lower() in UNREAD else told) from error
-            # it was stored compressed: its float samples say nothing of how
+                raise (error if path.suffix.lower() in UNREAD else libsndfile_error) from error
+            # a compressed file has no sample format that its results could keep: they get the default
             recording = FileRecording(decoded, replace(read_header(decoded), subtype="PCM_16"))
         yield recording
 
 
-def _aside(stack: ExitStack, folder: Path) -> Path:
+def _temporary_folder(stack: ExitStack, folder: Path) -> Path:
+    """Create a folder in ``folder`` that ``stack`` removes."""
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".sepclip-", dir=folder)))

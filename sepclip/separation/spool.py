@@ -1,4 +1,4 @@
-"""Separated waves between the network and the files: of any length, on disk where they are long."""
+"""Temporary storage for separated waves of any length: in memory, or on disk if they are long."""
 
 import os
 import tempfile
@@ -14,10 +14,10 @@ _IN_MEMORY = 8 << 20  # bytes
 
 
 class Spool:
-    """Takes waves (S, C, n) piece by piece, and gives those of each source back as often as they are needed.
+    """Stores waves (S, C, n) piece by piece, and returns those of each source as often as they are needed.
 
-    What does not fit into memory lies in ``folder`` in a file without a name, which is gone with the process. Peaks
-    and sums that are only known at the end (of levels, of factors) so come in time for the first byte of a result.
+    Waves that do not fit into memory are stored in an unnamed file in ``folder``, which disappears with the process.
+    Peaks and factors that are known only after the last piece can thus be applied to the first sample of a result.
     """
 
     def __init__(self, folder: Path, sources: int, channels: int):
@@ -38,16 +38,17 @@ class Spool:
 
     @property
     def samples(self) -> int:
-        """The length T of the waves so far."""
+        """The number of samples T stored so far."""
         return sum(self._lengths)
 
     @property
     def peak(self) -> float:
-        """The largest absolute value of all waves, multiplied by their factors."""
+        """The largest absolute value of all waves, after multiplication by their factors."""
         return float((self.peaks * self.factors.abs()).max())
 
     def pieces(self, source: int) -> Iterator[NDArray[np.float32]]:
         """Yield the wave of a source in pieces (C, n), multiplied by its factors."""
+        # on disk, a piece is followed by the next one, and in a piece, the sources follow one another
         sources, channels = self._shape
         begin = 0
         factors = self.factors[source].numpy()[:, None]  # (C, 1)
@@ -59,5 +60,5 @@ class Spool:
             begin += sources * values
 
     def close(self) -> None:
-        """Let go of the memory or the disk."""
+        """Free the memory or the disk space."""
         self._file.close()

@@ -1,4 +1,8 @@
-"""Putting separated blocks together so that every voice stays in its own output."""
+"""Joining separated blocks so that every voice stays in its own output.
+
+The order of the sources may differ from block to block. Consecutive blocks overlap: the order of a block follows from
+a comparison with the block before in the overlap, or, if the overlap does not decide, with an earlier stretch.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -8,58 +12,63 @@ from torch import Tensor
 
 from sepclip.audio.permutation import best_permutation
 
-LEAST_MARGIN = 0.05  # by which an exchange of two sources must be worse, 1 being that of sources without anything alike
-SILENT = 1e-5  # of the power of the mixture: below, nothing is to be told from the stretch
+LEAST_MARGIN = 0.05  # by how much an exchange of two sources must be worse; 1 for sources that have nothing in common
+SILENT = 1e-5  # share of the power of the mixture: a stretch with less does not decide anything
 ANCHOR_SECONDS = 2.0
 LEAST_SECONDS = 0.5  # of an overlap in which all sources are active, for it to decide
-_CELLS = 8  # of an anchor; it may begin at any of them
-CONTEXT = 0.25  # of an overlap, at each of its ends: never heard, it is context alone
-_STRICT = 16.0  # how much more a difference counts within the fade than beside it
-_AGAIN = 32  # cells of a block that are separated once more: 8 s
-_AS_GOOD = 0.1  # of the best stretch so far: how active all sources are in one that takes the anchor's place
+_CELLS = 8  # cells of an anchor, which begins at the start of a cell
+CONTEXT = 0.25  # share of an overlap at each of its ends that is never heard, only context for the network
+_STRICT = 16.0  # weight of a difference within the fade, relative to one beside it
+_RERUN_CELLS = 32  # cells of a block that are separated again: 8 s
+_AS_GOOD = 0.1  # a stretch replaces the anchor if it has at least this share of the best activity so far
 
 
 @dataclass(frozen=True)
 class Anchor:
-    """The last stretch in which all sources were active: the mixture (C, T) and its waves (S, C, T), in order."""
+    """The last stretch in which all sources were active: the mixture (C, T) and its waves (S, C, T) in output order."""
 
     mixture: Tensor
     waves: Tensor
 
 
 def match(old: Tensor, new: Tensor, floor: float) -> tuple[Tensor, bool]:
-    """Find the order in which sources of ``new`` (S, C, T) are those of ``old`` (S, C, T), over all sources jointly.
+    """Return the order of the sources of ``new`` (S, C, T) that matches those of ``old`` (S, C, T) best, all jointly.
 
-    Returns the order (S,) and whether it is decided: any two sources that changed places would make it clearly worse,
-    and what they hold is above ``floor``, an energy. One active source decides where there are two; of three, at
-    least two must be active.
+    Returns the order (S,) and whether it is certain: exchanging any two sources would be clearly worse, and the energy
+    of the two is above ``floor``. With two sources, a single active one is enough; with three, at least two must be
+    active.
     """
+    # the order with the least squared distance, over all sources
     old, new = old.flatten(1).double(), new.flatten(1).double()  # (S, C T)
     energy_old, energy_new = old.square().sum(1), new.square().sum(1)  # (S,)
     products = new @ old.T  # (est, ref)
     distance = energy_new.unsqueeze(1) + energy_old - 2 * products
     _, orders = best_permutation(distance.unsqueeze(0), maximise=False)
     order = orders[0]
-    alike = products[order]  # (S, S), each source with itself on the diagonal
-    worse = alike.diagonal().unsqueeze(1) + alike.diagonal() - alike - alike.T  # (S, S): half of what an exchange costs
+    # half of the distance that the exchange of each pair of sources would add
+    ordered = products[order]  # (S, S), each source with itself on the diagonal
+    worse = ordered.diagonal().unsqueeze(1) + ordered.diagonal() - ordered - ordered.T  # (S, S)
+    # compared with the mean energy of the pair
     energy = energy_old + energy_new[order]
-    both = (energy.unsqueeze(1) + energy) / 2
+    pair_energy = (energy.unsqueeze(1) + energy) / 2
     pairs = torch.triu_indices(len(old), len(old), 1)
-    told = (worse > LEAST_MARGIN * both) & (both > floor)
-    return order, bool(told[pairs[0], pairs[1]].all())
+    certain = (worse > LEAST_MARGIN * pair_energy) & (pair_energy > floor)
+    return order, bool(certain[pairs[0], pairs[1]].all())
 
 
 def cut(old: Tensor, new: Tensor, fade: int, hop: int) -> int:
-    """Return where in an overlap ``old`` (S, C, T) fades into ``new`` (S, C, T) within ``fade`` samples.
+    """Return the sample of an overlap at which ``old`` (S, C, T) begins to fade into ``new`` (S, C, T).
 
-    It is where the two agree, such as in a pause. In the first half of an overlap the new block errs more, which has
-    the less context there, and in the second half the old one: so what they differ between the cut and the middle
-    is what a cut off the middle costs, and counts too. Where they agree everywhere it is the middle.
+    The fade takes ``fade`` samples. It is placed where the two agree, such as in a pause, and in the middle of the
+    overlap if they agree everywhere.
     """
+    # candidates from the middle outwards, so that the nearest to the middle wins a tie
     samples = old.shape[-1]
     middle = (samples - fade) // 2
-    off = torch.arange(0, max(middle - round(CONTEXT * samples), 0) + 1, hop, device=old.device)
-    places = middle + torch.stack([off, -off], 1).flatten()  # the nearest to the middle come first
+    offsets = torch.arange(0, max(middle - round(CONTEXT * samples), 0) + 1, hop, device=old.device)
+    places = middle + torch.stack([offsets, -offsets], 1).flatten()
+    # In the first half of an overlap the new block is less accurate, because it has less context there; in the second
+    # half it is the old block. The difference between a place and the middle is therefore the cost of that place.
     energy = (old - new).double().square().sum((0, 1)).cumsum(0)  # (T,)
     within = energy[places + fade - 1] - energy[places]
     beside = (energy[places + fade // 2] - energy[middle + fade // 2]).abs()
@@ -70,12 +79,12 @@ def cut(old: Tensor, new: Tensor, fade: int, hop: int) -> int:
 class Stitcher:
     """Joins blocks of ``length`` samples that begin at ``starts`` into a sound of ``samples``, by fades of ``fade``.
 
-    Each block's sources are put into the order of those before it, by where all of them are active in the overlap: a
-    network that hears one voice alone may put it into any output. Where they hardly are, the last stretch in which all
-    were is put before the block and both are separated once more by ``again``: what it gives there is compared with
-    what is known. Where that tells nothing, the whole overlap decides. ``undecided`` holds the starts of blocks of
-    which even that told nothing. ``permuted`` False: the blocks' sources are in order as they
-    are. ``power`` is the mean square of the mixture, ``hop`` that of the transform, on whose frames an anchor begins.
+    The sources of each block are put into the order of the blocks before, by the part of the overlap in which all
+    sources are active: a network that hears only one voice may put it into any output. If there is hardly any such
+    part, the last stretch in which all were active is put before the block, both are separated by ``rerun``, and the
+    result is compared with the known waves. If that does not decide, the whole overlap does. ``undecided`` lists the
+    starts of blocks for which even that did not. ``permuted=False``: the sources of all blocks have the same order.
+    ``power`` is the mean square of the mixture, ``hop`` that of the transform, on whose frames an anchor begins.
     """
 
     starts: Sequence[int]
@@ -86,69 +95,85 @@ class Stitcher:
     fade: int
     power: float
     permuted: bool
-    again: Callable[[Tensor], Tensor]
+    rerun: Callable[[Tensor], Tensor]
     undecided: list[int] = field(default_factory=list)
     _anchor: Anchor | None = None
     _most_active: float = 0.0
 
     def join(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Turn blocks of the mixture (C, L) with their waves (S, C, L) into a stream of both without overlap."""
-        before: tuple[int, Tensor, Tensor] | None = None  # start, mixture and waves of the block before
-        done = 0
+        """Join blocks of the mixture (C, L) with their waves (S, C, L) into a stream of both without overlap."""
+        previous: tuple[int, Tensor, Tensor] | None = None  # start, mixture and waves of the block before
+        done = 0  # samples of the sound so far
         for start, (mixture, waves) in zip(self.starts, blocks, strict=True):
-            if before is not None:
-                begun, old_mixture, old = before
-                overlap = begun + self.length - start
+            if previous is not None:
+                old_start, old_mixture, old = previous
+                overlap = old_start + self.length - start
+                # put the sources into the order of the block before
                 if self.permuted:
                     waves = waves[self._order(start, old[..., -overlap:], mixture, waves)]
-                low = start + cut(old[..., -overlap:], waves[..., :overlap], self.fade, self.hop)
-                high = low + self.fade
-                yield old_mixture[:, done - begun : low - begun], old[..., done - begun : low - begun]
+                # yield the block before, up to the fade
+                fade_start = start + cut(old[..., -overlap:], waves[..., :overlap], self.fade, self.hop)
+                fade_end = fade_start + self.fade
+                stretch = slice(done - old_start, fade_start - old_start)
+                yield old_mixture[:, stretch], old[..., stretch]
+                # yield the fade
                 share = (torch.arange(self.fade, device=waves.device) + 0.5) / self.fade  # of the new block
-                fading, coming = old[..., low - begun : high - begun], waves[..., low - start : high - start]
-                yield mixture[:, low - start : high - start], fading + share * (coming - fading)
-                done = high
+                stretch = slice(fade_start - start, fade_end - start)
+                outgoing, incoming = old[..., fade_start - old_start : fade_end - old_start], waves[..., stretch]
+                yield mixture[:, stretch], outgoing + share * (incoming - outgoing)
+                done = fade_end
             if self.permuted and len(self.starts) > 1:
-                self._remember(mixture, waves)
-            before = (start, mixture, waves)
-        if before is not None:
-            begun, mixture, waves = before
-            yield mixture[:, done - begun : self.samples - begun], waves[..., done - begun : self.samples - begun]
+                self._update_anchor(mixture, waves)
+            previous = (start, mixture, waves)
+        # yield the rest of the last block
+        if previous is not None:
+            old_start, mixture, waves = previous
+            stretch = slice(done - old_start, self.samples - old_start)
+            yield mixture[:, stretch], waves[..., stretch]
 
     def _order(self, start: int, old: Tensor, mixture: Tensor, waves: Tensor) -> Tensor:
+        """Return the order (S,) of the sources of a block, from ``old`` (S, C, T), the block before in the overlap."""
+        # by the samples of the overlap in which all sources are active in both blocks
         overlap = waves[..., : old.shape[-1]]
-        both = self._all_active(old) & self._all_active(overlap)
-        order, decided = match(old[..., both], overlap[..., both], self._floor(both.sum()))
-        if decided and int(both.sum()) >= LEAST_SECONDS * self.rate_hz:
+        active = self._all_active(old) & self._all_active(overlap)
+        order, certain = match(old[..., active], overlap[..., active], self._floor(active.sum()))
+        if certain and int(active.sum()) >= LEAST_SECONDS * self.rate_hz:
             return order
+        # a silent block needs no decision
         if float(mixture.double().square().sum()) <= self._floor(waves.shape[-1]) * len(mixture):
-            return torch.arange(len(waves), device=waves.device)  # nothing is to be heard in the whole block
+            return torch.arange(len(waves), device=waves.device)
+        # by the anchor, which costs a run of the network
         if self._anchor is not None:
-            order, decided = self._by_anchor(self._anchor, mixture, waves)
-            if decided:
+            order, certain = self._order_by_anchor(self._anchor, mixture, waves)
+            if certain:
                 return order
-        order, decided = match(old, overlap, self._floor(old.shape[-1]))
-        if not decided:
+        # by the whole overlap, as well as it can
+        order, certain = match(old, overlap, self._floor(old.shape[-1]))
+        if not certain:
             self.undecided.append(start)
         return order
 
-    def _by_anchor(self, anchor: Anchor, mixture: Tensor, waves: Tensor) -> tuple[Tensor, bool]:
-        """Find the order of a block by separating the stretch in which all speak most once more behind the anchor."""
+    def _order_by_anchor(self, anchor: Anchor, mixture: Tensor, waves: Tensor) -> tuple[Tensor, bool]:
+        """Return the order of a block, and whether it is certain, by separating a part of it again after the anchor."""
+        # the part in which the least active source is most active
         length = anchor.waves.shape[-1]
         activity = self._activity(waves)
-        if len(activity) > _AGAIN:
-            begin = int(activity.unfold(0, _AGAIN, 1).sum(-1).argmax()) * self._cell()
-            stretch = slice(begin, begin + _AGAIN * self._cell())
+        if len(activity) > _RERUN_CELLS:
+            begin = int(activity.unfold(0, _RERUN_CELLS, 1).sum(-1).argmax()) * self._cell()
+            stretch = slice(begin, begin + _RERUN_CELLS * self._cell())
             mixture, waves = mixture[:, stretch], waves[..., stretch]
-        glued = self.again(torch.cat([anchor.mixture, mixture], -1))  # (S, C, A + L)
-        first, sure = match(anchor.waves, glued[..., :length], self._floor(length))
-        second, same = match(glued[first][..., length:], waves, self._floor(waves.shape[-1]))
-        return second, sure and same
+        # the network keeps the sources in one order within a single run: match its result with both sides
+        joint = self.rerun(torch.cat([anchor.mixture, mixture], -1))  # (S, C, A + L)
+        order, certain = match(anchor.waves, joint[..., :length], self._floor(length))
+        block_order, block_certain = match(joint[order][..., length:], waves, self._floor(waves.shape[-1]))
+        return block_order, certain and block_certain
 
     def _floor(self, samples: int | Tensor) -> float:
+        """Return the energy below which ``samples`` samples count as silent."""
         return SILENT * self.power * float(samples)
 
     def _cell(self) -> int:
+        """Return the samples of a cell: an eighth of an anchor, in whole hops."""
         return max(1, round(ANCHOR_SECONDS * self.rate_hz / _CELLS / self.hop)) * self.hop
 
     def _activity(self, waves: Tensor) -> Tensor:
@@ -158,14 +183,15 @@ class Stitcher:
         return parts.square().sum((1, 3)).amin(0)  # (cells,)
 
     def _all_active(self, waves: Tensor) -> Tensor:
-        """Tell which samples of ``waves`` (S, C, T) lie in cells in which all sources are as active as in an anchor."""
+        """Return which samples of ``waves`` (S, C, T) are in cells where all sources are as active as in an anchor."""
         active = self._activity(waves) >= max(_AS_GOOD * self._most_active / _CELLS, 1e-30)
         samples = torch.zeros(waves.shape[-1], dtype=torch.bool, device=waves.device)
         samples[: len(active) * self._cell()] = active.repeat_interleave(self._cell())
         return samples
 
-    def _remember(self, mixture: Tensor, waves: Tensor) -> None:
+    def _update_anchor(self, mixture: Tensor, waves: Tensor) -> None:
         """Keep the stretch in which the least active source is most active, if it is not far below the best so far."""
+        # the latest stretch that is good enough rather than the best, so that it is near the blocks to come
         activity = self._activity(waves)
         if len(activity) < _CELLS:
             return

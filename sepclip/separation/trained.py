@@ -1,4 +1,4 @@
-"""A trained run for use from Python."""
+"""The trained separator for use from Python."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -36,11 +36,11 @@ class Separator:
     ) -> "Separator":
         """Load the best weights of a run; the options are those of ``sepclip separate``.
 
-        Raises UserError if the folder is not a run or is damaged, or if the run cannot do what the options ask for.
+        Raises UserError if the folder is not a run or is damaged, or if the run does not support the options.
         """
-        where = resolve_device(device)
-        options = InferenceOptions(misi, channels, masks, resolve_precision(precision, where))
-        return cls(Run.open(Path(run)).separator(where, options), where)
+        torch_device = resolve_device(device)
+        options = InferenceOptions(misi, channels, masks, resolve_precision(precision, torch_device))
+        return cls(Run.open(Path(run)).separator(torch_device, options), torch_device)
 
     @property
     def network(self) -> nn.Module:
@@ -55,14 +55,15 @@ class Separator:
     def separate(self, wave: Wave, rate_hz: int) -> Wave:
         """Separate a wave (T,) or (C, T) in [-1, 1] into waves (S, T) or (S, C, T) of the same rate, length and level.
 
-        Takes and gives a numpy array or a tensor, in float32. Raises UserError for another shape, no samples, NaN or
-        infinity.
+        The wave is a numpy array or a tensor, and the result is the same kind, in float32. Raises UserError if the wave
+        has another shape, no samples, or samples that are NaN or infinite.
         """
-        given = torch.as_tensor(wave, dtype=torch.float32)
-        if given.dim() not in (1, 2) or 0 in given.shape:
-            raise UserError(f"a wave is (T,) or (C, T) with samples, not {tuple(given.shape)}")
-        if not given.isfinite().all():
-            raise UserError("the wave holds NaN or infinite samples")
-        waves = separate_wave(self._separator, given.reshape(-1, given.shape[-1]), rate_hz, self.device)  # (S, C, T)
-        shaped = waves.reshape(-1, *given.shape)
+        samples = torch.as_tensor(wave, dtype=torch.float32)
+        if samples.dim() not in (1, 2) or 0 in samples.shape:
+            raise UserError(f"a wave is (T,) or (C, T) with samples, not {tuple(samples.shape)}")
+        if not samples.isfinite().all():
+            raise UserError("the wave contains NaN or infinite samples")
+        channels = samples.reshape(-1, samples.shape[-1])  # (C, T)
+        waves = separate_wave(self._separator, channels, rate_hz, self.device)  # (S, C, T)
+        shaped = waves.reshape(-1, *samples.shape)  # (S, T) or (S, C, T)
         return shaped.to(wave.device) if isinstance(wave, Tensor) else shaped.numpy()

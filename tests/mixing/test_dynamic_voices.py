@@ -184,7 +184,7 @@ def test_what_cannot_be_varied_is_told(mixtures, scene):
         (["data.speed=[0.9,1.1]"], "data.speed.*add data.dynamic=true, or leave it out"),
         (["data.dynamic=true", "data.speed=[1.1,0.9]"], "data.speed.*the lowest and the highest"),
         (["data.dynamic=true", "data.speed=[0.1,1]"], "data.speed"),
-        (["data.dynamic=true", "data.speed=[0.971,0.979]"], "no whole percent lies between"),
+        (["data.dynamic=true", "data.speed=[0.971,0.979]"], "contains no whole percent"),
         (["data.dynamic=true", "data.noise_snr_db=[1]"], "data.noise_snr_db"),
     ],
 )

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from sepclip.model import recurrence
-from sepclip.model.recurrence import run_apart
+from sepclip.model.recurrence import run_by_lengths
 from tests.processor import NEEDS_BF16
 
 LENGTHS = [30, 7, 1, 29]
@@ -15,7 +15,7 @@ def test_each_item_is_what_it_is_alone(kind, bf16):
     layer = kind(5, 16, batch_first=True, bidirectional=True)
     batch = torch.randn(len(LENGTHS), max(LENGTHS), 5, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        together = run_apart(layer, batch, LENGTHS)
+        together = run_by_lengths(layer, batch, LENGTHS)
         assert together.shape == (4, 30, 32)
         for item, length, given in zip(batch, LENGTHS, together, strict=True):
             alone = layer(item[:length].unsqueeze(0))[0][0]
@@ -25,8 +25,8 @@ def test_each_item_is_what_it_is_alone(kind, bf16):
 def test_packed_sequences_give_the_same(monkeypatch):
     layer = nn.LSTM(5, 16, batch_first=True, bidirectional=True)
     batch = torch.randn(len(LENGTHS), max(LENGTHS), 5)
-    ours = run_apart(layer, batch, LENGTHS)
-    monkeypatch.setattr(recurrence, "_packs", lambda batch: True)  # as on a GPU
-    packed = run_apart(layer, batch, LENGTHS)
+    ours = run_by_lengths(layer, batch, LENGTHS)
+    monkeypatch.setattr(recurrence, "_uses_packed_sequences", lambda batch: True)  # as on a GPU
+    packed = run_by_lengths(layer, batch, LENGTHS)
     for length, one, other in zip(LENGTHS, ours, packed, strict=True):
         torch.testing.assert_close(one[:length], other[:length], rtol=0, atol=1e-6)

@@ -269,7 +269,7 @@ def test_an_empty_stdin_is_told(tiny_run: Path, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert_told(done, "nothing came on stdin")
+    assert_told(done, "stdin is empty")
     assert list((tmp_path / "out").iterdir()) == []
 
 

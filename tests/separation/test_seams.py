@@ -99,7 +99,7 @@ class Oracle(BlockSeparator):
 
     count = 2.0**-60  # of a sample, in the second channel
 
-    def finish(self, block, view, encoded):  # type: ignore[no-untyped-def]
+    def finish(self, block, conditions, encoded):  # type: ignore[no-untyped-def]
         true = self.true[:, (block[1] / self.count).round().long()]  # (S, L)
         spectra = self.stft.forward(true)
         masks = spectra.abs() / spectra.abs().sum(0).clamp_min(1e-9)  # (S, N, F)

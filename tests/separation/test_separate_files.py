@@ -147,9 +147,9 @@ def test_results_of_older_weights_or_another_file_are_replaced_on_demand_alone(s
     assert separate_files(separator, [path], out, device=device).written
     assert separate_files(separator, [path], out, device=device).kept
     before = (out / "in_s2.wav").stat().st_mtime
-    for made_after in (before + 10, 0.0):
-        result = separate_files(separator, [path], out, device=device, made_after=made_after)
-        assert "--overwrite makes it anew" in result.failed[path]
+    for weights_time in (before + 10, 0.0):
+        result = separate_files(separator, [path], out, device=device, weights_time=weights_time)
+        assert "--overwrite replaces it" in result.failed[path]
         assert (out / "in_s2.wav").stat().st_mtime == before
         os.utime(path, (before + 10, before + 10))
     assert separate_files(separator, [path], out, device=device, options=Options(overwrite=True)).written
@@ -165,9 +165,11 @@ def test_results_of_another_file_or_made_otherwise_are_not_taken_for_its_own(sep
         soundfile.write(path, speech(), RATE)
         os.utime(path, (1, 1 + (path == second)))  # of one length, and older than all results
 
-    def again(path: Path, *, overwrite: bool = False, **how: object):
+    def again(path: Path, *, overwrite: bool = False, **provenance: object):
         options = Options(overwrite=overwrite)
-        return separate_files(separator, [path], out, device=torch.device("cpu"), how=how, options=options)
+        return separate_files(
+            separator, [path], out, device=torch.device("cpu"), provenance=provenance, options=options
+        )
 
     assert again(first, run="runs/a", misi=0).written
     assert again(first, run="runs/a", misi=0).kept
@@ -179,7 +181,7 @@ def test_results_of_another_file_or_made_otherwise_are_not_taken_for_its_own(sep
     ):
         (told,) = refused.failed.values()
         assert words in told
-        assert "--overwrite makes it anew, another --out keeps both" in told
+        assert "--overwrite replaces it, another --out keeps both" in told
     assert (out / "in_s1.wav").stat().st_mtime_ns == before
     first.rename(tmp_path / "in.wav")  # the same file elsewhere
     assert again(tmp_path / "in.wav", run="runs/a", misi=0).kept
@@ -195,7 +197,7 @@ def test_an_input_is_never_written_over(separator, tmp_path: Path) -> None:
         soundfile.write(tmp_path / name, speech(0.5), RATE)
     before = (tmp_path / "a_s1.wav").read_bytes()
     inputs = [tmp_path / "a.wav", tmp_path / "a_s1.wav"]
-    with pytest.raises(UserError, match="would be written over it"):
+    with pytest.raises(UserError, match="would overwrite"):
         separate_files(separator, inputs, tmp_path, device=torch.device("cpu"))
     assert (tmp_path / "a_s1.wav").read_bytes() == before
 

@@ -15,7 +15,7 @@ def blocks_over(samples):
     return Blocks.over(samples, LENGTH, OVERLAP, rate_hz=1, hop=HOP)
 
 
-def joined(true, *, permute=True, again=None, seed=0):
+def joined(true, *, permute=True, rerun=None, seed=0):
     """Cut true sources (S, C, T) into blocks, permute each at random, and join them."""
     samples = true.shape[-1]
     starts, length = blocks_over(samples).starts, blocks_over(samples).length
@@ -37,7 +37,7 @@ def joined(true, *, permute=True, again=None, seed=0):
         fade=OVERLAP // 4,
         power=float(true.sum(0).square().mean()),
         permuted=True,
-        again=again or (lambda block: pytest.fail("separated once more without need")),
+        rerun=rerun or (lambda block: pytest.fail("separated once more without need")),
     )
     mixture, waves = (torch.cat(parts, -1) for parts in zip(*stitcher.join(blocks()), strict=True))
     assert torch.equal(mixture, true.sum(0))
@@ -64,7 +64,7 @@ def test_one_voice_in_the_overlap_decides_where_nothing_better_does():
     true = voices(2, 10 * LENGTH)
     for start in blocks_over(true.shape[-1]).starts[1:]:
         true[1, :, start - 2 : start + LENGTH // 2] = 0  # silent in every overlap
-    waves, stitcher = joined(true, again=lambda block: torch.stack([block, block]) / 2)  # tells nothing
+    waves, stitcher = joined(true, rerun=lambda block: torch.stack([block, block]) / 2)  # tells nothing
     assert_put_back(waves, true)
     assert stitcher.undecided == []
 
@@ -82,25 +82,25 @@ def test_pauses_are_bridged_by_the_last_stretch_in_which_all_spoke(seed):
     for start in starts[2::2]:
         mixture[:, start - 1 : start + 2 * OVERLAP] = 0  # nobody speaks in the overlap
     true = torch.stack([mixture.clamp_min(0), mixture.clamp_max(0)])
-    again = []
-    waves, stitcher = joined(true, again=lambda block: again.append(block) or by_sign(block), seed=seed)
+    reruns = []
+    waves, stitcher = joined(true, rerun=lambda block: reruns.append(block) or by_sign(block), seed=seed)
     assert_put_back(waves, true)
     assert stitcher.undecided == []
-    assert len(again) == len(starts[2::2])
+    assert len(reruns) == len(starts[2::2])
 
 
 def test_what_cannot_be_told_is_counted():
     true = voices(2, 5 * LENGTH)
     starts = blocks_over(true.shape[-1]).starts
     true[..., starts[2] - 1 : starts[2] + OVERLAP + 1] = 0
-    _, stitcher = joined(true, again=lambda block: torch.stack([block, block]) / 2)  # a separator that tells nothing
+    _, stitcher = joined(true, rerun=lambda block: torch.stack([block, block]) / 2)  # a separator that tells nothing
     assert stitcher.undecided == [starts[2]]
 
 
 def test_silence_needs_no_decision():
     true = voices(2, 8 * LENGTH)
     true[..., 2 * LENGTH :] = 0
-    waves, stitcher = joined(true, again=lambda block: torch.stack([block, 0 * block]))
+    waves, stitcher = joined(true, rerun=lambda block: torch.stack([block, 0 * block]))
     assert stitcher.undecided == []
     assert_put_back(waves, true)
 

@@ -8,7 +8,7 @@ from sepclip.audio.resample import resample
 from sepclip.model.inference import BlockSeparator, InferenceOptions
 from sepclip.model.network_base import MaskNetwork, WaveNetwork
 from sepclip.separation.recording import WaveRecording
-from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, scaled, see_together, separate_wave
+from sepclip.separation.stream import FITTED_FRAMES, SeparatedStream, batches, encode_together, scale, separate_wave
 from tests.conftest import SPEECH
 from tests.model.build import build_block_separator as separator
 
@@ -131,12 +131,12 @@ def test_short_recordings_are_what_they_are_alone(loss, channels, speech, monkey
     encode = made.model.network.encode
     monkeypatch.setattr(made.model.network, "encode", lambda *given: calls.append(len(given[0])) or encode(*given))
     streams = [SeparatedStream(made, WaveRecording(wave, RATE), CPU) for wave in waves]
-    assert all(stream.short for stream in streams)
-    see_together(streams)
+    assert all(stream.is_short for stream in streams)
+    encode_together(streams)
     assert calls == [5 if channels == "mid" else 7]  # an empty sound has no block; two channels are three items
     for stream, wanted in zip(streams, alone, strict=True):
         got = torch.cat([torch.zeros_like(wanted[..., :0]), *stream.chunks()], -1)
-        torch.testing.assert_close(scaled(got, stream.factors), wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(scale(got, stream.factors), wanted, rtol=0, atol=1e-5)
     assert len(calls) == 1
 
 
