@@ -63,7 +63,7 @@ class Stft(_Section):
     def _check_hop(cls, hop: float, info: Any) -> float:
         window = info.data.get("window_seconds", 0)
         if round(window / hop) < 2:
-            raise ValueError(f"must be at most half of window_seconds ({window:g})")
+            raise ValueError(f"must fit into window_seconds ({window:g}) at least twice")
         return hop
 
     @field_validator("hop_length")

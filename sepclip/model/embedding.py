@@ -71,7 +71,7 @@ def _pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 class _UnitEmbedding(Function):
-    """u = s / |s| for the activated vectors s."""
+    """Normalisation of the activated vectors s: u = s / |s|."""
 
     @staticmethod
     def forward(ctx: Any, raw: Tensor, activation: EmbeddingActivation) -> Tensor:

@@ -87,7 +87,7 @@ class BlockSeparator:
 
     @property
     def masks_from(self) -> MaskSource:
-        """Where the masks come from, as in the options; it is ``network`` for a network that returns waves."""
+        """The source of the masks, as in the options; it is ``network`` for a network that returns waves."""
         return self.kmeans.masks if self.clusters else "network"
 
     def clusters_by(self) -> dict[str, object] | None:

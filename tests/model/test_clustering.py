@@ -24,14 +24,14 @@ every_setting = pytest.mark.parametrize("settings", EVERY, ids=str)
 
 def clouds(centres, each, spread=0.02, seed=0):
     """Return points (P, E) close round ``centres`` (S, E), in mixed order, and the number of each one's centre."""
-    chance = torch.Generator().manual_seed(seed)
-    owner = torch.arange(len(centres)).repeat(each)[torch.randperm(each * len(centres), generator=chance)]
-    return centres[owner] + spread * torch.randn(len(owner), centres.shape[1], generator=chance), owner
+    generator = torch.Generator().manual_seed(seed)
+    owner = torch.arange(len(centres)).repeat(each)[torch.randperm(each * len(centres), generator=generator)]
+    return centres[owner] + spread * torch.randn(len(owner), centres.shape[1], generator=generator), owner
 
 
 @pytest.mark.parametrize("sources", [2, 3, 5])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_well_separated_clouds_are_found(sources, seed):
+def test_kmeans_finds_well_separated_clouds(sources, seed):
     centres = torch.eye(20)[:sources]
     points, _ = clouds(centres, 200, seed=seed)
     distance = torch.cdist(kmeans(points, sources, seed), centres)
@@ -46,7 +46,7 @@ def test_centroids_are_the_means_of_their_points():
     torch.testing.assert_close(torch.stack([points[nearest == i].mean(0) for i in range(4)]), centroids)
 
 
-def test_the_best_of_several_starts_is_taken():
+def test_kmeans_uses_the_best_of_several_starts():
     points = torch.rand(300, 6, generator=torch.Generator().manual_seed(0))  # no clusters: starts matter
 
     def inertias(restarts):
@@ -59,7 +59,7 @@ def test_the_best_of_several_starts_is_taken():
     assert max(several) < max(one)
 
 
-def test_the_seed_decides_and_no_other_randomness():
+def test_centroids_depend_only_on_points_and_seed():
     points = torch.rand(300, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
     first = kmeans(points, 5, seed=3)
@@ -69,14 +69,14 @@ def test_the_seed_decides_and_no_other_randomness():
     assert not torch.equal(kmeans(points, 5, seed=4), first)
 
 
-def test_more_points_than_are_looked_at():
+def test_kmeans_clusters_more_points_than_its_sample():
     points, owner = clouds(torch.eye(3)[:2], MOST_POINTS)
     nearest = torch.cdist(points, kmeans(points, 2)).argmin(1)
     assert (nearest == owner).all() or (nearest == 1 - owner).all()
 
 
 @pytest.mark.parametrize("points", [1, 2, 7])
-def test_points_that_are_all_one_do_no_harm(points):
+def test_identical_points_give_identical_centroids(points):
     assert torch.equal(kmeans(torch.ones(points, 3), 3), torch.ones(3, 3))
 
 
@@ -105,17 +105,17 @@ def test_quiet_bins_do_not_shape_the_clusters_but_get_their_mask():
     assert loud[60:].unique().numel() == 1
 
 
-def test_silence_is_clustered_without_harm():
+def test_masks_of_silence_add_up_to_one():
     embeddings = torch.rand(1, 4, 5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(cluster_masks(embeddings, torch.zeros(1, 4, 5), 2).sum(1), torch.ones(1, 4, 5))
 
 
 @pytest.mark.filterwarnings("error")
-def test_embeddings_in_training_are_clustered_too():
+def test_embeddings_with_a_gradient_are_clustered_without_one():
     embeddings = torch.rand(1, 4, 5, 3, generator=torch.Generator().manual_seed(0))
-    want = cluster_masks(embeddings, torch.ones(1, 4, 5), 2)
+    expected = cluster_masks(embeddings, torch.ones(1, 4, 5), 2)
     masks = cluster_masks(embeddings.requires_grad_(), torch.ones(1, 4, 5), 2)
-    assert torch.equal(masks, want)
+    assert torch.equal(masks, expected)
     assert not masks.requires_grad
 
 
@@ -126,7 +126,7 @@ def utterance(sources=2, each=300, seed=0, spread=0.05):
     return points.reshape(1, 10, -1, 6), level.reshape(1, 10, -1), owner
 
 
-def matched(masks, reference):
+def match_order(masks, reference):
     """Return ``masks`` (S, N F) in the order of the sources of ``reference`` (S, N F)."""
     return masks[(reference @ masks.T).argmax(1)]
 
@@ -148,33 +148,33 @@ def dense_soft_masks(embeddings, magnitude, owner, sources):
 
 @pytest.mark.parametrize("sources", [2, 3])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_soft_masks_of_the_loudest_are_nussls(sources, seed):
+def test_soft_masks_of_the_loudest_equal_those_of_nussl(sources, seed):
     embeddings, magnitude, owner = utterance(sources, seed=seed)
-    want = dense_soft_masks(embeddings, magnitude, owner, sources)
-    found = cluster_masks(embeddings, magnitude, sources, settings=NUSSL)[0].flatten(1).double()
-    torch.testing.assert_close(matched(found, want), want, rtol=1e-5, atol=1e-6)
+    expected = dense_soft_masks(embeddings, magnitude, owner, sources)
+    result = cluster_masks(embeddings, magnitude, sources, settings=NUSSL)[0].flatten(1).double()
+    torch.testing.assert_close(match_order(result, expected), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("count", [1, 2, 9, 10, 11, 100, 101, 1234])
-def test_the_loudest_are_those_from_the_90th_percentile_on(count):
-    chance = np.random.default_rng(count)
-    for level in (chance.random(count), chance.integers(0, 4, count).astype(float), np.zeros(count)):
-        found = _active(torch.from_numpy(level), "loudest").numpy()
-        assert np.array_equal(found, level >= np.percentile(level, 90))
+def test_loudest_bins_begin_at_the_90th_percentile(count):
+    generator = np.random.default_rng(count)
+    for level in (generator.random(count), generator.integers(0, 4, count).astype(float), np.zeros(count)):
+        result = _active(torch.from_numpy(level), "loudest").numpy()
+        assert np.array_equal(result, level >= np.percentile(level, 90))
 
 
 @every_setting
-def test_masks_add_up_to_one_and_point_to_the_nearest(settings):
+def test_masks_add_up_to_one_and_are_largest_for_the_nearest(settings):
     embeddings, magnitude, owner = utterance(3)
     masks = cluster_masks(embeddings, magnitude, 3, settings=settings)[0].flatten(1)
     torch.testing.assert_close(masks.sum(0), torch.ones(len(owner)))
-    true = torch.nn.functional.one_hot(owner).T.float()
-    assert torch.equal(matched(masks, true).argmax(0), owner)
+    truth = torch.nn.functional.one_hot(owner).T.float()
+    assert torch.equal(match_order(masks, truth).argmax(0), owner)
     assert masks.unique().numel() == 2 if settings.masks == "binary" else (masks > 0).all() and (masks < 1).all()
 
 
 @every_setting
-def test_the_order_of_the_bins_does_not_matter(settings):
+def test_masks_do_not_depend_on_the_order_of_the_bins(settings):
     embeddings, magnitude, _ = utterance()
     order = torch.randperm(magnitude.numel(), generator=torch.Generator().manual_seed(1))
     masks = cluster_masks(embeddings, magnitude, 2, settings=settings)[0].flatten(1)
@@ -184,11 +184,11 @@ def test_the_order_of_the_bins_does_not_matter(settings):
         2,
         settings=settings,
     )[0].flatten(1)
-    torch.testing.assert_close(matched(shuffled, masks[:, order]), masks[:, order], rtol=0, atol=1e-6)
+    torch.testing.assert_close(match_order(shuffled, masks[:, order]), masks[:, order], rtol=0, atol=1e-6)
 
 
 @every_setting
-def test_the_level_of_the_mixture_does_not_matter(settings):
+def test_masks_do_not_depend_on_the_level_of_the_mixture(settings):
     embeddings, magnitude, _ = utterance()
     masks = cluster_masks(embeddings, magnitude, 2, settings=settings)
     for gain in (2.0**-12, 1e3):
@@ -203,35 +203,35 @@ def test_binary_masks_do_not_depend_on_the_scale_of_the_embeddings():
 
 
 @every_setting
-def test_silence_gives_masks_all_the_same(settings):
+def test_masks_of_silence_are_finite_with_every_setting(settings):
     embeddings = torch.rand(1, 4, 5, 3, generator=torch.Generator().manual_seed(0))
     masks = cluster_masks(embeddings, torch.zeros(1, 4, 5), 2, settings=settings)
     assert masks.isfinite().all()
     torch.testing.assert_close(masks.sum(1), torch.ones(1, 4, 5))
 
 
-def test_embeddings_that_are_all_one_are_shared_alike():
+def test_identical_embeddings_have_equal_shares():
     masks = cluster_masks(torch.full((1, 4, 5, 3), 0.3), torch.rand(1, 4, 5), 2, settings=NUSSL)
     torch.testing.assert_close(masks, torch.full((1, 2, 4, 5), 0.5), rtol=0, atol=1e-5)
 
 
 @every_setting
 @pytest.mark.parametrize("bins", [1, 2, 3])
-def test_more_sources_than_bins(settings, bins):
+def test_masks_are_given_for_more_sources_than_bins(settings, bins):
     masks = cluster_masks(torch.eye(3)[:bins].reshape(1, 1, bins, 3), torch.ones(1, 1, bins), 3, settings=settings)
     assert masks.shape == (1, 3, 1, bins)
     torch.testing.assert_close(masks.sum(1), torch.ones(1, 1, bins))
 
 
 @every_setting
-def test_each_mixture_of_a_batch_is_clustered_by_itself(settings):
+def test_each_mixture_of_a_batch_has_its_own_clusters(settings):
     one, other = utterance(seed=0), utterance(seed=1)
     both = cluster_masks(torch.cat([one[0], other[0]]), torch.cat([one[1], other[1]]), 2, settings=settings)
     for index, (embeddings, magnitude, _) in enumerate((one, other)):
         assert torch.equal(both[index], cluster_masks(embeddings, magnitude, 2, settings=settings)[0])
 
 
-def test_clusters_far_from_zero_are_told_apart():
+def test_kmeans_separates_clusters_far_from_zero():
     points, owner = clouds(torch.eye(6)[:3], 100)
     nearest = torch.cdist(points.double() + 1000, kmeans(points + 1000, 3).double()).argmin(1)
     assert all(nearest[owner == index].unique().numel() == 1 for index in range(3))

@@ -23,22 +23,22 @@ def rows(request, monkeypatch):
 def test_unit_embedding_is_activation_and_normalisation_with_their_gradient(activation):
     raw = (3 * random(2, 3, 5, 4)).requires_grad_()
     towards = random(2, 3, 5, 4, seed=1)
-    want = F.normalize(PLAIN[activation](raw), dim=-1)
-    got = unit_embedding(raw, activation)
-    torch.testing.assert_close(got, want)
-    gradients = [torch.autograd.grad((x * towards).sum(), raw)[0] for x in (got, want)]
+    expected = F.normalize(PLAIN[activation](raw), dim=-1)
+    result = unit_embedding(raw, activation)
+    torch.testing.assert_close(result, expected)
+    gradients = [torch.autograd.grad((x * towards).sum(), raw)[0] for x in (result, expected)]
     torch.testing.assert_close(*gradients)
     assert torch.autograd.gradcheck(lambda x: unit_embedding(x, activation), (raw,))
 
 
 @every_activation
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_vectors_are_exact_whatever_the_layer_computes_in(activation, kind):
+def test_vectors_are_float32_whatever_the_precision_of_the_layer(activation, kind):
     raw = random(1, 3, 5, 20).to(kind).requires_grad_()
-    got = unit_embedding(raw, activation)
-    assert got.dtype == (torch.float64 if kind == torch.float64 else torch.float32)
-    torch.testing.assert_close(got, F.normalize(PLAIN[activation](raw.detach().to(got.dtype)), dim=-1))
-    got.square().sum().backward()
+    result = unit_embedding(raw, activation)
+    assert result.dtype == (torch.float64 if kind == torch.float64 else torch.float32)
+    torch.testing.assert_close(result, F.normalize(PLAIN[activation](raw.detach().to(result.dtype)), dim=-1))
+    result.square().sum().backward()
     assert raw.grad.dtype == kind
     assert raw.grad.abs().max() < 1e-6  # the norm is one whatever the layer gives
 
@@ -46,9 +46,9 @@ def test_vectors_are_exact_whatever_the_layer_computes_in(activation, kind):
 @every_activation
 def test_zeros_and_extremes_have_finite_gradients(activation):
     raw = torch.tensor([[[[0.0, 0, 0], [1e4, -1e4, 0], [-200, -200, -200]]]], requires_grad=True)
-    got = unit_embedding(raw, activation)
-    assert got.isfinite().all()
-    got.sum().backward()
+    result = unit_embedding(raw, activation)
+    assert result.isfinite().all()
+    result.sum().backward()
     assert raw.grad.isfinite().all()
 
 
@@ -61,15 +61,15 @@ def products_by_definition(raw, labels, weights, activation):
 
 @every_activation
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_products_and_their_gradient_are_those_of_the_definition(activation, kind):
+def test_products_and_gradient_equal_their_definition(activation, kind):
     raw, labels = (2 * random(3, 15, 4)).to(kind).requires_grad_(), random(3, 2, 15, seed=1).to(kind)
     weights = random(3, 15, seed=2).square().to(kind)
     weights[:, ::4] = 0
     towards = random(3, 4, 4, seed=3).to(kind), random(3, 2, 4, seed=4).to(kind)
-    got = weighted_products(raw, labels, weights, activation)
-    want = products_by_definition(raw, labels, weights, activation)
-    torch.testing.assert_close(got, want)
-    gradients = [torch.autograd.grad(one, raw, towards)[0] for one in (got, want)]
+    result = weighted_products(raw, labels, weights, activation)
+    expected = products_by_definition(raw, labels, weights, activation)
+    torch.testing.assert_close(result, expected)
+    gradients = [torch.autograd.grad(one, raw, towards)[0] for one in (result, expected)]
     torch.testing.assert_close(*gradients)
     assert gradients[0].abs().amax((0, 2))[::4].eq(0).all()  # bins without weight
     if kind == torch.float64:
@@ -78,17 +78,17 @@ def test_products_and_their_gradient_are_those_of_the_definition(activation, kin
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
-def test_products_are_exact_whatever_the_layer_computes_in(kind):
+def test_products_are_float32_whatever_the_precision_of_the_layer(kind):
     raw, labels = random(2, 300, 20).to(kind).requires_grad_(), (random(2, 2, 300, seed=1) > 0).float()
     weights = random(2, 300, seed=2).square().float()
-    got = weighted_products(raw, labels, weights, "sigmoid")
+    result = weighted_products(raw, labels, weights, "sigmoid")
     exact = raw.detach().double().requires_grad_()
-    want = products_by_definition(exact, labels.double(), weights.double(), "sigmoid")
+    expected = products_by_definition(exact, labels.double(), weights.double(), "sigmoid")
     towards = random(2, 20, 20, seed=3), random(2, 2, 20, seed=4)
-    torch.testing.assert_close([x.double() for x in got], list(want), rtol=1e-5, atol=1e-4)
-    assert {x.dtype for x in got} == {torch.float32}
-    torch.autograd.backward(got, [x.float() for x in towards])
-    torch.autograd.backward(want, towards)
+    torch.testing.assert_close([x.double() for x in result], list(expected), rtol=1e-5, atol=1e-4)
+    assert {x.dtype for x in result} == {torch.float32}
+    torch.autograd.backward(result, [x.float() for x in towards])
+    torch.autograd.backward(expected, towards)
     assert raw.grad.dtype == kind
     torch.testing.assert_close(raw.grad.double(), exact.grad, rtol=2 * torch.finfo(kind).eps, atol=1e-4)
 
@@ -96,22 +96,22 @@ def test_products_are_exact_whatever_the_layer_computes_in(kind):
 def test_products_of_zeros_and_extremes_have_finite_gradients():
     raw = torch.tensor([[[0.0, 0, 0], [1e4, -1e4, 0], [-200, -200, -200]]])
     for activation in PLAIN:
-        given = raw.clone().requires_grad_()
-        found = weighted_products(given, torch.ones(1, 2, 3), torch.ones(1, 3), activation)
-        assert all(x.isfinite().all() for x in found)
-        sum(x.sum() for x in found).backward()
-        assert given.grad.isfinite().all()
+        values = raw.clone().requires_grad_()
+        result = weighted_products(values, torch.ones(1, 2, 3), torch.ones(1, 3), activation)
+        assert all(x.isfinite().all() for x in result)
+        sum(x.sum() for x in result).backward()
+        assert values.grad.isfinite().all()
 
 
-def test_a_raw_embedding_gives_the_vectors_and_their_products():
-    given = RawEmbedding(random(2, 3, 5, 4), "tanh")
+def test_raw_embedding_returns_vectors_and_products():
+    layer_output = RawEmbedding(random(2, 3, 5, 4), "tanh")
     labels, weights = random(2, 2, 15, seed=1), random(2, 15, seed=2).square()
-    torch.testing.assert_close(given.unit(), F.normalize(given.raw.tanh(), dim=-1))
-    want = products_by_definition(given.raw.flatten(1, 2), labels, weights, "tanh")
-    torch.testing.assert_close(given.products(labels, weights), want)
+    torch.testing.assert_close(layer_output.unit(), F.normalize(layer_output.raw.tanh(), dim=-1))
+    expected = products_by_definition(layer_output.raw.flatten(1, 2), labels, weights, "tanh")
+    torch.testing.assert_close(layer_output.products(labels, weights), expected)
 
 
-def test_second_derivatives_are_refused_and_not_wrong():
+def test_second_derivatives_raise():
     raw = random(1, 2, 3, 4).requires_grad_()
     (first,) = torch.autograd.grad(unit_embedding(raw, "tanh").pow(3).sum(), raw, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

@@ -20,7 +20,7 @@ def noise(channels, samples):
 
 
 @pytest.mark.parametrize("samples", [0, 1, 999, 1000])
-def test_a_sound_of_one_block_is_one(samples):
+def test_short_sound_is_a_single_block(samples):
     assert Blocks.over(samples, 10, 2, rate_hz=100, hop=8).starts == [0]
 
 
@@ -41,7 +41,7 @@ def test_blocks_cover_a_sound_and_overlap(samples):
 
 @pytest.mark.parametrize("lengths", [(1,), (7, 300), (1000,), (100000,)])
 @pytest.mark.parametrize("samples", [1, 50, 100, 101, 160, 777])
-def test_a_stream_is_cut_where_the_blocks_lie(lengths, samples):
+def test_stream_is_cut_at_the_starts_of_the_blocks(lengths, samples):
     wave = noise(2, samples)
     blocks = Blocks.over(samples, 100, 20, rate_hz=1, hop=4)
     cut = list(cut_blocks(pieces(wave, *lengths), blocks))
@@ -55,7 +55,7 @@ def test_a_stream_is_cut_where_the_blocks_lie(lengths, samples):
     ("from_hz", "to_hz"), [(8000, 8000), (16000, 8000), (8000, 16000), (44100, 8000), (8000, 44100), (11025, 8000)]
 )
 @pytest.mark.parametrize("lengths", [(1,), (313, 5000), (100000,)])
-def test_a_stream_is_resampled_like_the_whole(from_hz, to_hz, lengths):
+def test_resampled_stream_equals_the_resampled_whole(from_hz, to_hz, lengths):
     wave = noise(2, 3000 if lengths == (1,) else 20011)
     whole = resample(wave, from_hz, to_hz)
     streamed = torch.cat(list(resample_stream(pieces(wave, *lengths), from_hz, to_hz)), -1)
@@ -63,7 +63,7 @@ def test_a_stream_is_resampled_like_the_whole(from_hz, to_hz, lengths):
     torch.testing.assert_close(streamed, whole, rtol=0, atol=1e-5)
 
 
-def test_a_stream_is_resampled_without_being_held():
+def test_resampling_a_stream_keeps_little_in_memory():
     long = (torch.zeros(1, 44100) for _ in range(100))
     most = max(piece.shape[-1] for piece in resample_stream(long, 44100, 8000))
     assert most < 3 * 8000

@@ -22,7 +22,7 @@ RATE = 8000
 
 @pytest.fixture
 def separate(tiny_run: Path, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Return the command, run in this process: its exit code and what it said on stderr."""
+    """Return the command, run in this process: its exit code and what it message on stderr."""
 
     def run(*arguments: object) -> tuple[int, str]:
         with pytest.raises(SystemExit) as exit_code:
@@ -63,17 +63,17 @@ def test_parts_and_residual_add_up_to_the_mixture(stored, format_name, subtype, 
     assert soundfile.info(tmp_path / "out" / f"in_s1.{format_name}").subtype == (
         subtype or ("PCM_16" if format_name == "flac" else stored)
     )
-    assert np.abs(parts[f"in_residual.{format_name}"]).max() > 0  # or the test tells nothing
+    assert np.abs(parts[f"in_residual.{format_name}"]).max() > 0  # or the test would be empty
     original = soundfile.read(tmp_path / "in.wav")[0]
     assert np.abs(sum(parts.values()) - original).max() <= step
 
 
-def test_what_lies_above_the_rate_of_the_network_is_in_the_residual(separate, tmp_path: Path) -> None:
+def test_residual_has_the_band_above_the_rate_of_the_network(separate, tmp_path: Path) -> None:
     tone = 0.1 * np.sin(2 * np.pi * 10000 * np.arange(44100) / 44100)
     soundfile.write(tmp_path / "in.wav", tone, 44100, subtype="FLOAT")
     assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--residual")[0] == 0
     parts = written(tmp_path / "out")
-    inner = slice(4410, -4410)  # the tone's ends are no tone
+    inner = slice(4410, -4410)  # without the ends of the tone
     np.testing.assert_allclose(parts["in_residual.wav"][inner, 0], tone[inner], atol=1e-5)
     assert np.abs(parts["in_s1.wav"][inner]).max() < 1e-5
 
@@ -86,13 +86,13 @@ def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from sepclip.model.networks import Blstm
 
     values = torch.tensor([1.5, 0.1]).reshape(1, 2, 1, 1)
-    monkeypatch.setattr(Blstm, "decode", lambda self, h, heads: {"mask": values.expand(1, 2, h.shape[1], self.bins)})
+    monkeypatch.setattr(Blstm, "decode", lambda self, encoded, _: values.expand(1, 2, encoded.shape[1], self.bins))
     soundfile.write(tmp_path / "in.wav", speech(peak=0.9), RATE)
     return tmp_path / "in.wav"
 
 
 @pytest.mark.parametrize(
-    ("options", "subtype", "peak", "said"),
+    ("options", "subtype", "peak", "message"),
     [
         (["--overload", "float"], "FLOAT", 1.35, "written as 32-bit float"),
         (["--overload", "rescale"], "PCM_16", 1.0, "0.741 times as loud"),
@@ -101,16 +101,16 @@ def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--subtype", "FLOAT", "--overload", "clamp"], "FLOAT", 1.35, None),
     ],
 )
-def test_too_loud_estimates_are_treated_as_asked_and_told(options, subtype, peak, said, loud, separate) -> None:
-    code, told = separate(loud, "--out", loud.parent / "out", *options)
+def test_overload_option_decides_about_loud_estimates(options, subtype, peak, message, loud, separate) -> None:
+    code, stderr = separate(loud, "--out", loud.parent / "out", *options)
     assert code == 0
-    assert (said in told) if said else (told == "")
+    assert (message in stderr) if message else (stderr == "")
     path = next((loud.parent / "out").glob("in_s1.*"))
     assert soundfile.info(path).subtype == subtype
     wave = soundfile.read(path)[0]
     assert np.abs(wave).max() == pytest.approx(peak, abs=1e-3)
     true = 1.5 * speech(peak=0.9)
-    expected = np.clip(true, -1, 1) if "clamped" in (said or "") else true * (peak / 1.35)
+    expected = np.clip(true, -1, 1) if "clamped" in (message or "") else true * (peak / 1.35)
     np.testing.assert_allclose(wave, expected, atol=1e-3)
 
 
@@ -121,20 +121,18 @@ def test_rescaled_parts_and_residual_add_up_to_the_rescaled_mixture(loud, separa
     np.testing.assert_allclose(sum(parts.values())[:, 0], soundfile.read(loud)[0] / 1.35, atol=2**-15 * 1.5)
 
 
-def test_a_residual_beyond_full_scale_is_told(loud, separate, monkeypatch) -> None:
+def test_residual_beyond_full_scale_is_reported(loud, separate, monkeypatch) -> None:
     import torch
 
     from sepclip.model.networks import Blstm
 
-    monkeypatch.setattr(
-        Blstm, "decode", lambda self, h, heads: {"mask": torch.full((1, 2, h.shape[1], self.bins), 1.5)}
-    )
-    code, told = separate(loud, "--out", loud.parent / "out", "--residual", "--overload", "clamp")
+    monkeypatch.setattr(Blstm, "decode", lambda self, encoded, _: torch.full((1, 2, encoded.shape[1], self.bins), 1.5))
+    code, stderr = separate(loud, "--out", loud.parent / "out", "--residual", "--overload", "clamp")
     assert code == 0
-    assert "the residual exceeds full scale" in told
+    assert "the residual exceeds full scale" in stderr
 
 
-def test_clipping_comes_through_as_it_is(separate, tmp_path: Path) -> None:
+def test_clipped_input_is_separated_without_change(separate, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", np.clip(speech(peak=3), -1, 1), RATE)
     assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--residual", "--overload", "clamp")[0] == 0
     assert (
@@ -142,35 +140,35 @@ def test_clipping_comes_through_as_it_is(separate, tmp_path: Path) -> None:
     )
 
 
-def test_flac_cannot_hold_nothing(separate, tmp_path: Path) -> None:
+def test_empty_file_cannot_be_written_as_flac(separate, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", np.zeros(0), RATE)
-    code, told = separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--format", "flac")
+    code, stderr = separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--format", "flac")
     assert code == 1
-    assert "0 samples" in told
+    assert "0 samples" in stderr
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize(
     ("samples", "format_name"), [(0, "wav"), (0, "ogg"), (1, "wav"), (1, "flac"), (1, "ogg"), (100, "ogg")]
 )
-def test_next_to_nothing_is_written_in_every_format(samples, format_name, separate, tmp_path: Path) -> None:
+def test_very_short_files_are_written_in_every_format(samples, format_name, separate, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", np.full(samples, 0.1), RATE)
     assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--format", format_name)[0] == 0
     for name in ("s1", "s2"):
         assert soundfile.info(tmp_path / "out" / f"in_{name}.{format_name}").frames == samples
 
 
-def test_names_follow_the_template_and_trees_stay(separate, tmp_path: Path) -> None:
+def test_names_follow_the_template_and_trees_are_kept(separate, tmp_path: Path) -> None:
     for name in ("a/x.wav", "b/x.wav"):
         (tmp_path / "in" / name).parent.mkdir(parents=True)
         soundfile.write(tmp_path / "in" / name, speech(0.5), RATE)
     assert separate(tmp_path / "in", "--out", tmp_path / "out", "--name", "{source}/{name}-voice")[0] == 0
-    made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.wav"))
-    assert made == ["a/s1/x-voice.wav", "a/s2/x-voice.wav", "b/s1/x-voice.wav", "b/s2/x-voice.wav"]
+    results = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.wav"))
+    assert results == ["a/s1/x-voice.wav", "a/s2/x-voice.wav", "b/s1/x-voice.wav", "b/s2/x-voice.wav"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--name", "{name}"], "{source}"),
         (["--name", "{nme}_{source}"], "{name}"),
@@ -185,38 +183,38 @@ def test_names_follow_the_template_and_trees_stay(separate, tmp_path: Path) -> N
         (["--precision", "fp16"], "'auto', 'fp32', 'bf16'"),
     ],
 )
-def test_options_that_cannot_be_are_told(options, said, separate, tmp_path: Path) -> None:
+def test_invalid_options_are_reported(options, message, separate, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", speech(0.5), RATE)
-    code, told = separate(tmp_path / "in.wav", "--out", tmp_path / "out", *options)
+    code, stderr = separate(tmp_path / "in.wav", "--out", tmp_path / "out", *options)
     assert code in (1, 2)
-    assert said in told.replace("\n", " ")
+    assert message in stderr.replace("\n", " ")
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_nothing_is_overwritten_unasked(separate, tmp_path: Path) -> None:
+def test_existing_results_are_only_replaced_with_overwrite(separate, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", speech(0.5), RATE)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "in_s2.wav").write_text("mine")
     os.utime(tmp_path / "out" / "in_s2.wav", (0, 0))
-    code, told = separate(tmp_path / "in.wav", "--out", tmp_path / "out")
+    code, stderr = separate(tmp_path / "in.wav", "--out", tmp_path / "out")
     assert code == 1
-    assert "--overwrite" in told
+    assert "--overwrite" in stderr
     assert (tmp_path / "out" / "in_s2.wav").read_text() == "mine"
     assert separate(tmp_path / "in.wav", "--out", tmp_path / "out", "--overwrite")[0] == 0
     assert soundfile.info(tmp_path / "out" / "in_s2.wav").frames == 4000
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
-def test_many_files_are_the_same_files_whatever_the_jobs(jobs, separate, tmp_path: Path) -> None:
+def test_results_do_not_depend_on_the_number_of_jobs(jobs, separate, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for index in range(5):
         soundfile.write(tmp_path / "in" / f"{index}.wav", speech(0.5 + index / 4), RATE)
     (tmp_path / "in" / "bad.wav").write_text("no sound")
-    code, told = separate(tmp_path / "in", "--out", tmp_path / "out", "--jobs", jobs)
+    code, stderr = separate(tmp_path / "in", "--out", tmp_path / "out", "--jobs", jobs)
     assert code == 1
-    assert "1 input could not be separated" in told
-    assert "5 files separated, 0.1 min of sound" in told
-    assert "bad.wav" in told
+    assert "1 input could not be separated" in stderr
+    assert "5 files separated, 0.1 min of sound" in stderr
+    assert "bad.wav" in stderr
     assert separate(tmp_path / "in" / "3.wav", "--out", tmp_path / "alone")[0] == 0
     assert len(list((tmp_path / "out").glob("[!.]*"))) == 10
     for name, wave in written(tmp_path / "alone").items():
@@ -229,39 +227,39 @@ def as_wav(wave: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_stdin_is_separated_even_where_its_header_promises_too_much(tiny_run: Path, tmp_path: Path) -> None:
+def test_stdin_is_separated_even_if_its_header_promises_too_much(tiny_run: Path, tmp_path: Path) -> None:
     whole = as_wav(speech(1.0))
     promising = whole[:40] + (len(whole) + 1000).to_bytes(4, "little") + whole[44:]  # as sox writes to a pipe
     for content in (whole, promising):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-m", "sepclip", "separate", tiny_run, "-", "--out", tmp_path / "out", "--overwrite"],
             input=content,
             capture_output=True,
             timeout=600,
             check=False,
         )
-        assert done.returncode == 0, done.stderr
+        assert process.returncode == 0, process.stderr
         assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["stdin_s1.wav", "stdin_s2.wav"]
         assert soundfile.info(tmp_path / "out" / "stdin_s1.wav").frames == RATE
 
 
 @pytest.mark.skipif(shutil.which("sox") is None, reason="sox is not installed")
 @pytest.mark.parametrize("format_name", ["wav", "flac"])
-def test_the_pipe_from_sox_is_separated(format_name, tiny_run: Path, tmp_path: Path) -> None:
+def test_pipe_from_sox_is_separated(format_name, tiny_run: Path, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "talk.flac", np.stack([speech(1.0)] * 2, 1), RATE)
     separate = f"{sys.executable} -m sepclip separate {tiny_run} - --out {tmp_path / 'out'}"
     line = f"sox {tmp_path / 'talk.flac'} -t {format_name} - | {separate}"
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, timeout=600, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     for source in ("s1", "s2"):
         info = soundfile.info(tmp_path / "out" / f"stdin_{source}.wav")
         assert (info.samplerate, info.frames, info.channels, info.subtype) == (RATE, RATE, 2, "PCM_16")
 
 
-def test_an_empty_stdin_is_told(tiny_run: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
+def test_empty_stdin_is_an_error(tiny_run: Path, tmp_path: Path) -> None:
+    process = subprocess.run(
         [sys.executable, "-m", "sepclip", "separate", tiny_run, "-", "--out", tmp_path / "out"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -269,29 +267,29 @@ def test_an_empty_stdin_is_told(tiny_run: Path, tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert_told(done, "stdin is empty")
+    assert_told(process, "stdin is empty")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 @pytest.mark.parametrize("extension", ["m4a", "mkv"])
-def test_what_ffmpeg_reads_is_separated(extension, separate, tmp_path: Path) -> None:
+def test_formats_of_ffmpeg_are_separated(extension, separate, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "a.wav", np.stack([speech(1.0)] * 2, 1), RATE)
     path = tmp_path / "in" / f"a.{extension}"
     subprocess.run(["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", path], timeout=60, check=True)
-    given = tmp_path / "in" if extension == "m4a" else path  # in a folder its name tells what it is
-    assert separate(given, "--out", tmp_path / "out")[0] == 0
+    argument = tmp_path / "in" if extension == "m4a" else path  # in a folder the name decides
+    assert separate(argument, "--out", tmp_path / "out")[0] == 0
     info = soundfile.info(tmp_path / "out" / "a_s1.wav")
     assert (info.samplerate, info.channels, info.subtype) == (RATE, 2, "PCM_16")
     assert RATE <= info.frames < 1.5 * RATE  # a lossy codec fills its last frame
     path.write_bytes(path.read_bytes()[:500])
-    code, told = separate(path, "--out", tmp_path / "out2")
+    code, stderr = separate(path, "--out", tmp_path / "out2")
     assert code == 1
-    assert "a." in told
+    assert "a." in stderr
 
 
-def test_an_interrupted_command_leaves_whole_files_and_goes_on(tiny_run: Path, tmp_path: Path) -> None:
+def test_interrupted_command_leaves_whole_files_and_resumes(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for index in range(40):
         soundfile.write(tmp_path / "in" / f"{index}.wav", np.resize(speech(5), 15 * RATE), RATE)
@@ -302,15 +300,15 @@ def test_an_interrupted_command_leaves_whole_files_and_goes_on(tiny_run: Path, t
     with subprocess.Popen([*command, "--jobs", "1"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as running:
         wait_until(lambda: list((tmp_path / "out").glob("*_s2.wav")), running)
         running.send_signal(signal.SIGINT)
-        said = running.communicate(timeout=60)[1].decode()
-    assert running.returncode == 130, said
-    assert "Traceback" not in said
+        message = running.communicate(timeout=60)[1].decode()
+    assert running.returncode == 130, message
+    assert "Traceback" not in message
     left = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != FILE)
     assert 2 <= len(left) < 80
     assert all(name[0] != "." and soundfile.info(tmp_path / "out" / name).frames == 15 * RATE for name in left)
     stamps = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in left}
-    again = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out")
-    assert again.returncode == 0, again.stderr
+    second = sepclip("separate", tiny_run, tmp_path / "in", "--out", tmp_path / "out")
+    assert second.returncode == 0, second.stderr
     assert len(list((tmp_path / "out").glob("[!.]*"))) == 80
     pairs = [name for name in left if {name.replace("_s1", "_s2"), name.replace("_s2", "_s1")} <= set(left)]
     assert all((tmp_path / "out" / name).stat().st_mtime_ns == stamps[name] for name in pairs)
@@ -327,8 +325,8 @@ def test_memory_does_not_grow_with_length(tiny_run: Path, tmp_path: Path) -> Non
         path = tmp_path / f"{seconds}.wav"
         soundfile.write(path, np.resize(speech(6).astype(np.float32), seconds * RATE), RATE)
         command = [sys.executable, "-c", script, "separate", tiny_run, path, "--out", tmp_path / "out", "--residual"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
-        peaks[seconds] = int(done.stdout.split()[-1]) / 1024  # MB
+        process = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
+        peaks[seconds] = int(process.stdout.split()[-1]) / 1024  # MB
         assert soundfile.info(tmp_path / "out" / f"{seconds}_s2.wav").frames == seconds * RATE
     # whole and in float32, one source of the longer one takes 148 MB more, its spectra and hidden layers far more
     assert peaks[6160] < peaks[1540] + 100, peaks

@@ -49,14 +49,14 @@ def learned(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> BlockS
 
 @pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=NEEDS_BF16)])
 @pytest.mark.parametrize("blocks_of", [BLOCKS, (15.0, 3.0)])  # of the shorter there is more to hear
-def test_blocks_are_as_good_as_one_piece_and_their_seams_are_not_heard(
+def test_blocks_are_as_good_as_one_piece_and_their_seams_are_inaudible(
     blocks_of, bf16, learned: BlockSeparator, monkeypatch
 ) -> None:
     monkeypatch.setattr(streams, "BLOCKS", blocks_of)
     ref = torch.stack([voice("en-f", 95.3), voice("ca-m", 95.3)])  # (S, T)
     mixture = ref.sum(0, keepdim=True)
     cuts = []
-    monkeypatch.setattr(stitching, "cut", lambda *given: cuts.append(cut(*given)) or cuts[-1])
+    monkeypatch.setattr(stitching, "cut", lambda *arguments: cuts.append(cut(*arguments)) or cuts[-1])
     learned = BlockSeparator(learned.model, InferenceOptions(precision="bf16" if bf16 else "fp32"))
     stream = SeparatedStream(learned, WaveRecording(mixture, RATE), CPU)
     whole, blocks = learned.separate(mixture)[:, 0], torch.cat(list(stream.chunks()), -1)[:, 0]
@@ -110,7 +110,7 @@ class Oracle(BlockSeparator):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_voices_of_a_long_conversation_stay_where_they_are(learned: BlockSeparator, seed: int, monkeypatch) -> None:
+def test_voices_of_a_long_conversation_keep_their_outputs(learned: BlockSeparator, seed: int, monkeypatch) -> None:
     ref = conversation(600, seed)
     monkeypatch.setattr(learned, "__class__", Oracle)
     learned.true, learned.chance = ref, torch.Generator().manual_seed(seed)

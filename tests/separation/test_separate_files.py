@@ -7,6 +7,7 @@ import soundfile
 import torch
 
 from sepclip.errors import UserError
+from sepclip.model.inference import BlockSeparator
 from sepclip.separation.origins import FILE
 from sepclip.separation.output import choose_encoding
 from sepclip.separation.separate_files import Options, separate_files
@@ -17,14 +18,15 @@ RATE = 8000
 
 
 @pytest.fixture(scope="module")
-def separator(tiny_run: Path) -> torch.nn.Module:
+def separator(tiny_run: Path) -> BlockSeparator:
     return Run.open(tiny_run).separator(torch.device("cpu"))
 
 
-def constant_masks(separator: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    network = type(separator.network)
-    real = network.decode
-    monkeypatch.setattr(network, "decode", lambda self, *h: {"mask": torch.full_like(real(self, *h)["mask"], value)})
+def constant_masks(separator: BlockSeparator, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    """Make the network return masks of one ``value``."""
+    network = type(separator.model.network)
+    decode = network.decode
+    monkeypatch.setattr(network, "decode", lambda self, *inputs: torch.full_like(decode(self, *inputs), value))
 
 
 def speech(seconds: float = 2.0) -> np.ndarray:
@@ -42,11 +44,11 @@ def test_rate_length_and_channels_are_kept(extension: str, rate_hz: int, tiny_ru
     info = soundfile.info(path)
     assert [target.name for target in result.written[path]] == ["in_s1.wav", "in_s2.wav"]
     for target in result.written[path]:
-        made = soundfile.info(target)
-        assert (made.samplerate, made.frames, made.channels) == (rate_hz, info.frames, 2)
+        written = soundfile.info(target)
+        assert (written.samplerate, written.frames, written.channels) == (rate_hz, info.frames, 2)
 
 
-def test_the_level_of_the_input_is_the_level_of_the_output(separator: torch.nn.Module, tmp_path: Path) -> None:
+def test_output_follows_the_level_of_the_input(separator: BlockSeparator, tmp_path: Path) -> None:
     for gain in (1.0, 0.01):
         soundfile.write(tmp_path / f"at{gain}.wav", speech() * gain, RATE, subtype="FLOAT")
     separate_files(separator, sorted(tmp_path.glob("at*.wav")), tmp_path / "out", device=torch.device("cpu"))
@@ -54,7 +56,7 @@ def test_the_level_of_the_input_is_the_level_of_the_output(separator: torch.nn.M
     np.testing.assert_allclose(quiet, loud * 0.01, atol=1e-6)
 
 
-def test_masks_of_one_give_the_file_back(separator: torch.nn.Module, tmp_path: Path, monkeypatch) -> None:
+def test_masks_of_one_return_the_file(separator: BlockSeparator, tmp_path: Path, monkeypatch) -> None:
     constant_masks(separator, monkeypatch, 1.0)
     soundfile.write(tmp_path / "in.wav", speech(), RATE)
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
@@ -65,8 +67,8 @@ def test_masks_of_one_give_the_file_back(separator: torch.nn.Module, tmp_path: P
 
 @pytest.mark.parametrize("samples", [0, 1, 50, 255, 400])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_very_short_files_give_short_files(
-    samples: int, channels: int, separator: torch.nn.Module, tmp_path: Path
+def test_very_short_files_keep_their_length(
+    samples: int, channels: int, separator: BlockSeparator, tmp_path: Path
 ) -> None:
     soundfile.write(tmp_path / "in.wav", np.full((samples, channels), 0.1), RATE)
     result = separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
@@ -76,14 +78,14 @@ def test_very_short_files_give_short_files(
         assert soundfile.info(target).channels == channels
 
 
-def test_silence_gives_silence(separator: torch.nn.Module, tmp_path: Path) -> None:
+def test_silence_gives_silence(separator: BlockSeparator, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", np.zeros(RATE), RATE)
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
     for name in ("in_s1.wav", "in_s2.wav"):
         assert not soundfile.read(tmp_path / "out" / name)[0].any()
 
 
-def test_channels_that_cancel_are_separated_all_the_same(separator: torch.nn.Module, tmp_path: Path) -> None:
+def test_channels_that_cancel_are_separated(separator: BlockSeparator, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", np.stack([speech(), -speech()], 1), RATE, subtype="FLOAT")
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
     left, right = soundfile.read(tmp_path / "out" / "in_s1.wav")[0].T
@@ -91,7 +93,7 @@ def test_channels_that_cancel_are_separated_all_the_same(separator: torch.nn.Mod
     np.testing.assert_allclose(left, -right, atol=1e-6)
 
 
-def test_the_sample_format_is_kept_where_the_container_has_it() -> None:
+def test_sample_format_is_kept_if_the_container_has_it() -> None:
     stored = ("PCM_16", "PCM_24", "FLOAT", "DOUBLE", "PCM_S8", "VORBIS")
     assert [choose_encoding(name).subtype for name in stored] == [
         "PCM_16", "PCM_24", "FLOAT", "DOUBLE", "PCM_U8", "PCM_16",
@@ -101,7 +103,7 @@ def test_the_sample_format_is_kept_where_the_container_has_it() -> None:
     ]  # fmt: skip
 
 
-def test_a_loud_estimate_is_told_and_not_cut(separator, tmp_path: Path, monkeypatch, capfd) -> None:
+def test_loud_estimate_is_reported_and_not_clipped(separator, tmp_path: Path, monkeypatch, capfd) -> None:
     constant_masks(separator, monkeypatch, 1.5)
     soundfile.write(tmp_path / "in.wav", speech() / np.abs(speech()).max() * 0.9, RATE)
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
@@ -110,24 +112,24 @@ def test_a_loud_estimate_is_told_and_not_cut(separator, tmp_path: Path, monkeypa
     assert np.abs(soundfile.read(tmp_path / "out" / "in_s1.wav")[0]).max() > 1.3
 
 
-def test_folders_keep_their_tree_and_a_second_run_its_files(tiny_run: Path, tmp_path: Path) -> None:
+def test_folders_keep_their_tree_and_a_second_run_keeps_the_files(tiny_run: Path, tmp_path: Path) -> None:
     for name in ("a/x.wav", "a/b/x.wav"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / "in" / name, speech(0.5), RATE)
     out = tmp_path / "in" / "separated"  # inside the folder: a second run must not separate its own results
     assert sepclip("separate", tiny_run, tmp_path / "in", "--out", out).returncode == 0
-    made = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.wav"))
-    assert made == ["a/b/x_s1.wav", "a/b/x_s2.wav", "a/x_s1.wav", "a/x_s2.wav"]
-    stamp = (out / made[0]).stat().st_mtime_ns
-    again = sepclip("separate", tiny_run, tmp_path / "in", "--out", out)
-    assert again.returncode == 0
-    assert "2 files already separated" in again.stderr
-    assert (out / made[0]).stat().st_mtime_ns == stamp
+    results = sorted(path.relative_to(out).as_posix() for path in out.rglob("*.wav"))
+    assert results == ["a/b/x_s1.wav", "a/b/x_s2.wav", "a/x_s1.wav", "a/x_s2.wav"]
+    stamp = (out / results[0]).stat().st_mtime_ns
+    second = sepclip("separate", tiny_run, tmp_path / "in", "--out", out)
+    assert second.returncode == 0
+    assert "2 files already separated" in second.stderr
+    assert (out / results[0]).stat().st_mtime_ns == stamp
     assert sepclip("separate", tiny_run, tmp_path / "in", "--out", out, "--overwrite").returncode == 0
-    assert (out / made[0]).stat().st_mtime_ns > stamp
+    assert (out / results[0]).stat().st_mtime_ns > stamp
 
 
-def test_bad_files_are_named_and_the_others_go_on(tiny_run: Path, tmp_path: Path) -> None:
+def test_bad_files_are_reported_and_good_files_separated(tiny_run: Path, tmp_path: Path) -> None:
     files = tmp_path / "in"
     files.mkdir()
     soundfile.write(files / "good.wav", speech(0.5), RATE)
@@ -141,7 +143,7 @@ def test_bad_files_are_named_and_the_others_go_on(tiny_run: Path, tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["good_s1.wav", "good_s2.wav"]
 
 
-def test_results_of_older_weights_or_another_file_are_replaced_on_demand_alone(separator, tmp_path: Path) -> None:
+def test_outdated_results_are_only_replaced_with_overwrite(separator, tmp_path: Path) -> None:
     path, out, device = tmp_path / "in.wav", tmp_path / "out", torch.device("cpu")
     soundfile.write(path, speech(), RATE)
     assert separate_files(separator, [path], out, device=device).written
@@ -158,41 +160,41 @@ def test_results_of_older_weights_or_another_file_are_replaced_on_demand_alone(s
     assert separate_files(separator, [path], out, device=device).written
 
 
-def test_results_of_another_file_or_made_otherwise_are_not_taken_for_its_own(separator, tmp_path: Path) -> None:
+def test_results_of_another_file_or_other_options_are_reported(separator, tmp_path: Path) -> None:
     first, second, out = tmp_path / "a" / "in.wav", tmp_path / "b" / "in.wav", tmp_path / "out"
     for path in (first, second):
         path.parent.mkdir()
         soundfile.write(path, speech(), RATE)
         os.utime(path, (1, 1 + (path == second)))  # of one length, and older than all results
 
-    def again(path: Path, *, overwrite: bool = False, **provenance: object):
+    def run(path: Path, *, overwrite: bool = False, **provenance: object):
         options = Options(overwrite=overwrite)
         return separate_files(
             separator, [path], out, device=torch.device("cpu"), provenance=provenance, options=options
         )
 
-    assert again(first, run="runs/a", misi=0).written
-    assert again(first, run="runs/a", misi=0).kept
+    assert run(first, run="runs/a", misi=0).written
+    assert run(first, run="runs/a", misi=0).kept
     before = (out / "in_s1.wav").stat().st_mtime_ns
     for words, refused in (
-        (f"made from {first}", again(second, run="runs/a", misi=0)),
-        ("made by runs/a", again(first, run="runs/b", misi=0)),
-        ("made with --misi 0", again(first, run="runs/a", misi=3)),
+        (f"made from {first}", run(second, run="runs/a", misi=0)),
+        ("made by runs/a", run(first, run="runs/b", misi=0)),
+        ("made with --misi 0", run(first, run="runs/a", misi=3)),
     ):
-        (told,) = refused.failed.values()
-        assert words in told
-        assert "--overwrite replaces it, another --out keeps both" in told
+        (reason,) = refused.failed.values()
+        assert words in reason
+        assert "--overwrite replaces it, another --out keeps both" in reason
     assert (out / "in_s1.wav").stat().st_mtime_ns == before
     first.rename(tmp_path / "in.wav")  # the same file elsewhere
-    assert again(tmp_path / "in.wav", run="runs/a", misi=0).kept
-    assert again(second, run="runs/b", misi=0, overwrite=True).written
-    assert again(second, run="runs/b", misi=0).kept
+    assert run(tmp_path / "in.wav", run="runs/a", misi=0).kept
+    assert run(second, run="runs/b", misi=0, overwrite=True).written
+    assert run(second, run="runs/b", misi=0).kept
     with (out / FILE).open("a") as file:
         file.write('{"result": "in_s1.w')  # a kill
-    assert again(second, run="runs/b", misi=0).kept
+    assert run(second, run="runs/b", misi=0).kept
 
 
-def test_an_input_is_never_written_over(separator, tmp_path: Path) -> None:
+def test_input_is_never_overwritten(separator, tmp_path: Path) -> None:
     for name in ("a.wav", "a_s1.wav"):
         soundfile.write(tmp_path / name, speech(0.5), RATE)
     before = (tmp_path / "a_s1.wav").read_bytes()
@@ -202,7 +204,7 @@ def test_an_input_is_never_written_over(separator, tmp_path: Path) -> None:
     assert (tmp_path / "a_s1.wav").read_bytes() == before
 
 
-def test_formats_that_are_not_read_are_named(tiny_run: Path, tmp_path: Path) -> None:
+def test_unreadable_formats_are_reported(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "phone.m4a").touch()
     soundfile.write(tmp_path / "in" / "good.wav", speech(0.5), RATE)
@@ -213,13 +215,13 @@ def test_formats_that_are_not_read_are_named(tiny_run: Path, tmp_path: Path) -> 
     assert_told(alone, "phone.m4a: libsndfile does not read it: install ffmpeg")
 
 
-def test_a_rate_that_has_no_small_ratio_is_named(separator, tmp_path: Path) -> None:
+def test_rate_without_a_small_ratio_is_reported(separator, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "odd.wav", np.zeros(44101), 44101)
     result = separate_files(separator, [tmp_path / "odd.wav"], tmp_path / "out", device=torch.device("cpu"))
     assert "44101 Hz cannot be resampled to 8000 Hz" in result.failed[tmp_path / "odd.wav"]
 
 
-def test_what_cannot_work_is_told(tiny_run: Path, tmp_path: Path) -> None:
+def test_wrong_arguments_are_errors(tiny_run: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     for folder in ("a", "b"):

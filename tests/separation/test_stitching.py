@@ -52,7 +52,7 @@ def assert_put_back(waves, true):
 
 @pytest.mark.parametrize("sources", [2, 3, 4])
 @pytest.mark.parametrize("seed", range(5))
-def test_blocks_permuted_at_random_are_all_put_back(sources, seed):
+def test_permuted_blocks_are_put_back_into_order(sources, seed):
     true = voices(sources, 20 * LENGTH + 13, seed)
     waves, stitcher = joined(true, seed=seed)
     assert_put_back(waves, true)
@@ -60,7 +60,7 @@ def test_blocks_permuted_at_random_are_all_put_back(sources, seed):
     assert len(stitcher.starts) > 20
 
 
-def test_one_voice_in_the_overlap_decides_where_nothing_better_does():
+def test_single_voice_in_the_overlap_decides_if_nothing_better_does():
     true = voices(2, 10 * LENGTH)
     for start in blocks_over(true.shape[-1]).starts[1:]:
         true[1, :, start - 2 : start + LENGTH // 2] = 0  # silent in every overlap
@@ -70,12 +70,12 @@ def test_one_voice_in_the_overlap_decides_where_nothing_better_does():
 
 
 def by_sign(block):
-    """Separate what is made of a positive and a negative voice, and give the positive one as the second."""
+    """Separate a positive and a negative voice, with the positive one as the first."""
     return torch.stack([block.clamp_max(0), block.clamp_min(0)])
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_pauses_are_bridged_by_the_last_stretch_in_which_all_spoke(seed):
+def test_anchor_decides_the_order_after_a_pause(seed):
     sign = torch.randint(0, 2, (1, 12 * LENGTH), generator=torch.Generator().manual_seed(seed)) * 2 - 1
     mixture = sign * (0.5 + voices(1, 12 * LENGTH, seed)[0].abs())
     starts = blocks_over(12 * LENGTH).starts
@@ -89,7 +89,7 @@ def test_pauses_are_bridged_by_the_last_stretch_in_which_all_spoke(seed):
     assert len(reruns) == len(starts[2::2])
 
 
-def test_what_cannot_be_told_is_counted():
+def test_undecided_joins_are_listed():
     true = voices(2, 5 * LENGTH)
     starts = blocks_over(true.shape[-1]).starts
     true[..., starts[2] - 1 : starts[2] + OVERLAP + 1] = 0
@@ -106,16 +106,16 @@ def test_silence_needs_no_decision():
 
 
 @pytest.mark.parametrize("sources", [2, 3])
-def test_the_match_is_over_all_sources_jointly(sources):
+def test_match_is_over_all_sources_jointly(sources):
     true = voices(sources, 1000)
     noisy = true + 0.5 * voices(sources, 1000, seed=1)
     order = torch.arange(sources).roll(1)
-    found, decided = match(true, noisy[order], 1e-6)
-    assert torch.equal(noisy[order][found], noisy)
+    result, decided = match(true, noisy[order], 1e-6)
+    assert torch.equal(noisy[order][result], noisy)
     assert decided
 
 
-def test_of_three_sources_one_alone_decides_nothing():
+def test_one_active_source_of_three_decides_nothing():
     true = voices(3, 1000)
     true[1:] = 0
     assert not match(true, true, 1e-3)[1]
@@ -123,13 +123,13 @@ def test_of_three_sources_one_alone_decides_nothing():
     assert match(true, true, 1e-3)[1]
 
 
-def test_sources_that_are_all_alike_are_not_told_apart():
+def test_identical_sources_are_not_matched():
     same = voices(1, 1000).expand(2, -1, -1)
     assert not match(same, same, 1e-3)[1]
 
 
 @pytest.mark.parametrize("pause", [40, 160, 300])  # in the first and the second half, and where context ends
-def test_a_fade_lies_where_the_blocks_agree(pause):
+def test_fade_is_placed_where_the_blocks_agree(pause):
     old, errors = voices(2, OVERLAP, 0), voices(2, OVERLAP, 1)
     assert cut(old, old, 16, HOP) == (OVERLAP - 16) // 2
     errors[..., pause : pause + 24] *= 0.01

@@ -18,7 +18,7 @@ def loaded(tiny_run: Path) -> "sepclip.Separator":
     return sepclip.Separator.load(tiny_run, device="cpu", precision="fp32")
 
 
-def test_it_gives_what_the_command_writes(loaded, tiny_run: Path, tmp_path: Path) -> None:
+def test_separator_returns_what_the_command_writes(loaded, tiny_run: Path, tmp_path: Path) -> None:
     wave, rate_hz = soundfile.read(SPEECH / "en-f" / "0000.flac", dtype="float32")
     soundfile.write(tmp_path / "in.wav", np.stack([wave, wave[::-1]], 1), rate_hz, subtype="FLOAT")
     done = command("separate", tiny_run, tmp_path / "in.wav", "--out", tmp_path, "--precision", "fp32")
@@ -41,12 +41,12 @@ def test_shape_and_kind_of_the_wave_are_kept(loaded) -> None:
 @pytest.mark.parametrize(
     "wave", [np.zeros((1, 1, 5)), np.zeros((0, 5)), np.zeros(0), np.full(5, np.nan), np.array([np.inf])]
 )
-def test_what_is_no_wave_is_told(loaded, wave: np.ndarray) -> None:
+def test_wrong_shapes_and_values_of_waves_raise(loaded, wave: np.ndarray) -> None:
     with pytest.raises(UserError, match="wave"):
         loaded.separate(wave, 8000)
 
 
-def test_what_cannot_be_loaded_is_told(tiny_run: Path, tmp_path: Path) -> None:
+def test_wrong_options_and_missing_runs_raise(tiny_run: Path, tmp_path: Path) -> None:
     for problem, options in (("--masks soft", {"masks": "soft"}), ("device", {"device": "cuda:99"})):
         with pytest.raises(UserError, match=problem):
             sepclip.Separator.load(tiny_run, **options)
