@@ -1,1 +1,1 @@
-"""The configuration: its keys and what each may be, and where it comes from."""
+"""The configuration: its keys, the values that they allow, and how it is read from files and flags."""

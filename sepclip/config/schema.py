@@ -235,8 +235,8 @@ class Config(_Section):
     def of(cls, tree: Any) -> "Config":
         """Return the configuration in a ``tree`` of sections and keys. Raises pydantic's ValidationError if invalid."""
         sections = {network.section: network.settings for network in NETWORKS.values()}
-        added = tuple((name, settings) for name, settings in sections.items() if name != "model")
-        return _with_sections(added).model_validate(tree)
+        network_sections = tuple((name, settings) for name, settings in sections.items() if name != "model")
+        return _with_sections(network_sections).model_validate(tree)
 
     @field_validator("device")
     @classmethod
@@ -267,7 +267,7 @@ class Config(_Section):
         return self
 
     @model_serializer(mode="wrap")
-    def _in_the_order_of_base_yaml(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _order_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Return the keys in the order of base.yaml: sections of networks after ``model``, names of choices first."""
         tree: dict[str, Any] = dump(self)
         ordered: dict[str, Any] = {}

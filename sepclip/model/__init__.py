@@ -1,1 +1,1 @@
-"""Networks, losses and what turns them into a separator. Knows ``audio``."""
+"""Networks, losses, and the models and separators built from them. Imports only ``audio`` and ``errors``."""

@@ -78,6 +78,7 @@ class _UnitEmbedding(Function):
         dtype = torch.promote_types(raw.dtype, torch.float32)
         vectors = torch.empty(raw.shape, dtype=dtype, device=raw.device)
         norms = vectors.new_empty(*raw.shape[:-1], 1)
+        # write norms and unit vectors of a piece while its activations are in the cache
         for values, norm, unit in _pieces(_ROWS, *(x.flatten(0, -2) for x in (raw, norms, vectors))):
             active = _ACTIVATIONS[activation][0](values.to(dtype, copy=True))  # a copy, since it works in place
             torch.linalg.vector_norm(active, dim=-1, keepdim=True, out=norm).clamp_min_(_SHORTEST)
@@ -112,6 +113,7 @@ class _UnitProducts(Function):
     def forward(
         ctx: Any, raw: Tensor, labels: Tensor, weights: Tensor, activation: EmbeddingActivation
     ) -> tuple[Tensor, Tensor]:
+        # weights are split into two roots, one for each side of a product
         batch, bins, size = raw.shape
         roots = weights.sqrt()  # (B, K)
         root_labels = labels * roots.unsqueeze(1)  # (B, S, K): w^1/2 y
@@ -158,6 +160,7 @@ def _buffers(count: int, like: Tensor, raw: Tensor) -> Iterator[tuple[int, tuple
 
     All pieces share the memory of the buffers, which have the dtype and device of ``like``.
     """
+    # a piece has about _ROWS bins over the whole batch; the last one may be shorter
     batch, bins, size = raw.shape
     most = max(1, _ROWS // max(1, batch)) if raw.device.type == "cpu" else bins
     memory = [like.new_empty(batch * min(most, bins) * size) for _ in range(count)]

@@ -73,6 +73,7 @@ class BlockSeparator:
         if options.misi and model.takes_waves:
             raise UserError("--misi: the network returns waves, not magnitudes whose phases could be refined")
         self.model, self.options = model, options
+        # the loss decides where masks come from, unless the options choose a source
         self.kmeans: KMeansSettings = model.kmeans
         self.clusters = model.clusters  # whether masks come from embeddings by k-means
         if options.masks is not None:
@@ -80,6 +81,7 @@ class BlockSeparator:
             self.clusters = options.masks != "network"
         if options.masks in ("binary", "soft"):
             self.kmeans = replace(model.kmeans, masks=options.masks)
+        # the properties of the model that blocks and streams need
         self.takes_waves, self.seed = model.takes_waves, model.seed
         self.layout: Layout = model.layout
         self.rate_hz, self.sources = model.rate_hz, model.sources
@@ -121,6 +123,7 @@ class BlockSeparator:
         That is one wave of all channels if the network was trained with as many channels. Otherwise it is the mid, and
         after it each channel if there are several and they are separated one by one.
         """
+        # with all channels together, one gain for all, so that their levels keep their proportion
         if self._takes_all(len(block)):
             return (block * conditions.gains[0].to(block)).reshape(1, -1)  # (1, C T)
         mid = block[:1] if conditions.uses_first else block.mean(0, keepdim=True)  # (1, T)
@@ -165,6 +168,7 @@ class BlockSeparator:
 
         ``encoded`` is the result of :meth:`encode` (I, N, K), or some of its frames.
         """
+        # a wave network has its waves already from `encode`, and nothing to decode
         assert isinstance(self.model.network, MaskNetwork)
         with torch.autocast(encoded.device.type, torch.bfloat16, enabled=self.options.bf16):
             return self.model.network.decode(encoded, "embedding" if self.clusters else "mask")
@@ -246,6 +250,7 @@ class BlockSeparator:
         its channels had different factors; for a network that returns waves it is C. The products of several stretches
         of a sound can be summed.
         """
+        # in float64, because they are sums over up to hours of samples
         groups = waves.transpose(0, 1) if self.takes_waves else waves.flatten(1).unsqueeze(0)  # (G, S, T)
         mixtures = mixture.reshape(len(groups), -1, 1).double()  # (G, T, 1)
         return groups.double() @ groups.double().mT, (groups.double() @ mixtures).squeeze(-1)
@@ -253,6 +258,7 @@ class BlockSeparator:
 
 def _require_masks(model: SeparationModel, source: MaskSource) -> None:
     """Raise UserError if the network of ``model`` was not trained with the head that masks from ``source`` need."""
+    # a loss of waves trains the masks of a mask network too
     heads = LOSSES[model.loss].heads
     head = "mask" if source == "network" else "embedding"
     if head not in heads and not (head == "mask" and "wave" in heads):

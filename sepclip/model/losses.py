@@ -68,6 +68,7 @@ class LossSettings:
     @field_validator("ridge", mode="before")
     @classmethod
     def _check_ridge(cls, ridge: Any) -> Any:
+        # before pydantic's own check, whose message would not give the range
         try:
             stable = ridge == "unit" or LEAST_RIDGE <= float(ridge) <= 1
         except (TypeError, ValueError):
@@ -156,13 +157,16 @@ def _clustering_products(
     other elements of Y^T W Y are therefore zero.
     """
     weights = bin_weights(signals, kind)  # (B, N F)
+    # Y^T, in which a bin where sources are equally loud has no 1 at all
     labels = ideal_binary_mask(signals.sources).flatten(2)  # (B, S, N F)
     embedding = outputs["embedding"]
+    # a raw embedding has its own products, which store no unit vectors; any other is a tensor of unit vectors
     if isinstance(embedding, RawEmbedding):
         gram, cross = embedding.products(labels, weights)
     else:
         weighted = embedding.flatten(1, 2) * weights.unsqueeze(2)  # (B, N F, E)
         gram, cross = embedding.flatten(1, 2).mT @ weighted, labels @ weighted
+    # Y^T W Y is diagonal because the rows of Y are one-hot: the sum of the weights of each source's bins
     return gram, cross, (labels @ weights.unsqueeze(2)).squeeze(2), weights.sum(1)
 
 
@@ -175,6 +179,7 @@ def deep_clustering(outputs: NetworkOutputs, signals: Signals, settings: LossSet
     # L_DC = |W^1/2 (V V^T - Y Y^T) W^1/2|^2 / (sum w)^2. The affinities V V^T have (N F)^2 elements, so the norm is
     # computed in its low-rank form (Hershey et al. 2016): |V^T W V|^2 - 2 |Y^T W V|^2 + |Y^T W Y|^2
     energy = gram.square().sum((1, 2)) - 2 * cross.square().sum((1, 2)) + counts.square().sum(1)  # (B,)
+    # without any weight, as in silence under `vad`, the energy is 0, and so is the loss
     return energy / total.square().clamp_min(torch.finfo(total.dtype).tiny)
 
 
@@ -270,6 +275,7 @@ def _permuted_decibels(ratio: Callable[[Tensor, Tensor], Tensor], est: Tensor, s
         with torch.no_grad():  # as in mask_inference
             pairwise, _ = _decibels(ratio(est.unsqueeze(2), ref.unsqueeze(1)), ref)  # (B, est, ref)
         ref = _permute_references(ref, pairwise)
+    # only the chosen pairs again, now with a gradient; a silent excerpt has no audible reference and the loss 0
     decibels, audible = _decibels(ratio(est, ref), ref)  # (B, S)
     return decibels.sum(1) / audible.sum(1).clamp_min(1)
 
@@ -314,6 +320,7 @@ def _as_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
+# name in the configuration: function, heads that it needs, head that separates
 LOSSES = {
     "mi": Loss(mask_inference, ("mask",), "mask"),
     "dc": Loss(deep_clustering, ("embedding",), "embedding"),

@@ -41,6 +41,9 @@ class MaskNetwork(nn.Module):
         """Map the magnitude (B, N, F) of a mixture to the output heads."""
         raise NotImplementedError
 
+    # encode and decode split a forward pass where it is narrowest. The base class cannot know where that is, so it
+    # splits after the last layer, and the heads themselves are kept until all blocks of a batch are decoded.
+
     def encode(self, magnitude: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Return what :meth:`decode` needs for mixtures (B, N, F), as K numbers per frame (B, N, K).
 

@@ -139,6 +139,7 @@ class Blstm(MaskNetwork):
         self.recurrent = nn.ModuleList(
             kind(2 * hidden if layer else bins, hidden, batch_first=True, bidirectional=True) for layer in range(layers)
         )
+        # one linear layer per head, on both directions of the last recurrent layer
         sizes = {"mask": bins * sources, "embedding": bins * self.embedding_size}
         self.heads = nn.ModuleDict({head: nn.Linear(2 * hidden, sizes[head]) for head in heads})
         if settings.init == "nussl":
@@ -149,6 +150,7 @@ class Blstm(MaskNetwork):
         for name, parameter in self.named_parameters():
             if name.startswith("norm."):
                 continue
+            # weight matrices; xavier_normal_ takes the gates of a layer as one matrix, so their scale is smaller
             if parameter.dim() == 2:
                 nn.init.xavier_normal_(parameter)
                 continue
@@ -180,6 +182,7 @@ class Blstm(MaskNetwork):
 
     def forward(self, magnitude: Tensor) -> NetworkOutputs:
         """Map the magnitude (B, N, F) of a mixture to masks and a :class:`RawEmbedding`."""
+        # the same two halves as in separation; here the embedding stays raw, for the loss
         hidden, outputs = self.encode(magnitude), NetworkOutputs()
         if "mask" in self.output_heads:
             outputs["mask"] = self._masks(hidden)
@@ -262,7 +265,8 @@ class ConvTasNet(WaveNetwork):
 
     def forward(self, mixture: Tensor) -> NetworkOutputs:
         """Map mixtures (B, T) to the waves of their sources (B, S, T)."""
-        waves: Tensor = self.net(mixture.unsqueeze(1))
+        # torchaudio expects a channel axis; under autocast the waves have 16 bits, fewer than their losses need
+        waves: Tensor = self.net(mixture.unsqueeze(1))  # (B, S, T)
         return {"wave": waves.to(_at_least_float32(waves))}
 
 
@@ -288,6 +292,7 @@ class Network:
         return head in heads or (head == "wave" and "mask" in heads)
 
 
+# name in the configuration: class, its settings, and their section
 NETWORKS = {
     "blstm": Network(Blstm, BlstmSettings, "model"),
     "conv-tasnet": Network(ConvTasNet, ConvTasNetSettings, "conv_tasnet"),

@@ -42,6 +42,7 @@ def _run_reversed(layer: nn.RNNBase, batch: Tensor, lengths: Tensor) -> Tensor:
 
 def _run_one_direction(layer: nn.RNNBase, batch: Tensor, weights: list[Tensor]) -> Tensor:
     """Run a layer from the first frame to the last with the ``weights`` of one direction; return (B, N, H)."""
+    # what layer.forward does for one direction; torch has no public function for it
     state = batch.new_zeros(1, len(batch), layer.hidden_size)
     # with biases, one layer, no dropout, not training, one direction, batch first
     options = (True, 1, 0.0, False, False, True)

@@ -22,12 +22,14 @@ def losses_of(network: str) -> list[str]:
 
 def require_trainable(layout: Layout, *, loss: str, network: str) -> None:
     """Raise UserError if ``loss`` or ``network`` cannot learn to separate mixtures of this ``layout``."""
+    # clusters have no order, and only the order distinguishes vocals from drums
     if layout.fixed_order and LOSSES[loss].separates_by == "embedding":
         suitable = [name for name in losses_of(network) if LOSSES[name].separates_by != "embedding"]
         raise UserError(
             f"--loss {loss} separates by clusters, which have no order, and the sources of this data have one "
             f"({', '.join(layout.names)}): choose --loss {' or '.join(suitable)}"
         )
+    # several channels are joined along the bins, which a network of waves does not have
     if layout.channels > 1 and NETWORKS[network].takes_waves:
         raise UserError(
             f"model.network {network} takes one channel and this data has {layout.channels}: choose a mask network "
@@ -143,6 +145,7 @@ class SeparationModel(nn.Module):
 
     def apply_masks(self, masks: Tensor, spectrum: Tensor, samples: int) -> Tensor:
         """Multiply the mixture's spectrogram (B, N, F) by ``masks`` and return the waves (B, S, T)."""
+        # the phase of the mixture is kept
         return self.wave(masks * spectrum.unsqueeze(1), samples)
 
     def estimates(self, outputs: NetworkOutputs, spectrum: Tensor, samples: int) -> Tensor:

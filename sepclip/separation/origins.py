@@ -31,7 +31,7 @@ class Origins:
                     continue  # a line cut short by a kill: nothing is known about this result
 
     def difference(self, job: Job) -> str | None:
-        """Return how the existing results of a job were made, if differently; None if not, or if it is not known."""
+        """Describe how existing results of a job were made, if from another input or by other options; else None."""
         old = self._records.get(self._result_name(job))
         if old is None or not job.path.exists():
             return None

@@ -73,6 +73,7 @@ def choose_encoding(
         raise UserError(
             f"--overload float: {format_name} has no float samples: choose rescale or clamp, or --format wav"
         )
+    # the same sample format, or the other 8-bit one, or the default of the container
     nearest = next((name for name in (stored_as, _OTHER_SIGN.get(stored_as)) if name in available), available[0])
     return Encoding(
         format_name,
@@ -92,6 +93,7 @@ def write_results(
     """
     if encoding.format == "flac" and not spool.samples:
         raise UserError("0 samples, which flac cannot hold: write wav")
+    # one encoding and one gain for all sources and the residual, or they would not add up
     encoding, gain, message = _fit_to_scale(spool.peak, encoding)
     messages = dict.fromkeys([message] if message else [], True)  # a set in order, so that each message comes once
     rate_hz, shape = recording.rate_hz, (recording.channels, spool.samples)
@@ -110,6 +112,7 @@ def write_results(
                 messages[_RESIDUAL_CLAMPED] = True
             yield encoding.quantise(remainder)
 
+    # sources first, then the residual, which reads all of them from the spool again
     for index, target in enumerate(targets):
         write_stream(target, source(index), shape, rate_hz, encoding)
     if residual is not None:

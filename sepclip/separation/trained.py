@@ -63,6 +63,7 @@ class Separator:
             raise UserError(f"a wave is (T,) or (C, T) with samples, not {tuple(samples.shape)}")
         if not samples.isfinite().all():
             raise UserError("the wave contains NaN or infinite samples")
+        # to channels, through the blocks of `sepclip separate`, and back to the shape and kind of the input
         channels = samples.reshape(-1, samples.shape[-1])  # (C, T)
         waves = separate_wave(self._separator, channels, rate_hz, self.device)  # (S, C, T)
         shaped = waves.reshape(-1, *samples.shape)  # (S, T) or (S, C, T)
