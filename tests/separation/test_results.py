@@ -22,7 +22,7 @@ RATE = 8000
 
 @pytest.fixture
 def separate(tiny_run: Path, capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Return the command, run in this process: its exit code and what it message on stderr."""
+    """Return the command, run in this process: its exit code and its stderr."""
 
     def run(*arguments: object) -> tuple[int, str]:
         with pytest.raises(SystemExit) as exit_code:
