@@ -37,29 +37,29 @@ def mean_si_sdr(*, est: torch.Tensor, ref: torch.Tensor) -> float:
 
 
 @pytest.fixture(scope="module")
-def learned(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> BlockSeparator:
-    """Return a small network that has learned to separate, and so remembers what it heard seconds before."""
-    run = tmp_path_factory.mktemp("runs") / "learned"
+def trained_separator(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> BlockSeparator:
+    """Return a small network that is trained to separate, and so remembers what it heard seconds before."""
+    run = tmp_path_factory.mktemp("runs") / "trained"
     sizes = ("model.hidden=48", "data.segment_frames=250", "data.batch_size=8", "train.valid_every=100")
     settings = [part for size in sizes for part in ("--set", size)]
-    done = sepclip("train", small_set, "--run", run, "--config", "demo", "--steps", 300, "--no-report", *settings)
-    assert done.returncode == 0, done.stderr
+    process = sepclip("train", small_set, "--run", run, "--config", "demo", "--steps", 300, "--no-report", *settings)
+    assert process.returncode == 0, process.stderr
     return Run.open(run).separator(CPU)
 
 
 @pytest.mark.parametrize("bf16", [False, pytest.param(True, marks=NEEDS_BF16)])
 @pytest.mark.parametrize("blocks_of", [BLOCKS, (15.0, 3.0)])  # of the shorter there is more to hear
 def test_blocks_are_as_good_as_one_piece_and_their_seams_are_inaudible(
-    blocks_of, bf16, learned: BlockSeparator, monkeypatch
+    blocks_of, bf16, trained_separator: BlockSeparator, monkeypatch
 ) -> None:
     monkeypatch.setattr(streams, "BLOCKS", blocks_of)
     ref = torch.stack([voice("en-f", 95.3), voice("ca-m", 95.3)])  # (S, T)
     mixture = ref.sum(0, keepdim=True)
     cuts = []
     monkeypatch.setattr(stitching, "cut", lambda *arguments: cuts.append(cut(*arguments)) or cuts[-1])
-    learned = BlockSeparator(learned.model, InferenceOptions(precision="bf16" if bf16 else "fp32"))
-    stream = SeparatedStream(learned, WaveRecording(mixture, RATE), CPU)
-    whole, blocks = learned.separate(mixture)[:, 0], torch.cat(list(stream.chunks()), -1)[:, 0]
+    trained_separator = BlockSeparator(trained_separator.model, InferenceOptions(precision="bf16" if bf16 else "fp32"))
+    stream = SeparatedStream(trained_separator, WaveRecording(mixture, RATE), CPU)
+    whole, blocks = trained_separator.separate(mixture)[:, 0], torch.cat(list(stream.chunks()), -1)[:, 0]
     assert mean_si_sdr(est=blocks, ref=ref) == pytest.approx(mean_si_sdr(est=whole, ref=ref), abs=0.1)
     energy = min(
         ((blocks[list(p)] - whole).square().sum(0) for p in permutations(range(2))), key=lambda each: float(each.sum())
@@ -110,12 +110,14 @@ class Oracle(BlockSeparator):
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_voices_of_a_long_conversation_keep_their_outputs(learned: BlockSeparator, seed: int, monkeypatch) -> None:
+def test_voices_of_a_long_conversation_keep_their_outputs(
+    trained_separator: BlockSeparator, seed: int, monkeypatch
+) -> None:
     ref = conversation(600, seed)
-    monkeypatch.setattr(learned, "__class__", Oracle)
-    learned.true, learned.chance = ref, torch.Generator().manual_seed(seed)
+    monkeypatch.setattr(trained_separator, "__class__", Oracle)
+    trained_separator.true, trained_separator.chance = ref, torch.Generator().manual_seed(seed)
     recording = WaveRecording(torch.stack([ref.sum(0), torch.arange(ref.shape[-1]) * Oracle.count]), RATE)
-    stream = SeparatedStream(learned, recording, CPU)
+    stream = SeparatedStream(trained_separator, recording, CPU)
     waves = torch.cat(list(stream.chunks()), -1)[:, 0]  # (S, T)
     starts, length = stream.blocks.starts, stream.blocks.length
     edges = [0, *((a + length + b) // 2 for a, b in pairwise(starts)), ref.shape[-1]]
