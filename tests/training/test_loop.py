@@ -315,14 +315,14 @@ def test_validation_changes_nothing(small_set: Path, tiny_run: Path) -> None:
     from sepclip.mixing.batches import ValidationCrops
 
     data, run = MixtureSet.open(small_set), Run.open(tiny_run)
-    separator = run.separator(torch.device("cpu"))
-    before = {name: value.clone() for name, value in separator.state_dict().items()}
+    model = run.separator(torch.device("cpu")).model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     crops = ValidationCrops(data, 5000, 2)
-    first = validate(separator, crops, run.config, torch.device("cpu"))
-    assert first == validate(separator, crops, run.config, torch.device("cpu"))
+    first = validate(model, crops, run.config, torch.device("cpu"))
+    assert first == validate(model, crops, run.config, torch.device("cpu"))
     assert all(math.isfinite(value) for value in first.values())
-    assert all(torch.equal(before[name], value) for name, value in separator.state_dict().items())
-    loss = compute_loss(separator.model, next(iter(crops)), run.config).loss
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    loss = compute_loss(model, next(iter(crops)), run.config).loss
     assert loss.shape == (2,)
 
 
