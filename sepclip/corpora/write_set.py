@@ -245,7 +245,7 @@ def _finish(planned: PlannedSet, digest: str, *, audio: bool) -> None:
     """Write the lists, and the file that marks a set as complete."""
     out, layout = planned.out, planned.layout
     document = {
-        "format": FORMAT,
+        "format": FORMAT if any(not r.plain for recipes in planned.recipes.values() for r in recipes) else 1,
         "root": str(planned.root.resolve()),
         "rate_hz": layout.rate_hz,
         "source_count": layout.sources,

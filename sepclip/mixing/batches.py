@@ -1,15 +1,16 @@
-"""Training batches and validation excerpts: where waves become batches.
+"""Training batches: where waves become batches.
 
 The way from a recipe to a batch: :func:`training_data` chooses :class:`FixedMixtures` (excerpts of the mixtures as
 they are), :class:`DynamicMixtures` (voices mixed again at every step) or :class:`DynamicStems` (the same for sources
 in a fixed order). Their method ``batch(step)`` draws which excerpts to use, reads them through a
 :class:`~sepclip.mixing.cache.ReaderPool` from waves in a :class:`~sepclip.mixing.cache.WaveCache`, and stacks them: a
-wave becomes a batch in :func:`to_batch`. :class:`ValidationCrops` does so for validation.
+wave becomes a batch in :func:`to_batch`. :class:`~sepclip.mixing.validation_crops.ValidationCrops` does so for
+validation.
 
 Every choice is a function of the seed and the step, so a resumed training sees the batches of an uninterrupted one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -24,7 +25,6 @@ from sepclip.mixing.cache import ReaderPool, WaveCache
 from sepclip.mixing.chance import generator
 from sepclip.mixing.dynamic_voices import NO_AUGMENTATION, Augmentation, VoiceMixer, excerpt_start
 from sepclip.mixing.mixture_set import MixtureSet
-from sepclip.mixing.recipe import Recipe
 from sepclip.mixing.render import FULL_SCALE
 
 STEM_GAIN = (0.25, 1.25)  # of Open-Unmix
@@ -104,7 +104,9 @@ def to_batch(excerpts: list[PcmWaves]) -> Batch:
 class Sampling:
     """How excerpts of ``segment`` samples are drawn: ``excerpts`` of each mixture an epoch, ``share`` of each batch.
 
-    ``readers`` threads read files. If ``shared``, waves in memory are shared with processes that are forked later.
+    ``segments``: lengths in samples with their weights, one of which is drawn for every step; without any, all steps
+    have ``segment``. ``readers`` threads read files. If ``shared``, waves in memory are shared with processes that are
+    forked later.
     """
 
     segment: int
@@ -115,6 +117,14 @@ class Sampling:
     share: Share
     readers: int
     shared: bool
+    segments: tuple[tuple[int, float], ...] = ()
+
+    def segment_at(self, step: int) -> int:
+        """Return the samples of the excerpts of a step."""
+        if not self.segments:
+            return self.segment
+        lengths, weights = zip(*self.segments, strict=True)
+        return int(generator(self.seed, "segment", step).choices(lengths, weights)[0])
 
     def make_cache(self, load: Callable[[int], PcmWaves], count: int) -> WaveCache:
         """Return a caching wrapper around ``load(index)``, for indices below ``count``, within the memory allowed."""
@@ -127,6 +137,8 @@ class Sampling:
 
 class FixedMixtures:
     """Random excerpts of the training mixtures, so many of each in an epoch; a last, incomplete batch is dropped."""
+
+    longest: int | None = None  # all batches have the same shape
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling):
         self.recipes = mixtures.recipes("tr")
@@ -169,12 +181,17 @@ class FixedMixtures:
 
 
 class DynamicMixtures:
-    """New mixtures at every step: other pairs, excerpts and levels of the utterances in the training recipes."""
+    """New mixtures at every step: other pairs, excerpts and levels of the utterances in the training recipes.
+
+    ``longest``: samples of the longest excerpts, if not all steps have excerpts of the same length.
+    """
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling, augmentation: Augmentation):
         self._readers = ReaderPool(sampling.readers)
         # the mixer draws and reads; this class only asks for each place of each step
-        self._mixer = VoiceMixer(mixtures, sampling.segment, augmentation, sampling.make_cache)
+        self._mixer = VoiceMixer(mixtures, augmentation, sampling.make_cache)
+        self._sampling = sampling
+        self.longest = max((length for length, _ in sampling.segments), default=None)
         self._seed, self.batch_size = sampling.seed, sampling.batch_size
         self._places = sampling.share.of(self.batch_size)
         self.steps_per_epoch = sampling.steps(len(mixtures.recipes("tr")))
@@ -182,8 +199,9 @@ class DynamicMixtures:
     def batch(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0: the same whatever was read before."""
         # each place of a step has a generator of its own, so shares and threads change nothing
+        samples = self._sampling.segment_at(step)
         pairs = self._readers.map(
-            lambda place: self._mixer.mix(generator(self._seed, f"dynamic {step}", place)), self._places
+            lambda place: self._mixer.mix(generator(self._seed, f"dynamic {step}", place), samples), self._places
         )
         # dynamic mixtures are floats already, at full scale 1, so to_batch has nothing to do for them
         mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
@@ -197,6 +215,8 @@ class DynamicStems:
     Each stem has a random gain, and its two channels are swapped half of the time (Uhlich et al. 2017, with the gains
     of Open-Unmix).
     """
+
+    longest: int | None = None  # all batches have the same shape
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling):
         _require_additive(mixtures)
@@ -272,20 +292,23 @@ def training_data(
     augmentation: Augmentation = NO_AUGMENTATION,
     readers: int = 1,
     shared: bool = False,
+    segments: Sequence[tuple[int, float]] = (),
 ) -> Batches:
     """Return the training batches of a set: excerpts of ``segment`` samples, of fixed mixtures or dynamic ones.
 
     ``excerpts`` of each mixture make an epoch, on average if they are dynamic. Of every batch, only the excerpts of
     ``share`` are read; a batch does not depend on the number of processes or of ``readers``, the threads that read
-    files. If ``shared``, the memory for audio is shared with the processes that are forked later. ``augmentation`` is
-    only for dynamic mixtures of voices. Raise UserError if the set or the settings do not allow it.
+    files. If ``shared``, the memory for audio is shared with the processes that are forked later. ``augmentation``
+    and ``segments`` (lengths in samples with their weights, drawn for every step) are only for dynamic mixtures of
+    voices. Raise UserError if the set or the settings do not allow it.
     """
     if not mixtures.recipes("tr"):
         raise UserError(f"{mixtures.path} has no training mixtures: prepare it with --tr 1 or more")
     voices = dynamic and not mixtures.layout.fixed_order
-    if augmentation != NO_AUGMENTATION and not voices:
-        raise UserError("data.speed and data.noise_snr_db are for voices mixed in training: leave them out")
-    sampling = Sampling(segment, batch_size, seed, memory_gib * 2**30, excerpts, share, readers, shared)
+    if (augmentation != NO_AUGMENTATION or segments) and not voices:
+        raise UserError("keys of data such as speed, overlap and segments are for dynamic voices: leave them out")
+    memory_bytes = memory_gib * 2**30
+    sampling = Sampling(segment, batch_size, seed, memory_bytes, excerpts, share, readers, shared, tuple(segments))
     # voices may be mixed in any order; sources in a fixed order keep their places
     batches: Batches
     if voices:
@@ -295,50 +318,3 @@ def training_data(
     if batches.batch_size < share.count:
         raise UserError(f"{share.count} processes cannot share {batches.batch_size} excerpts a step: start fewer")
     return batches
-
-
-class ValidationCrops:
-    """The same excerpts of every validation mixture each time: its middle, or ``excerpts`` of them, spread evenly.
-
-    Only the batches of ``share`` are read; ``total`` counts the excerpts of all processes. ``readers`` threads read
-    files.
-    """
-
-    def __init__(
-        self,
-        mixtures: MixtureSet,
-        segment: int,
-        batch_size: int,
-        excerpts: int = 1,
-        share: Share = Share(),
-        readers: int = 1,
-    ):
-        self.recipes: list[Recipe] = mixtures.recipes("cv")
-        if not self.recipes:
-            raise UserError(f"{mixtures.path} has no validation mixtures: prepare it with --cv 1 or more")
-        self._mixtures, self._segment, self._count = mixtures, segment, excerpts
-        self._readers = ReaderPool(readers)
-        self.total = excerpts * len(self.recipes)
-        # unlike in training, each process reads whole batches
-        starts = range(0, self.total, batch_size)
-        ranges = [range(start, min(start + batch_size, self.total)) for start in starts]
-        self._ranges = ranges[share.index :: share.count]
-        self._excerpts: dict[int, PcmWaves] = {}  # each (1 + S, T)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches, which are read the first time and kept. ``first`` is the place among all excerpts."""
-        for places in self._ranges:
-            batch = to_batch(self._readers.map(self._excerpt, places))
-            names = tuple(self.recipes[place // self._count].name for place in places)
-            yield replace(batch, names=names, first=places.start, total=self.total)
-
-    def _excerpt(self, place: int) -> PcmWaves:
-        if place not in self._excerpts:
-            index, part = divmod(place, self._count)
-            recipe = self.recipes[index]
-            # the middles of equal parts of the mixture
-            start = max(0, recipe.length - self._segment) * (2 * part + 1) // (2 * self._count)
-            waves = self._mixtures.waves("cv", recipe, start=start, samples=self._segment)
-            # a copy, so that a rendered mixture is not kept whole
-            self._excerpts[place] = crop(waves, 0, self._segment).copy()
-        return self._excerpts[place]

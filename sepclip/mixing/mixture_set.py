@@ -21,7 +21,7 @@ from sepclip.mixing.levels import LevelFields, LevelLaw
 from sepclip.mixing.recipe import SPLITS, Recipe
 from sepclip.mixing.render import FULL_SCALE, TARGETS, SetFolders, render_scene, to_int16
 
-FORMAT = 1
+FORMAT = 2  # of the newest sets; those without absent sources and turns are still written as 1, which 0.1 reads
 SET_FILE = "set.json"
 UNFINISHED_FILE = "unfinished.json"
 _IN_16_BITS = {"PCM_16", "PCM_U8", "PCM_S8"}  # subtypes of sound files whose samples fit into int16

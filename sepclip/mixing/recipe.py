@@ -14,7 +14,10 @@ SPLITS = ("tr", "cv", "tt")
 
 @dataclass(frozen=True)
 class Source:
-    """One source of a mixture: ``length`` samples of ``path`` from ``offset`` on, at the file's own ``rate_hz``."""
+    """One source of a mixture: ``length`` samples of ``path`` from ``offset`` on, at the file's own ``rate_hz``.
+
+    With a ``turn``, ``samples`` of them, without the first ``skip``, are heard from ``start`` on in the mixture.
+    """
 
     path: str  # relative to the root of the set
     voice: str
@@ -26,6 +29,18 @@ class Source:
     gain: float  # factor for the samples
     rir: str | None = None  # room impulse response, relative to the folder of responses
     heard: str | None = None  # the file that went into the mixture, if another one, relative to the root of the set
+    turn: tuple[int, int, int] | None = (
+        None  # (start, skip, samples) at the rate of the set; None: from the beginning on
+    )
+
+    @property
+    def absent(self) -> bool:
+        """Whether this source is silent, because the mixture has fewer voices than the set has sources."""
+        return not self.path
+
+
+ABSENT = Source("", "", None, 0, 0, 0, 0.0, 0.0)
+_OPTIONAL = ("rir", "heard", "turn")  # fields of a source that are written only if they are set
 
 
 @dataclass(frozen=True)
@@ -47,27 +62,33 @@ class Recipe:
     @property
     def sexes(self) -> str | None:
         """The sexes of the voices, sorted, such as ``"fm"``; None if one is unknown."""
-        sexes = [source.sex for source in self.sources]
+        sexes = [source.sex for source in self.sources if not source.absent]
         return "".join(sorted(sex for sex in sexes if sex)) if all(sexes) else None
 
     @property
     def snr_db(self) -> float | None:
         """How far the noise is below the loudest voice, in dB; None without noise."""
-        return max(source.level_db for source in self.sources) - self.noise.level_db if self.noise else None
+        voices = [source.level_db for source in self.sources if not source.absent]
+        return max(voices) - self.noise.level_db if self.noise else None
+
+    @property
+    def plain(self) -> bool:
+        """Whether all sources are present and begin with the mixture, as in every set of 0.1."""
+        return not any(source.absent or source.turn for source in self.sources)
 
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""
         fields = _without_none(vars(self), ("peak", "mix", "noise"))
-        fields["sources"] = [_without_none(vars(source), ("rir", "heard")) for source in self.sources]
+        fields["sources"] = [_without_none(vars(source), _OPTIONAL) for source in self.sources]
         if self.noise:
-            fields["noise"] = _without_none(vars(self.noise), ("rir", "heard"))
+            fields["noise"] = _without_none(vars(self.noise), _OPTIONAL)
         return json.dumps(fields, ensure_ascii=False)
 
     @classmethod
     def from_line(cls, line: str) -> "Recipe":
         """Read a recipe from one line of JSON. Raise ValueError if a path leads out of the corpus."""
         fields = json.loads(line)
-        fields["sources"] = tuple(Source(**source) for source in fields["sources"])
+        fields["sources"] = tuple(_source(source) for source in fields["sources"])
         if "noise" in fields:
             fields["noise"] = Source(**fields["noise"])
         recipe = cls(**fields)
@@ -78,6 +99,16 @@ class Recipe:
             if path.startswith("/") or ".." in path.split("/"):
                 raise ValueError(f"{path} leads out of the corpus")
         return recipe
+
+
+def _source(fields: dict[str, Any]) -> Source:
+    """Return a source from its fields in JSON. Raise ValueError if its turn is not three numbers from 0 on."""
+    turn = fields.get("turn")
+    if turn is not None:
+        if not (isinstance(turn, list) and len(turn) == 3 and all(isinstance(n, int) and n >= 0 for n in turn)):
+            raise ValueError(f"turn is {turn!r:.40}")
+        fields = {**fields, "turn": tuple(turn)}
+    return Source(**fields)
 
 
 def _without_none(fields: Mapping[str, Any], optional: tuple[str, ...]) -> dict[str, Any]:

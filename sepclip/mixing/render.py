@@ -11,6 +11,8 @@ from sepclip.audio import polyphase
 from sepclip.audio.files import BadSound, mono_at_rate
 from sepclip.audio.sphere import read_speech
 from sepclip.errors import UserError
+from sepclip.mixing.augmentation import fade
+from sepclip.mixing.conversation import FADE_SECONDS
 from sepclip.mixing.recipe import Recipe, Source
 from sepclip.mixing.rooms import CHANGED, in_room, read_noise, read_response
 
@@ -53,13 +55,21 @@ def render_scene(recipe: Recipe, folders: SetFolders, rate_hz: int) -> NDArray[n
     # the sources, filled with silence to the length of the mixture
     dry = np.zeros((len(recipe.sources), recipe.length), np.float32)
     for row, source in zip(dry, recipe.sources, strict=True):
-        wave = read_source(source, folders.root, rate_hz, by_scripts=folders.by_scripts)[: recipe.length]
-        row[: len(wave)] = wave * np.float32(source.gain)
+        if source.absent:
+            continue
+        wave = read_source(source, folders.root, rate_hz, by_scripts=folders.by_scripts)
+        start, skip, samples = source.turn or (0, 0, recipe.length)
+        wave = wave[skip : skip + min(samples, recipe.length - start)]
+        row[start : start + len(wave)] = wave * np.float32(source.gain)
+        if source.turn:
+            fade(row, start, start + len(wave), round(FADE_SECONDS * rate_hz))
     # their echo and the noise, which keep the relative levels of the recipe
     heard, noise = dry, np.zeros((1, recipe.length), np.float32)
     if folders.rirs is not None:
-        responses = [read_response(folders.rirs / str(source.rir), rate_hz) for source in recipe.sources]
-        heard = np.stack([in_room(row, response) for row, response in zip(dry, responses, strict=True)])
+        heard = dry.copy()
+        for row, source in zip(heard, recipe.sources, strict=True):
+            if source.rir is not None:  # an absent source has no place in the room
+                row[:] = in_room(row, read_response(folders.rirs / source.rir, rate_hz))
     if recipe.noise is not None and folders.noise is not None:
         wave = read_noise(recipe.noise, folders.noise, rate_hz, by_scripts=folders.by_scripts)[: recipe.length]
         noise[0, : len(wave)] = wave * np.float32(recipe.noise.gain)

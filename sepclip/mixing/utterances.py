@@ -42,9 +42,11 @@ class TrainingSounds:
         self.folders = mixtures.source_folders
         self.folders.require()
         # each stretch once, though many recipes name it: it then takes memory and disk once
-        self.voices = _distinct(source for recipe in recipes for source in recipe.sources)
+        self.voices = _distinct(source for recipe in recipes for source in recipe.sources if not source.absent)
         self.noises = _distinct(recipe.noise for recipe in recipes if recipe.noise)
-        self.rooms = sorted({tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes} - {()})
+        self.rooms = sorted(
+            {tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes if _has_all(recipe)} - {()}
+        )
         self.by_voice: dict[str, list[int]] = {}
         for index, source in enumerate(self.voices):
             self.by_voice.setdefault(source.voice, []).append(index)
@@ -152,6 +154,10 @@ class TrainingSounds:
 
 
 _warned: set[Path] = set()  # sets whose resampled sources cannot be written
+
+
+def _has_all(recipe: Recipe) -> bool:
+    return not any(source.absent for source in recipe.sources)
 
 
 def _key(source: Source) -> tuple[str, int]:

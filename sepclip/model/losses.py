@@ -27,6 +27,7 @@ Weights = Literal["ratio", "vad", "none"]
 Clustering = Literal["wkm", "dc"]
 VAD_DB = -40.0  # bins this far below the loudest do not contain speech (METHOD: the version of AutoClip's author)
 SILENT_DB = -80.0  # references this far below the loudest of their mixture have no SNR; also, no SNR exceeds 80 dB
+ABSENT_SHARE = 1e-3  # of the mixture's energy (tau): SNRs are limited near 30 dB, and silence at -30 dB is silent
 LEAST_RIDGE = 1e-5  # in float32 the Gram matrix of identical embeddings is accurate to about 1e-6 of its trace
 _RATIO_FLOOR = 1e-6  # added to the sum of magnitudes, so that silence does not divide by zero
 _TINY = 1e-20  # least ridge, and least energy in a ratio of energies: silence must not give 0 / 0
@@ -260,6 +261,29 @@ def _residual_ratio(est: Tensor, ref: Tensor) -> Tensor:
     return ((est - target).square().sum(-1) + floor) / (target.square().sum(-1) + floor)
 
 
+def thresholded_snr(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
+    """Return the thresholded SNR in dB of every source, absent ones included, averaged and permuted by utterance.
+
+    With the mixture x, a source s, its estimate e and tau = 0.001, the loss of a pair is
+    10 log10((|e - s|^2 + tau |x|^2) / (|s|^2 + tau |x|^2)). For a source that is present, this is the negative SNR,
+    limited near 30 dB; for one that is absent (s = 0), it is the term of Wisdom et al. 2021 (FUSS) plus a constant, and
+    the network learns to give silence. An excerpt without any sound has the loss 0 and no gradient.
+    """
+    est, ref = outputs["wave"], signals.source_waves  # (B, S, T)
+    mixture = signals.mixture_wave.square().sum(-1)[:, None]  # (B, 1)
+    # of an excerpt without sound all energies would be 0: any floor does, since its loss is replaced by 0 below
+    floor = torch.where(mixture > 0, ABSENT_SHARE * mixture, torch.ones_like(mixture))
+    if not signals.fixed_order:
+        with torch.no_grad():
+            errors = torch.cdist(est, ref).square()  # (B, est, ref)
+            # the denominator does not depend on the estimate, so the numerator alone decides the permutation
+            pairwise = (errors + floor.unsqueeze(2)).log10()
+        ref = _permute_references(ref, pairwise)
+    error = (est - ref).square().sum(-1)  # (B, S)
+    ratio = (error + floor) / (ref.square().sum(-1) + floor)
+    return 10 * torch.where(mixture > 0, ratio, torch.ones_like(ratio)).log10().mean(1)
+
+
 def _power(decibels: float) -> float:
     """Return the ratio of powers that ``decibels`` are."""
     return float(10 ** (decibels / 10))
@@ -327,5 +351,6 @@ LOSSES = {
     "wkm": Loss(whitened_k_means, ("embedding",), "embedding"),
     "chimera": Loss(chimera, ("mask", "embedding"), "mask"),
     "snr": Loss(snr, ("wave",), "wave"),
+    "tsnr": Loss(thresholded_snr, ("wave",), "wave"),
     "si-sdr": Loss(si_sdr, ("wave",), "wave", scale_free=True),
 }

@@ -55,7 +55,7 @@ def _set_contents(path: Path) -> dict[str, str]:
         groups: dict[str, int] = {}
         for recipe in recipes:
             groups[recipe.group] = groups.get(recipe.group, 0) + 1
-        voices = {source.voice for recipe in recipes for source in recipe.sources}
+        voices = {source.voice for recipe in recipes for source in recipe.sources if not source.absent}
         parts = ", ".join(f"{number} {group}" for group, number in groups.items())
         facts[split] = (
             f"{counted(len(recipes), 'mixture')} ({parts}), {minutes:.1f} min, {counted(len(voices), 'voice')}"

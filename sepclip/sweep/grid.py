@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.config.load import flatten, load_config, read_yaml, shipped_path
-from sepclip.config.schema import Config
+from sepclip.config.schema import ADDED, Config
 from sepclip.errors import UserError
 from sepclip.training.run import MAY_CHANGE
 
@@ -140,6 +140,8 @@ def digest_of(config: Config, data_digest: str) -> str:
     ``train.save_every`` and ``data.memory_gib``, and ``train.epochs`` if ``train.steps`` overrides it.
     """
     keys = {key: value for key, value in flatten(config.model_dump()).items() if key not in _NOT_IN_DIGEST}
+    # a key that 0.1 did not have counts only if it is used, so that the cells of earlier sweeps keep their identity
+    keys = {key: value for key, value in keys.items() if key not in ADDED or value != ADDED[key]}
     if keys["train.steps"] is not None:
         keys["train.epochs"] = None
     return hashlib.sha256(json.dumps([data_digest, keys], sort_keys=True).encode()).hexdigest()[:12]

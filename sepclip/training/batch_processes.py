@@ -8,7 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,12 +33,12 @@ class BatchProcesses:
     """Makes the batches of ``steps`` in up to ``count`` forked processes, each of which makes every count-th one.
 
     Each process has one batch ready, in memory that it shares with this one, and makes another meanwhile. The very
-    first batch is made here, before they start: its warnings are printed once, and all others are of its size. The
-    processes end with this one, however that ends. Linux only.
+    first batch is made here, before they start: its warnings are printed once, and all others are of its size, or have
+    excerpts of up to ``longest`` samples. The processes end with this one, however that ends. Linux only.
     """
 
-    def __init__(self, make: Callable[[int], Batch], steps: range, count: int):
-        self._make, self._next_steps = make, steps
+    def __init__(self, make: Callable[[int], Batch], steps: range, count: int, longest: int | None = None):
+        self._make, self._next_steps, self._longest = make, steps, longest
         self._count = max(0, min(count, len(steps) - 1))
         self._processes: list[_Process] = []
         self._first: Batch | None = None
@@ -54,7 +54,8 @@ class BatchProcesses:
             self._first = self._make(self._next_steps[0])
             try:
                 for index in range(self._count):
-                    self._processes.append(_fork(self._make, self._next_steps[1 + index :: self._count], self._first))
+                    steps = self._next_steps[1 + index :: self._count]
+                    self._processes.append(_fork(self._make, steps, self._first, self._longest))
             except BaseException as error:
                 self.end()
                 if not isinstance(error, OSError):
@@ -98,11 +99,11 @@ class BatchProcesses:
 
 @dataclass
 class _Process:
-    """A process that writes batches into ``slot``, which is shared memory."""
+    """A process that writes batches into ``slot``, shared memory for the mixtures and for the sources of a batch."""
 
     pid: int
     pipe: Connection
-    slot: Batch
+    slot: tuple[Tensor, Tensor]
 
     def batch(self) -> Batch:
         """Return the next batch. Raises the error that making it raised, and UserError if the process was killed."""
@@ -112,8 +113,9 @@ class _Process:
             raise UserError(_KILLED) from error
         if isinstance(message, BaseException):
             raise message
-        names, first, total = message
-        return replace(self.slot, names=names, first=first, total=total)
+        shapes, names, first, total = message
+        mixture, sources = (flat[: shape.numel()].view(shape) for flat, shape in zip(self.slot, shapes, strict=True))
+        return Batch(mixture, sources, names, first, total)
 
     def release_batch(self) -> None:
         """Let the process overwrite its last batch."""
@@ -137,9 +139,9 @@ class _Process:
             os.waitpid(self.pid, 0)
 
 
-def _fork(make: Callable[[int], Batch], steps: range, like: Batch) -> _Process:
-    """Start a process that makes the batches of ``steps``, which are of the size of ``like``."""
-    slot = replace(like, mixture=_shared_tensor(like.mixture), sources=_shared_tensor(like.sources))
+def _fork(make: Callable[[int], Batch], steps: range, like: Batch, longest: int | None) -> _Process:
+    """Start a process that makes the batches of ``steps``: of the size of ``like``, or of up to ``longest`` samples."""
+    slot = _shared_tensor(like.mixture, longest), _shared_tensor(like.sources, longest)
     parent_end, child_end = Pipe()
     parent = os.getpid()
     # Python warns that other threads may hold locks at the time of a fork: none of ours makes batches yet
@@ -156,12 +158,16 @@ def _fork(make: Callable[[int], Batch], steps: range, like: Batch) -> _Process:
     return _Process(pid, parent_end, slot)
 
 
-def _shared_tensor(like: Tensor) -> Tensor:
-    """Return a tensor of the shape and type of ``like``, in memory shared with processes that are forked later."""
-    return torch.frombuffer(mmap.mmap(-1, like.nbytes), dtype=like.dtype).view(like.shape)
+def _shared_tensor(like: Tensor, longest: int | None) -> Tensor:
+    """Return a flat tensor in memory shared with processes that are forked later.
+
+    It has room for a tensor of the type and shape of ``like`` (..., T), with ``longest`` in place of T if that is more.
+    """
+    rows, samples = like.shape[:-1].numel(), max(like.shape[-1], longest or 0)
+    return torch.frombuffer(mmap.mmap(-1, rows * samples * like.element_size()), dtype=like.dtype)
 
 
-def _make_batches(make: Callable[[int], Batch], steps: range, slot: Batch, pipe: Connection) -> None:
+def _make_batches(make: Callable[[int], Batch], steps: range, slot: tuple[Tensor, Tensor], pipe: Connection) -> None:
     """Make the batches of ``steps`` in a forked process, one after the other, and send each through ``pipe``."""
     gc.freeze()  # the parent's objects on a GPU must not be freed here
     for number in _IGNORED:
@@ -174,11 +180,9 @@ def _make_batches(make: Callable[[int], Batch], steps: range, slot: Batch, pipe:
             batch = make(step)
             if step != steps[0]:
                 pipe.recv_bytes()
-            shapes = slot.sources.shape, batch.sources.shape
-            assert shapes[0] == shapes[1], f"batches of {shapes[0]} and {shapes[1]}"
-            slot.mixture.copy_(batch.mixture)
-            slot.sources.copy_(batch.sources)
-            pipe.send((batch.names, batch.first, batch.total))
+            for flat, tensor in zip(slot, (batch.mixture, batch.sources), strict=True):
+                flat[: tensor.numel()].view(tensor.shape).copy_(tensor)
+            pipe.send(((batch.mixture.shape, batch.sources.shape), batch.names, batch.first, batch.total))
         pipe.recv_bytes()  # the last batch is in use until then
     except Exception as error:  # noqa: BLE001 - the parent raises it again when it needs the batch
         known = isinstance(error, UserError | MemoryError)

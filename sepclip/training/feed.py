@@ -19,7 +19,8 @@ class Feed:
 
     For a GPU a separate thread makes the next batches and copies them from pinned memory on a separate stream
     (``ahead``), so that the GPU does not wait as long as batches are made faster than it uses them. From step ``first``
-    on they are made by up to ``processes`` processes. On a CPU working ahead gains nothing, as making a batch needs the
+    on they are made by up to ``processes`` processes; ``longest`` is the samples of the longest excerpts, if they
+    differ. On a CPU working ahead gains nothing, as making a batch needs the
     same cores as the step.
     """
 
@@ -32,10 +33,11 @@ class Feed:
         *,
         first: int = 0,
         processes: int = 0,
+        longest: int | None = None,
         ahead: bool | None = None,
     ):
         self._steps, self._device, self._dtype = steps, device, dtype
-        self._processes = BatchProcesses(batch, range(first, steps), processes)
+        self._processes = BatchProcesses(batch, range(first, steps), processes, longest)
         cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, "batches") if (cuda if ahead is None else ahead) else None

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from sepclip.audio.stft import STFT
 from sepclip.config.schema import Config
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
-from sepclip.mixing.batches import Batches, ValidationCrops, training_data
-from sepclip.mixing.dynamic_voices import Augmentation
+from sepclip.mixing.batches import Batches, training_data
 from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.mixing.validation_crops import ValidationCrops
 from sepclip.model.separator import SeparationModel
 from sepclip.terminal import say
 from sepclip.training import checkpoint
@@ -145,7 +146,7 @@ class Training:
         if config.dynamics.every is not None and (ranks.size > 1 or config.train.accumulate > 1):
             raise UserError("--dynamics: only for trainings of one process, with train.accumulate=1")
         separator = build_separator(config, data.layout)
-        batches, crops = _open_data(config, data, separator.stft.samples(config.data.segment_frames), ranks)
+        batches, crops = _open_data(config, data, separator.stft, ranks)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
         # the weights of another run are loaded before the state is built, whose average begins with them
         last = checkpoint.find(run.checkpoint_path("last"))
@@ -179,6 +180,7 @@ class Training:
             dtype_of(config),
             first=state.step,
             processes=worker_count(config),
+            longest=self.batches.longest,
         )
 
     def agree(self, requests: SignalRequests, clock: Clock) -> Requested:
@@ -212,8 +214,9 @@ class Training:
         return max_minutes is not None and self.state.progress.seconds >= 60 * max_minutes
 
 
-def _open_data(config: Config, data: MixtureSet, segment: int, ranks: Ranks) -> tuple[Batches, ValidationCrops]:
-    """Return the batches to train on and the crops to validate on, of ``segment`` samples each."""
+def _open_data(config: Config, data: MixtureSet, transform: STFT, ranks: Ranks) -> tuple[Batches, ValidationCrops]:
+    """Return the batches to train on and the crops to validate on; ``transform`` says how long a frame is."""
+    segment = transform.samples(config.data.segment_frames)
     settings, readers, workers = config.data, reader_count(config), worker_count(config)
     batches = training_data(
         data,
@@ -224,9 +227,10 @@ def _open_data(config: Config, data: MixtureSet, segment: int, ranks: Ranks) -> 
         memory_gib=settings.memory_gib,
         excerpts=settings.excerpts,
         share=ranks.share,
-        augmentation=Augmentation(settings.speed, settings.noise_snr_db),
+        augmentation=settings.augmentation(),
         readers=1 if workers else readers,
         shared=workers > 0,
+        segments=[(transform.samples(frames), share) for frames, share in settings.segments or ()],
     )
     crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share, readers)
     return batches, crops

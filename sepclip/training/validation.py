@@ -6,7 +6,7 @@ import torch
 
 from sepclip.audio.si_sdr import si_sdr_improvement
 from sepclip.config.schema import Config
-from sepclip.mixing.batches import ValidationCrops
+from sepclip.mixing.validation_crops import ValidationCrops
 from sepclip.model.separator import SeparationModel
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.state import dtype_of

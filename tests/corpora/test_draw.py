@@ -36,7 +36,7 @@ def split(survey, sources=2, unseen=(), by_voice=False, fractions=EVEN, seed=0):
 
 def drawn(voices, split="tr", count=300, sources=2, seed=0, mode="min"):
     settings = VoiceSettings({}, EVEN, sources=sources, seed=seed, mode=mode)
-    return draw(Group(split, "seen", voices, count), settings)
+    return draw(Group(split, "seen", voices, count), settings, {})
 
 
 def distinct(recipes):

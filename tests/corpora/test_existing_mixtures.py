@@ -10,9 +10,10 @@ from sepclip.cli import main
 from sepclip.corpora import corpora
 from sepclip.corpora.existing_mixtures import TASKS
 from sepclip.errors import UserError
-from sepclip.mixing.batches import ValidationCrops, training_data
+from sepclip.mixing.batches import training_data
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import SPLITS
+from sepclip.mixing.validation_crops import ValidationCrops
 from tests.conftest import sepclip, train_tiny
 from tests.mixing.conftest import every_recipe, tree, write_wave
 

@@ -18,9 +18,10 @@ from sepclip.corpora.librimix.lists import read_tables, subsets_of
 from sepclip.corpora.librimix.plan import floor_to_int16, prolong
 from sepclip.corpora.preflight import Preflight
 from sepclip.errors import UserError
-from sepclip.mixing.batches import ValidationCrops, training_data
+from sepclip.mixing.batches import training_data
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import SPLITS
+from sepclip.mixing.validation_crops import ValidationCrops
 from sepclip.training.state import TrainingState, build_separator
 from sepclip.training.step import take_step
 from sepclip.training.validation import validate

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from sepclip.errors import UserError
-from sepclip.mixing.batches import Share, ValidationCrops, crop, training_data
+from sepclip.mixing.batches import Share, crop, training_data
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.render import read_source
+from sepclip.mixing.validation_crops import ValidationCrops
 from tests.mixing.conftest import make_corpus, prepare
 
 SEGMENT = 8000

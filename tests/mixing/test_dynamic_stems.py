@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sepclip.errors import UserError
-from sepclip.mixing.batches import STEM_GAIN, ValidationCrops
+from sepclip.mixing.batches import STEM_GAIN
+from sepclip.mixing.validation_crops import ValidationCrops
 from tests.corpora.tracks import FOUR, make_tracks, noise, stems
 from tests.mixing.test_batches import data, same
 

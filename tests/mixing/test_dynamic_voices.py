@@ -174,7 +174,7 @@ def test_sources_of_another_rate_are_resampled_once(tmp_path, monkeypatch, capsy
 def test_what_cannot_be_varied_is_told(mixtures, scene):
     with pytest.raises(UserError, match=r"data\.noise_snr_db: the recipes of .* name no noise; prepare a set with"):
         data(mixtures, None, (0, 10))
-    with pytest.raises(UserError, match="are for voices mixed in training"):
+    with pytest.raises(UserError, match="are for dynamic voices"):
         data(mixtures, (0.9, 1.1), dynamic=False)
 
 

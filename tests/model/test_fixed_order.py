@@ -14,7 +14,7 @@ from sepclip.model.separator import require_trainable
 from tests.model.build import loss_settings
 from tests.model.test_losses import outputs, perfect_outputs, permute_outputs, signals, transform_signals
 
-ORDERED = ["mi", "snr", "si-sdr", "chimera"]
+ORDERED = ["mi", "snr", "tsnr", "si-sdr", "chimera"]
 PLAIN = loss_settings()
 
 
@@ -30,7 +30,7 @@ def test_fixed_order_loss_grows_if_sources_are_exchanged(name):
     assert (LOSSES[name](swapped, fixed, PLAIN) > right + 1e-5).all()
 
 
-@pytest.mark.parametrize("name", ["mi", "snr", "si-sdr"])
+@pytest.mark.parametrize("name", ["mi", "snr", "tsnr", "si-sdr"])
 def test_fixed_order_loss_is_the_mean_over_single_sources(name):
     truth, prediction = replace(signals(sources=3), fixed_order=True), outputs(sources=3)
     expected = []
@@ -88,7 +88,7 @@ def test_improvement_in_fixed_order_excludes_silent_sources():
 def test_losses_and_networks_without_order_raise():
     stems = Layout(44100, 2, 2, ("vocals", "drums"), fixed_order=True)
     for name in ("dc", "wkm"):
-        with pytest.raises(UserError, match=r"\(vocals, drums\): choose --loss mi or chimera or snr or si-sdr"):
+        with pytest.raises(UserError, match=r"\(vocals, drums\): choose --loss mi or chimera or snr or tsnr or si-sdr"):
             require_trainable(stems, loss=name, network="blstm")
         require_trainable(Layout(44100, 2, 2), loss=name, network="blstm")
     with pytest.raises(UserError, match="takes one channel and this data has 2"):

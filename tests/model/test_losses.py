@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from itertools import permutations
 
@@ -556,3 +557,73 @@ def test_snr_ignores_a_common_level_and_si_sdr_that_of_the_estimates():
     assert (loss("snr", {"wave": 2 * prediction["wave"]}, truth) - loss("snr", prediction, truth)).abs().max() > 0.1
     torch.testing.assert_close(loss("si-sdr", {"wave": -prediction["wave"]}, truth), loss("si-sdr", prediction, truth))
     assert [name for name in LOSSES if LOSSES[name].scale_free] == ["si-sdr"]
+
+
+def test_thresholded_snr_is_its_definition():
+    prediction, truth = outputs(), signals()
+    truth.source_waves[0, 1] = 0  # absent in the first mixture
+    truth = replace(truth, mixture_wave=truth.source_waves.sum(1))
+    floor = 1e-3 * truth.mixture_wave.square().sum(-1)
+    wanted = []
+    for est, ref, least in zip(prediction["wave"], truth.source_waves, floor, strict=True):
+        losses = []
+        for order in permutations(range(2)):
+            error = (est[list(order)] - ref).square().sum(-1)
+            losses.append((10 * ((error + least) / (ref.square().sum(-1) + least)).log10()).mean())
+        wanted.append(min(losses))
+    torch.testing.assert_close(loss("tsnr", prediction, truth), torch.stack(wanted))
+
+
+def test_thresholded_snr_is_the_negative_snr_far_from_its_limits():
+    truth = signals()
+    error = 0.1 * torch.randn_like(truth.source_waves)
+    scale = (truth.source_waves.square().sum(-1) / error.square().sum(-1)).sqrt().unsqueeze(-1)
+    for snr_db, tolerance in ((-20, 0.02), (0, 0.05), (10, 0.1), (20, 1.0)):
+        est = truth.source_waves + error * scale * 10 ** (-snr_db / 20)
+        wanted = torch.full((2,), -float(snr_db), dtype=est.dtype)
+        torch.testing.assert_close(loss("tsnr", {"wave": est}, truth), wanted, rtol=0, atol=tolerance)
+    perfect = loss("tsnr", {"wave": truth.source_waves}, truth)
+    assert ((perfect > -31) & (perfect < -26)).all()  # 30 dB if one source were all of the mixture
+
+
+def test_thresholded_snr_teaches_silence_for_an_absent_source():
+    truth = signals()
+    truth.source_waves[:, 1] = 0
+    truth = replace(truth, mixture_wave=truth.source_waves.sum(1))
+    silent = loss("tsnr", {"wave": truth.source_waves}, truth)
+    for share in (0.5, 0.1, 0.01):
+        est = truth.source_waves.clone()
+        est[:, 1] = share * truth.mixture_wave
+        louder = loss("tsnr", {"wave": est}, truth)
+        # half of 10 log10(1 + share^2 / tau): the other half of the mean is the voice, which is perfect
+        torch.testing.assert_close(louder - silent, torch.full_like(silent, 5 * math.log10(1 + share**2 / 1e-3)))
+    est = truth.source_waves + 0.01 * torch.randn_like(truth.source_waves)
+    est.requires_grad_()
+    loss("tsnr", {"wave": est}, truth).sum().backward()
+    assert (est.grad[:, 1].abs().sum(-1) > 0).all()
+
+
+def test_thresholded_snr_has_a_bounded_gradient_and_none_without_sound():
+    truth = signals()
+    est = truth.source_waves.clone()
+    for size in (0.0, 1e-6, 1e-3, 1.0, 1e3):
+        near = (est + size * torch.randn_like(est)).requires_grad_()
+        loss("tsnr", {"wave": near}, truth).sum().backward()
+        # |gradient| <= 10 / ln 10 / (sqrt(tau) |x|), averaged over the sources
+        most = 10 / math.log(10) / (1e-3**0.5 * truth.mixture_wave.norm(dim=-1)) / 2
+        assert (near.grad.norm(dim=-1) <= most.unsqueeze(1) * (1 + 1e-6)).all()
+    silent = replace(truth, mixture_wave=torch.zeros_like(truth.mixture_wave), source_waves=torch.zeros_like(est))
+    near = est.clone().requires_grad_()
+    result = loss("tsnr", {"wave": near}, silent)
+    result.sum().backward()
+    assert result.eq(0).all()
+    assert near.grad.eq(0).all()
+
+
+def test_thresholded_snr_pairs_whole_utterances():
+    truth = signals(sources=3)
+    for order in permutations(range(3)):
+        torch.testing.assert_close(
+            loss("tsnr", {"wave": truth.source_waves[:, list(order)]}, truth),
+            loss("tsnr", {"wave": truth.source_waves}, truth),
+        )

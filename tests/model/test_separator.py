@@ -129,7 +129,7 @@ def example(model, waves):
 def test_each_loss_has_a_network_and_each_network_a_loss():
     assert {loss for _, loss in PAIRS} == set(LOSSES)
     assert {network for network, _ in PAIRS} == set(NETWORKS)
-    assert losses_of("conv-tasnet") == ["snr", "si-sdr"]
+    assert losses_of("conv-tasnet") == ["snr", "tsnr", "si-sdr"]
 
 
 @every_pair

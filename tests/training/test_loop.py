@@ -312,7 +312,7 @@ def test_non_finite_weights_stop_the_training_with_a_message(small_set: Path, tm
 
 
 def test_validation_changes_nothing(small_set: Path, tiny_run: Path) -> None:
-    from sepclip.mixing.batches import ValidationCrops
+    from sepclip.mixing.validation_crops import ValidationCrops
 
     data, run = MixtureSet.open(small_set), Run.open(tiny_run)
     model = run.separator(torch.device("cpu")).model
@@ -328,7 +328,7 @@ def test_validation_changes_nothing(small_set: Path, tiny_run: Path) -> None:
 
 @NEEDS_BF16
 def test_bf16_gives_nearly_the_loss_of_fp32(small_set: Path, tiny_run: Path) -> None:
-    from sepclip.mixing.batches import ValidationCrops
+    from sepclip.mixing.validation_crops import ValidationCrops
 
     run, crops = Run.open(tiny_run), ValidationCrops(MixtureSet.open(small_set), 5000, 4)
     separator = run.separator(torch.device("cpu"))

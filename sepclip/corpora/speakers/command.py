@@ -59,12 +59,36 @@ def prepare(
             show_default=False,
         ),
     ] = None,
-    level: Annotated[
-        str,
+    overlap: Annotated[
+        list[str] | None,
         typer.Option(
-            help="Measure the levels of the voices by rms, p56 (active speech, ITU-T P.56) or lufs (ITU-R BS.1770)."
+            metavar="LOW,HIGH[,WEIGHT]",
+            help="Share of the time in which both voices speak, from 0 to 1, such as 0.5,1. Repeat it for several "
+            "ranges with weights: --overlap 0.5,1,60 --overlap 0,0.5,25 [the mixtures overlap from their beginning].",
+            show_default=False,
         ),
-    ] = "rms",
+    ] = None,
+    single: Annotated[
+        float, typer.Option(help="Share of the mixtures with one voice only; their other sources are silent.")
+    ] = 0.0,
+    same_corpus: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the mixtures whose voices are from one corpus, if the voices are from several [any voices].",
+            show_default=False,
+        ),
+    ] = None,
+    corpus_from: Annotated[
+        str, typer.Option(help="Regular expression that finds the corpus in the name of a voice, for --same-corpus.")
+    ] = "^[A-Za-z]+",
+    level: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure the levels of the voices by rms, p56 (active speech, ITU-T P.56) or lufs (ITU-R BS.1770) "
+            "[rms, with --overlap or --single p56].",
+            show_default=False,
+        ),
+    ] = None,
     rate: Annotated[int, typer.Option(help="Sampling rate of the mixtures in Hz.", min=1000)] = 8000,
     mode: Annotated[str, typer.Option(help="min: cut to the shortest source. max: fill with silence.")] = "min",
     min_seconds: Annotated[float, typer.Option(help="Leave out shorter recordings.", min=0.1)] = 1.0,
@@ -111,6 +135,7 @@ def prepare(
     from sepclip.corpora.speakers.plan import plan_voices
     from sepclip.corpora.speakers.voice_settings import VoiceSettings, parse_range
     from sepclip.errors import UserError
+    from sepclip.mixing.conversation import parse_overlap
 
     if noise_snr is not None and noise is None:
         raise UserError("--noise-snr goes with --noise, the folder of the recordings")
@@ -124,7 +149,7 @@ def prepare(
         fractions=parse_fractions(fractions),
         speaker_from=speaker_from,
         preset=preset,
-        level=level,
+        level=level or ("p56" if overlap or single else "rms"),
         rate_hz=rate,
         mode=mode,
         min_seconds=min_seconds,
@@ -135,6 +160,10 @@ def prepare(
         targets=targets or "reverberant",
         seed=seed,
         audio=audio,
+        overlap=parse_overlap(overlap or ()),
+        single=single,
+        same_corpus=same_corpus,
+        corpus_from=corpus_from,
     )
     carry_out(plan_voices(root, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
 

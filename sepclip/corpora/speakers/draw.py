@@ -6,17 +6,22 @@ the speakers of each mixture are drawn. Every choice comes from a generator of (
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
+from random import Random
 
+import numpy as np
+
+from sepclip.audio.activity import hop_samples
 from sepclip.corpora.shares import divide
 from sepclip.corpora.speakers.presets import NO_VOICE
 from sepclip.corpora.speakers.survey import Utterance, VoiceSurvey
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError
 from sepclip.mixing.chance import generator
+from sepclip.mixing.conversation import LEAST_SECONDS, Pairing, turns_of_utterances
 from sepclip.mixing.levels import LEVEL_DBFS, PEAK, relative_levels
-from sepclip.mixing.recipe import Recipe, Source
+from sepclip.mixing.recipe import ABSENT, Recipe, Source
 
 _TRIES = 50  # to find a combination of utterances not drawn before
 
@@ -122,29 +127,41 @@ def combinations_of(voices: Voices, sources: int) -> int:
     return ways[sources]
 
 
-def draw(group: Group, settings: VoiceSettings, first: int = 0) -> list[Recipe]:
+def draw(
+    group: Group, settings: VoiceSettings, activity: Mapping[tuple[str, int], bytes], first: int = 0
+) -> list[Recipe]:
     """Draw the recipes of a group, each of different voices, where all voices are equally likely.
 
     In a validation or test split no combination of utterances occurs twice, so the group may give fewer mixtures. In
     training one is repeated only if another is hard to find. The recipe of an index depends on the seed and on those
-    before it, not on how many follow. The names of the mixtures are numbered from ``first`` on.
+    before it, not on how many follow. The names of the mixtures are numbered from ``first`` on. ``activity`` says when
+    somebody speaks in each utterance, by path and offset; it decides when voices take turns.
     """
     sources, names = settings.sources, sorted(group.voices)
     possible = combinations_of(group.voices, sources)
+    if settings.single:
+        possible += combinations_of(group.voices, 1)
     count = group.count if group.split == "tr" else min(group.count, possible)
+    pairing = Pairing.of(names, settings.same_corpus, settings.corpus_from)
     drawn: set[frozenset[Utterance]] = set()
-    recipes = []
+    recipes: list[Recipe] = []
     for index in range(count):
         chance = generator(settings.seed, f"draw {group.split} {group.name}", index)
+        # whether one voice is alone, drawn only if that is asked for: other sets keep their recipes
+        voices = 1 if settings.single and settings.conversation.draw_is_single(chance) else sources
         # draw speakers and an utterance of each, until the combination is a new one
         chosen: list[Utterance] = []
-        for _ in range(_TRIES if group.split == "tr" else 10**6):
-            chosen = [chance.choice(group.voices[voice]) for voice in chance.sample(names, sources)]
+        for _ in range(_TRIES if group.split == "tr" or settings.conversation else 10**6):
+            chosen = [chance.choice(group.voices[voice]) for voice in pairing.draw(chance, names, voices)]
             if frozenset(chosen) not in drawn:
                 break
+        else:
+            if group.split != "tr":
+                continue
         drawn.add(frozenset(chosen))
         levels = relative_levels(chance, sources)
-        recipes.append(_recipe(chosen, levels, group.name, first + index, settings))
+        recipe = _recipe(chosen, levels, group.name, first + len(recipes), settings)
+        recipes.append(_take_turns(recipe, chosen, settings, activity, chance) if settings.conversation else recipe)
     return recipes
 
 
@@ -153,17 +170,56 @@ def _recipe(
 ) -> Recipe:
     # the sum of the peaks says whether a mixture exceeds full scale, unless noise or an echo changes them: then
     # rendering chooses the common gain
-    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=True)]
+    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=False)]
     loudest = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
     common = min(1.0, PEAK / loudest) if settings.plain else 1.0  # one gain for all, so that relative levels stay
     lengths = [utterance.samples for utterance in chosen]
     sources = tuple(
         Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
-        for u, level, gain in zip(chosen, levels, gains, strict=True)
+        for u, level, gain in zip(chosen, levels, gains, strict=False)
     )
     name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])
     length = min(lengths) if settings.mode == "min" else max(lengths)
     return Recipe(name, group, length, sources, None if settings.plain else PEAK)
+
+
+def _take_turns(
+    recipe: Recipe,
+    chosen: Sequence[Utterance],
+    settings: VoiceSettings,
+    activity: Mapping[tuple[str, int], bytes],
+    chance: Random,
+) -> Recipe:
+    """Return the recipe with the turns of its voices drawn, and an absent source beside a single one."""
+    # silence before the first word and after the last one is no part of a turn
+    spans = [_active_span(activity[u.path, u.offset], u.samples, settings.rate_hz) for u in chosen]
+    if len(chosen) == 1:
+        (begin, end), source = spans[0], recipe.sources[0]
+        sources = [replace(source, turn=(0, begin, end - begin)), *[ABSENT] * (settings.sources - 1)]
+        chance.shuffle(sources)
+        return replace(recipe, sources=tuple(sources), length=end - begin)
+    if not settings.overlap:
+        return recipe
+    lengths = (spans[0][1] - spans[0][0], spans[1][1] - spans[1][0])
+    turns = turns_of_utterances(settings.conversation.draw_overlap(chance), lengths, chance)
+    placed = []
+    for source, (begin, end), (start, used) in zip(recipe.sources, spans, turns, strict=True):
+        # of an utterance that is cut, any part may be used
+        skip = begin + chance.randint(0, end - begin - used)
+        placed.append(replace(source, turn=(start, skip, used)))
+    return replace(recipe, sources=tuple(placed), length=max(start + used for start, used in turns))
+
+
+def _active_span(packed: bytes, samples: int, rate_hz: int) -> tuple[int, int]:
+    """Return the first and last sample between which somebody speaks, for half a second or more if there is as much."""
+    hops = np.flatnonzero(np.unpackbits(np.frombuffer(packed, np.uint8)))
+    hop = hop_samples(rate_hz)
+    begin, end = int(hops[0]) * hop, min(samples, (int(hops[-1]) + 1) * hop)
+    missing = min(round(LEAST_SECONDS * rate_hz), samples) - (end - begin)
+    if missing > 0:
+        begin = max(0, begin - missing)
+        end = min(samples, max(end, begin + round(LEAST_SECONDS * rate_hz)))
+    return begin, end
 
 
 def _identifier(utterance: Utterance) -> str:

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 from sepclip.audio.files import NOT_READ
@@ -44,8 +43,7 @@ def plan_voices(root: Path, out: Path, settings: VoiceSettings, *, corpus: str, 
     for option, folder in (("--noise", noise), ("--rirs", rirs)):
         if folder:
             require_apart(option, folder, root, out)
-    lists = {"unseen": list(settings.unseen), "noise_snr_db": list(settings.noise_snr_db)}
-    recorded = {"corpus": corpus, "root": str(root.resolve()), **asdict(settings), **lists}
+    recorded = {"corpus": corpus, "root": str(root.resolve()), **settings.document()}
     preflight = Preflight(out, smaller=", lower --tr, or leave the audio out with --no-audio")
     finished, missing = find_finished({out: recorded})
     if not missing:
@@ -94,7 +92,7 @@ def _draw(root: Path, survey: VoiceSurvey, settings: VoiceSettings) -> dict[str,
     say(f"split {'by voices' if by_voice else 'within voices'}")
     recipes: dict[str, list[Recipe]] = {split: [] for split in SPLITS}
     for group in groups:
-        drawn = draw(group, settings, first=len(recipes[group.split]))
+        drawn = draw(group, settings, survey.activity, first=len(recipes[group.split]))
         if len(drawn) < group.count:
             only = counted(len(drawn), "different mixture")
             say(f"{group.split} {group.name}: {group.count} asked for, but the voices give only {only}")

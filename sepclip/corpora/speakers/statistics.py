@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from sepclip.corpora.speakers.pauses import HOP_SECONDS
+from sepclip.audio.activity import HOP_SECONDS
 from sepclip.errors import counted
 from sepclip.mixing.mixture_set import SplitStatistics, Spread
 from sepclip.mixing.recipe import Recipe
@@ -21,9 +21,9 @@ def describe(recipes: Sequence[Recipe], activity: Activity, rate_hz: int) -> Spl
         voices = _speaking(recipe, activity, rate_hz)
         speaks += int((voices > 0).sum())
         overlaps += int((voices > 1).sum())
-    levels = [[source.level_db for source in recipe.sources] for recipe in recipes]
+    levels = [[source.level_db for source in recipe.sources if not source.absent] for recipe in recipes]
     snrs = [recipe.snr_db for recipe in recipes if recipe.snr_db is not None]
-    sources = [source for recipe in recipes for source in recipe.sources]
+    sources = [source for recipe in recipes for source in recipe.sources if not source.absent]
     sexes = Counter(recipe.sexes or "unknown" for recipe in recipes)
     return {
         "mixtures": len(recipes),
@@ -44,12 +44,16 @@ def _spread(values: Sequence[float]) -> Spread:
 
 def _speaking(recipe: Recipe, activity: Activity, rate_hz: int) -> NDArray[np.int64]:
     """Return how many voices speak in each 10 ms of a mixture (H,)."""
-    hops = -(-recipe.length // round(HOP_SECONDS * rate_hz))
+    hop = round(HOP_SECONDS * rate_hz)
+    hops = -(-recipe.length // hop)
     voices = np.zeros(hops, np.int64)
     for source in recipe.sources:
+        if source.absent:
+            continue
         packed = np.frombuffer(activity[source.path, source.offset], np.uint8)
-        speaks = np.unpackbits(packed)[:hops]
-        voices[: len(speaks)] += speaks
+        start, skip, count = (n // hop for n in source.turn) if source.turn else (0, 0, hops)
+        speaks = np.unpackbits(packed)[skip : skip + max(count, 1)][: hops - start]
+        voices[start : start + len(speaks)] += speaks
     return voices
 
 

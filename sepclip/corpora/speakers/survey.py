@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from sepclip.audio.activity import hop_levels, hop_samples, is_active
 from sepclip.audio.files import BadSound, find_sounds, mono_at_rate, name_below, read_sound
 from sepclip.audio.loudness import LAWS, rms
 from sepclip.corpora.preflight import require_folder
-from sepclip.corpora.speakers.pauses import cut_at_pauses, hop_levels, hop_samples, is_active
+from sepclip.corpora.speakers.pauses import cut_at_pauses
 from sepclip.corpora.speakers.presets import Voice, VoiceFinder
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted

@@ -1,12 +1,15 @@
 """The settings of a set of mixed voices, and reading them from options."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from sepclip.audio.loudness import LAWS
 from sepclip.corpora.preflight import MODES, require_one_of
 from sepclip.corpora.speakers.presets import check_preset
 from sepclip.errors import UserError
+from sepclip.mixing.conversation import Conversation, OverlapRange
 from sepclip.mixing.render import TARGETS
 
 
@@ -32,6 +35,25 @@ class VoiceSettings:
     targets: str = "reverberant"
     seed: int = 0
     audio: bool = True
+    overlap: tuple[OverlapRange, ...] = ()
+    single: float = 0.0
+    same_corpus: float | None = None
+    corpus_from: str = "^[A-Za-z]+"
+
+    @property
+    def conversation(self) -> Conversation:
+        """How the voices of a mixture take turns."""
+        return Conversation(self.overlap, self.single)
+
+    def document(self) -> dict[str, Any]:
+        """Return the settings as plain data; those that 0.1 did not have are left out if they are not used."""
+        fields: dict[str, Any] = asdict(self)
+        fields |= {"unseen": list(self.unseen), "noise_snr_db": list(self.noise_snr_db)}
+        fields["overlap"] = [[each.low, each.high, each.weight] for each in self.overlap]
+        unused = [name for name in ("overlap", "single") if not fields[name]]
+        if self.same_corpus is None:
+            unused += ["same_corpus", "corpus_from"]
+        return {name: value for name, value in fields.items() if name not in unused}
 
     @property
     def plain(self) -> bool:
@@ -59,6 +81,17 @@ class VoiceSettings:
                 f"that any recording can be cut"
             )
         check_preset(self.preset, self.speaker_from)
+        if self.conversation and self.mode != "min":
+            raise UserError("--mode max: with --overlap or --single a mixture ends with its last voice; leave it out")
+        if self.overlap and self.sources != 2:
+            raise UserError(f"--overlap is for mixtures of two voices, not of {self.sources}: leave it out")
+        for option, share in (("--single", self.single), ("--same-corpus", self.same_corpus)):
+            if share is not None and not (0 <= share <= 1 and (option != "--single" or share < 1)):
+                raise UserError(f"{option} {share:g}: give a share of the mixtures, such as 0.15")
+        try:
+            re.compile(self.corpus_from)
+        except re.error as error:
+            raise UserError(f"--corpus-from {self.corpus_from}: not a regular expression ({error})") from error
 
 
 def parse_range(option: str, text: str) -> tuple[float, float]:

@@ -1,0 +1,80 @@
+"""Effects on the sounds of dynamic mixtures: what recordings differ in, besides the voice.
+
+All of them are linear and change neither the length nor, but for rounding, the RMS of a wave, so levels can be set
+before or after.
+"""
+
+import math
+from collections.abc import Sequence
+from random import Random
+
+import numpy as np
+
+from sepclip.audio.arrays import Float32, Float64
+from sepclip.audio.loudness import rms
+
+_EQUALISER_HZ = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0)  # about an octave and a third apart
+TELEPHONE_HZ = (300.0, 3400.0)  # the band of the telephone (ITU-T G.712)
+_EDGE = 0.15  # of the telephone band: its edges fall by a raised cosine over this share of their frequency
+_NOISE_SLOPES = (0.0, 2.0)  # power falls with the frequency to this power: white to brown
+
+
+def draw_equaliser(chance: Random, most_db: float) -> list[float]:
+    """Draw the gains of a smooth equaliser in dB, within ``most_db`` of 0, at fixed frequencies."""
+    return [chance.uniform(-most_db, most_db) for _ in _EQUALISER_HZ]
+
+
+def equalise(wave: Float32, gains_db: Sequence[float], rate_hz: int) -> Float32:
+    """Return ``wave`` (T,) through an equaliser of zero phase, at the RMS that it had."""
+    frequencies = np.fft.rfftfreq(_padded(len(wave)), 1 / rate_hz)
+    # linear in dB over the logarithm of the frequency, and constant beyond the first and the last one
+    curve = np.interp(np.log(np.maximum(frequencies, 1.0)), np.log(_EQUALISER_HZ), gains_db)
+    return _same_rms(_filtered(wave, 10 ** (curve / 20)), wave, rate_hz)
+
+
+def telephone(waves: Float32, rate_hz: int) -> Float32:
+    """Return ``waves`` (..., T) as a telephone passes them on: 300 to 3400 Hz."""
+    frequencies = np.fft.rfftfreq(_padded(waves.shape[-1]), 1 / rate_hz)
+    low, high = TELEPHONE_HZ
+    # a raised cosine from 1 in the band to 0 outside
+    below = np.clip((frequencies / low - (1 - _EDGE)) / _EDGE, 0, 1)
+    above = np.clip(((1 + _EDGE) - frequencies / high) / _EDGE, 0, 1)
+    return _filtered(waves, (1 - np.cos(np.pi * below)) * (1 - np.cos(np.pi * above)) / 4)
+
+
+def coloured_noise(chance: Random, samples: int) -> Float32:
+    """Draw noise (T,) of RMS 1 whose spectrum falls by 0 to 6 dB an octave."""
+    slope = chance.uniform(*_NOISE_SLOPES)
+    generator = np.random.Generator(np.random.PCG64(chance.getrandbits(64)))
+    spectrum = np.fft.rfft(generator.standard_normal(_padded(samples)))
+    # amplitude is the root of the power; the lowest bins are left out, or brown noise would be an offset
+    bins = np.arange(len(spectrum), dtype=np.float64)
+    spectrum *= np.where(bins < 2, 0.0, np.maximum(bins, 1.0) ** (-slope / 2))
+    noise = np.fft.irfft(spectrum)[:samples]
+    return (noise / (np.sqrt(np.square(noise).mean()) or 1.0)).astype(np.float32)
+
+
+def fade(wave: Float32, start: int, stop: int, samples: int) -> None:
+    """Fade ``wave`` (T,) in after ``start`` and out before ``stop`` in place, except at its own ends."""
+    ramp = (np.arange(samples, dtype=np.float32) + 0.5) / samples
+    length = min(samples, stop - start)
+    if start > 0:
+        wave[start : start + length] *= ramp[:length]
+    if stop < len(wave):
+        wave[stop - length : stop] *= ramp[:length][::-1]
+
+
+def _padded(samples: int) -> int:
+    """Return a length of transform that is fast, with room for what a filter of zero phase smears over the ends."""
+    return int(2 ** math.ceil(math.log2(samples + samples // 8 + 1)))
+
+
+def _filtered(waves: Float32, response: Float64) -> Float32:
+    samples = waves.shape[-1]
+    spectrum = np.fft.rfft(waves, _padded(samples), axis=-1) * response
+    return np.fft.irfft(spectrum, axis=-1)[..., :samples].astype(np.float32)
+
+
+def _same_rms(wave: Float32, like: Float32, rate_hz: int) -> Float32:
+    level = rms(wave, rate_hz)
+    return wave * np.float32(rms(like, rate_hz) / level) if level else wave
