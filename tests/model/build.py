@@ -32,7 +32,7 @@ def kmeans_settings(**changes: Any) -> KMeansSettings:
 
 
 def network_settings(network: str, **changes: Any) -> object:
-    return replace(getattr(_DEFAULTS, NETWORKS[network].section), **{**SMALL[network], **changes})
+    return replace(getattr(_DEFAULTS, NETWORKS[network].section), **{**SMALL.get(network, {}), **changes})
 
 
 def build_model(loss: str = "mi", network: str = "blstm", **options: Any) -> SeparationModel:

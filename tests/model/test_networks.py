@@ -13,7 +13,7 @@ BOTH = ("mask", "embedding")
 def small_network(name="blstm", seed=0, heads=BOTH, **changes):
     sizes = {key: changes.pop(key, default) for key, default in (("bins", 9), ("sources", 2))}
     return build_network(
-        name, seed, heads=heads, settings=network_settings(name, **{**SMALL[name], **changes}), **sizes
+        name, seed, heads=heads, settings=network_settings(name, **{**SMALL.get(name, {}), **changes}), **sizes
     )
 
 
