@@ -13,6 +13,7 @@ PACKAGE = Path(sepclip.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "startup": set(),
+    "pretrained": set(),
     "clip": set(),
     "integrations": {"clip"},
     "terminal": {"errors"},

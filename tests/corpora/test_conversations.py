@@ -1,6 +1,8 @@
 """``prepare speakers --overlap`` and ``--single``: recipes, waves, statistics, and what reads them."""
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,3 +138,47 @@ def test_a_set_of_conversations_trains_scores_and_is_described(conversations, tm
     assert len(silent) == absent
     assert sepclip("info", conversations.path).returncode == 0
     assert MixtureSet.open(conversations.path).recipes("tr")[0].sexes is not None
+
+
+def test_voice_lists_decide_who_trains_and_who_tests(corpus, tmp_path):
+    file = tmp_path / "voices.yaml"
+    file.write_text("cv: [en-f, ca-m]\ntt: [it-f]\n")
+    with pytest.raises(UserError, match="need 2 voices"):
+        prepare(corpus, tmp_path / "one", voices=file)
+    file.write_text("cv: [ca-m, en-f]\ntt: [it-f, ru-m]\n")
+    with pytest.raises(UserError, match="need 2 voices"):  # fr-m is left alone to train
+        prepare(corpus, tmp_path / "alone", voices=file)
+    more = make_corpus(tmp_path / "more", voices=("ca-m", "en-f", "fr-m", "it-f", "ru-m", "fr-f"))
+    made = prepare(more, tmp_path / "two", voices=file, audio=False)
+    heard = {split: {s.voice for r in made.recipes(split) for s in r.sources} for split in ("tr", "cv", "tt")}
+    assert heard == {"tr": {"fr-m", "fr-f"}, "cv": {"ca-m", "en-f"}, "tt": {"it-f", "ru-m"}}
+    assert {recipe.group for recipe in made.recipes("cv")} == {"unseen"}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("cv: [en-f, ca-m]", "write lists of voices by split"),
+        ("[en-f]", "write lists of voices by split"),
+        ("cv: en-f\ntt: [it-f]", "cv is not a list"),
+        ("cv: [1, 2]\ntt: [it-f]", "cv is not a list"),
+        ("cv: [en-f, ca-m]\ntt: [en-f, it-f]", "en-f is there twice"),
+        ("cv: [en-f, nobody]\ntt: [ca-m, it-f]", "nobody"),
+        ("cv: [", "not YAML"),
+    ],
+)
+def test_wrong_voice_lists_are_refused(corpus, tmp_path, text, words):
+    (tmp_path / "voices.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        prepare(corpus, tmp_path / "out", voices=tmp_path / "voices.yaml")
+
+
+def test_voices_of_the_pretrained_separators_are_twenty_and_more_and_apart():
+    import yaml
+
+    import sepclip.pretrained as package
+
+    lists = yaml.safe_load((Path(package.__path__[0]) / "open-speech-voices.yaml").read_text())
+    counts = {split: Counter(voice[:3] for voice in voices) for split, voices in lists.items()}
+    assert counts == {"cv": {"lt_": 10, "so_": 20, "ls_": 20}, "tt": {"so_": 20, "ls_": 20}}
+    assert not set(lists["cv"]) & set(lists["tt"])

@@ -42,6 +42,14 @@ def prepare(
             help="Keep these voices out of training, for a test group of their own: a,b (as many as --sources or more)."
         ),
     ] = "",
+    voices: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file that says which voices are for validation and testing, such as `cv: [a, b]` and "
+            "`tt: [c, d]`; all others train [--split decides].",
+            show_default=False,
+        ),
+    ] = None,
     fractions: Annotated[str, typer.Option(help="Shares of tr,cv,tt.")] = "0.8,0.1,0.1",
     speaker_from: Annotated[
         str | None,
@@ -133,7 +141,7 @@ def prepare(
     from sepclip.corpora.command import carry_out
     from sepclip.corpora.shares import parse_fractions
     from sepclip.corpora.speakers.plan import plan_voices
-    from sepclip.corpora.speakers.voice_settings import VoiceSettings, parse_range
+    from sepclip.corpora.speakers.voice_settings import VoiceSettings, parse_range, read_voice_lists
     from sepclip.errors import UserError
     from sepclip.mixing.conversation import parse_overlap
 
@@ -164,6 +172,7 @@ def prepare(
         single=single,
         same_corpus=same_corpus,
         corpus_from=corpus_from,
+        lists=read_voice_lists(voices) if voices else {},
     )
     carry_out(plan_voices(root, out, settings, corpus=CARD.name, jobs=jobs), check=check, as_json=as_json)
 

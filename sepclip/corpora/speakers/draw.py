@@ -21,7 +21,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.chance import generator
 from sepclip.mixing.conversation import LEAST_SECONDS, Pairing, turns_of_utterances
 from sepclip.mixing.levels import LEVEL_DBFS, PEAK, relative_levels
-from sepclip.mixing.recipe import ABSENT, Recipe, Source
+from sepclip.mixing.recipe import ABSENT, SPLITS, Recipe, Source
 
 _TRIES = 50  # to find a combination of utterances not drawn before
 
@@ -52,7 +52,9 @@ def split_groups(survey: VoiceSurvey, settings: VoiceSettings, *, by_voice: bool
     if 0 < len(set(unseen)) < sources:
         raise UserError(f"--unseen needs {sources} voices or more to mix with each other, got {', '.join(unseen)}")
     seen = {voice: survey.voices[voice] for voice in sorted(survey.voices) if voice not in unseen}
-    if by_voice:
+    if settings.lists:
+        groups = _groups_of_lists(survey, settings)
+    elif by_voice:
         groups = [
             Group(split, "seen" if split == "tr" else "unseen", voices, counts[split])
             for split, voices in _divide_voices(seen, settings).items()
@@ -71,6 +73,20 @@ def split_groups(survey: VoiceSurvey, settings: VoiceSettings, *, by_voice: bool
                 f"mixtures of {sources} need {sources} voices with enough utterances, found {names}{kept_out}. "
                 f"{_advice(survey, unseen)}"
             )
+    return groups
+
+
+def _groups_of_lists(survey: VoiceSurvey, settings: VoiceSettings) -> list[Group]:
+    """Return the groups that ``--voices`` asks for: without a list for tr, all voices that are in no list train."""
+    listed = {voice for voices in settings.lists.values() for voice in voices}
+    missing = sorted(listed - set(survey.voices))
+    if missing:
+        raise UserError(f"--voices names {', '.join(missing[:5])} ({len(missing)}), which the corpus does not have")
+    groups = []
+    for split in SPLITS:
+        names = settings.lists.get(split) or sorted(set(survey.voices) - listed)
+        voices = {voice: survey.voices[voice] for voice in sorted(names)}
+        groups.append(Group(split, "seen" if split == "tr" else "unseen", voices, settings.counts[split]))
     return groups
 
 

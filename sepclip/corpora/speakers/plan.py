@@ -82,7 +82,11 @@ def _report(survey: VoiceSurvey, recipes: Mapping[str, list[Recipe]], settings: 
 def _draw(root: Path, survey: VoiceSurvey, settings: VoiceSettings) -> dict[str, list[Recipe]]:
     """Draw the recipes of every split, and print what was found, left out and chosen."""
     enough = len(survey.voices) >= VOICES_A_SOURCE * settings.sources
-    by_voice = settings.split == "voices" or (settings.split == "auto" and not settings.unseen and enough)
+    by_voice = (
+        bool(settings.lists)
+        or settings.split == "voices"
+        or (settings.split == "auto" and not settings.unseen and enough)
+    )
     try:
         groups = split_groups(survey, settings, by_voice=by_voice)
     except UserError:

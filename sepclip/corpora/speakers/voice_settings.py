@@ -1,8 +1,10 @@
 """The settings of a set of mixed voices, and reading them from options."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sepclip.audio.loudness import LAWS
@@ -10,6 +12,7 @@ from sepclip.corpora.preflight import MODES, require_one_of
 from sepclip.corpora.speakers.presets import check_preset
 from sepclip.errors import UserError
 from sepclip.mixing.conversation import Conversation, OverlapRange
+from sepclip.mixing.recipe import SPLITS
 from sepclip.mixing.render import TARGETS
 
 
@@ -39,6 +42,7 @@ class VoiceSettings:
     single: float = 0.0
     same_corpus: float | None = None
     corpus_from: str = "^[A-Za-z]+"
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # voices of splits; all others train
 
     @property
     def conversation(self) -> Conversation:
@@ -50,7 +54,7 @@ class VoiceSettings:
         fields: dict[str, Any] = asdict(self)
         fields |= {"unseen": list(self.unseen), "noise_snr_db": list(self.noise_snr_db)}
         fields["overlap"] = [[each.low, each.high, each.weight] for each in self.overlap]
-        unused = [name for name in ("overlap", "single") if not fields[name]]
+        unused = [name for name in ("overlap", "single", "lists") if not fields[name]]
         if self.same_corpus is None:
             unused += ["same_corpus", "corpus_from"]
         return {name: value for name, value in fields.items() if name not in unused}
@@ -81,6 +85,8 @@ class VoiceSettings:
                 f"that any recording can be cut"
             )
         check_preset(self.preset, self.speaker_from)
+        if self.lists and (self.unseen or self.split != "auto"):
+            raise UserError("--voices says which voices each split has: leave out --unseen and --split")
         if self.conversation and self.mode != "min":
             raise UserError("--mode max: with --overlap or --single a mixture ends with its last voice; leave it out")
         if self.overlap and self.sources != 2:
@@ -92,6 +98,35 @@ class VoiceSettings:
             re.compile(self.corpus_from)
         except re.error as error:
             raise UserError(f"--corpus-from {self.corpus_from}: not a regular expression ({error})") from error
+
+
+def read_voice_lists(path: Path) -> dict[str, tuple[str, ...]]:
+    """Read which voices are for validation and for testing from a YAML file such as ``cv: [a, b]`` and ``tt: [c, d]``.
+
+    It may also have a list ``tr``; then all voices that are in no list are left out. Raise UserError if it is not such
+    a file, or has a voice twice.
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--voices {path} cannot be read: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--voices {path} is not YAML: {' '.join(str(error).split())}") from error
+    what = "write lists of voices by split, such as `cv: [anna, ben]` and `tt: [carl, dora]`"
+    if not isinstance(tree, dict) or not {"cv", "tt"} <= set(tree) <= set(SPLITS):
+        raise UserError(f"--voices {path}: {what}")
+    lists = {}
+    for split, voices in tree.items():
+        if not isinstance(voices, list) or not all(isinstance(voice, str) for voice in voices):
+            raise UserError(f"--voices {path}: {split} is not a list of names; {what}")
+        lists[split] = tuple(voices)
+    counts = Counter(voice for voices in lists.values() for voice in voices)
+    twice = [voice for voice, count in counts.items() if count > 1]
+    if twice:
+        raise UserError(f"--voices {path}: {', '.join(twice)} is there twice, so it would be trained on and tested")
+    return lists
 
 
 def parse_range(option: str, text: str) -> tuple[float, float]:

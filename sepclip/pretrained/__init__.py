@@ -1,0 +1,1 @@
+"""The voices that the pretrained separators are chosen and tested by."""
