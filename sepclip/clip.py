@@ -191,6 +191,7 @@ class NormRule(Rule):
         raise NotImplementedError
 
     def _clip(self, names: list[str], owners: list[Tensor], gradients: list[Tensor]) -> Step:
+        # on a GPU this waits for the backward pass; what follows is Python on floats, some 2 µs for a percentile
         norm = global_norm(gradients)
         if not _is_usable(norm):
             return _unusable_step(norm)
@@ -198,7 +199,7 @@ class NormRule(Rule):
         if self.drops and norm > threshold:
             return Step(norm, threshold, 0.0, f"norm {norm:.3g} is above {threshold:.3g}")
         factor = _factor(norm, threshold, self.eps)
-        _scale(gradients, factor)
+        _scale(gradients, factor)  # if there is nothing to clip, half the time of clip_grad_norm_
         return Step(norm, threshold, factor)
 
 
@@ -353,7 +354,9 @@ class FixedValue(Rule):
         self.value = value
 
     def _clip(self, names: list[str], owners: list[Tensor], gradients: list[Tensor]) -> Step:
+        # an empty tensor has no largest element, for which torch raises an error
         gradients = [gradient for gradient in gradients if gradient.numel()]
+        # norms for the report, largest elements for the decision: both in one transfer
         numbers = _to_floats(_norms(gradients) + [_largest(gradient) for gradient in gradients])
         norm, largest = math.hypot(*numbers[: len(gradients)]), numbers[len(gradients) :]
         if not _is_usable(norm):
@@ -404,6 +407,7 @@ class AdaptiveGradientClipping(Rule):
             measured.append(gradient)
             norms.append(torch.linalg.vector_norm(norm))
             limits.append(torch.linalg.vector_norm(limit))
+            # a division by a norm of 0 is never selected, since no limit is below 0
             factors.append(torch.where(norm > limit, limit / norm, torch.ones_like(norm)))
         numbers = _to_floats([*norms, *limits, *(factor.amin() for factor in factors)])
         count = len(measured)
@@ -515,7 +519,7 @@ class Pascanu(NormRule):
         if self.seen >= self.warmup:
             return self.value * self.total / self.seen
         self.seen += 1
-        self.total += norm
+        self.total += norm  # not clipped while it is measured
         return math.inf
 
 
@@ -574,10 +578,12 @@ class History:
     _MAX_BLOCK = 2048  # a block of so many norms is halved
 
     def __init__(self, window: int | None = None, norms: Iterable[float] = ()):
+        # a restored history may be longer than a window that was made smaller: the latest norms count
         kept = array("d", norms)[-window:] if window else array("d", norms)
         self._window = window
         self._ring = kept if window else array("d")  # the norms of the window in their order
         self._oldest = 0  # index of the oldest norm in a full ring
+        # blocks start half full, so that the first insertions need not split them
         ordered, half = sorted(kept), self._MAX_BLOCK // 2
         self._blocks = [array("d", ordered[i : i + half]) for i in range(0, len(ordered), half)] or [array("d")]
         # lower bounds of the blocks, for the search
@@ -625,7 +631,7 @@ class History:
         # binary search for the block, then within it: 2048 norms move at most
         index = bisect_right(self._starts, norm) - 1
         block = self._blocks[index]
-        insort(block, norm)
+        insort(block, norm)  # moves at most 16 kB, which fits into the L1 cache
         self._count += 1
         self._before += index < self._cursor
         # halve a full block; the cursor keeps pointing to the same norms
@@ -655,6 +661,7 @@ class History:
 
     def _nth(self, rank: int) -> float:
         """Return the norm of a rank, the smallest being 0. Moves the cursor to its block."""
+        # one more norm moves the rank by at most one, so these loops rarely turn more than once
         while rank < self._before:
             self._cursor -= 1
             self._before -= len(self._blocks[self._cursor])
@@ -676,6 +683,7 @@ def layer_of(name: str) -> str:
     ``"heads.mask.bias"`` gives ``"heads.mask"``, ``"lstm.weight_hh_l1_reverse"`` gives ``"lstm.l1"``.
     """
     module, _, leaf = name.rpartition(".")
+    # the names of torch.nn.RNNBase: all weights of a layer share a number at the end of theirs
     layer = re.search(r"_(l\d+)(_reverse)?$", leaf)
     return ".".join(filter(None, (module, layer[1]))) if layer else module or leaf
 
@@ -712,6 +720,7 @@ _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 def global_norm(gradients: list[Tensor]) -> float:
     """Return the 2-norm of all gradients together, summed over tensors in float64; 0 if there are none."""
+    # hypot scales by the largest norm, so that no square overflows or underflows
     return math.hypot(*_to_floats(_norms(gradients)))
 
 
@@ -720,6 +729,7 @@ def _dense_gradient(name: str, owner: Tensor) -> Tensor:
 
     Raises TypeError for a shard whose norm is not the norm of the whole, and for layouts other than COO.
     """
+    # a rank would see only its part, and each would clip by another factor
     if not _SHARD_MARKS.isdisjoint(owner.__dict__):
         raise TypeError(
             f"the gradient of {name} is a shard, whose norm is not that of the whole: use fully_shard (FSDP2), or the "
@@ -733,6 +743,7 @@ def _dense_gradient(name: str, owner: Tensor) -> Tensor:
         if not gradient.is_coalesced():
             owner.grad = gradient = gradient.coalesce()
         gradient = gradient._values()
+    # view_as_real refuses a lazy conjugate; a second conjugate removes it without a copy
     if gradient.is_complex():  # neither norm nor clamp depends on the sign of the imaginary part
         gradient = torch.view_as_real(gradient.conj() if gradient.is_conj() else gradient)
     return gradient
@@ -753,7 +764,7 @@ def _norms(gradients: list[Tensor]) -> list[Tensor]:
 def _scale(gradients: list[Tensor], factor: float) -> None:
     """Multiply in place unless the factor is 1. A mix of sharded and other tensors needs a loop in torch."""
     if factor < 1 and len(set(map(type, gradients))) == 1:
-        torch._foreach_mul_(gradients, factor)
+        torch._foreach_mul_(gradients, factor)  # one kernel for many tensors
     elif factor < 1:
         for gradient in gradients:
             gradient.mul_(factor)
@@ -799,7 +810,7 @@ def _is_sharded(tensor: Tensor) -> bool:
 
 
 def _is_usable(norm: float) -> bool:
-    return 0 < norm < math.inf
+    return 0 < norm < math.inf  # False for NaN too
 
 
 def _unusable_step(norm: float) -> Step:
@@ -809,7 +820,7 @@ def _unusable_step(norm: float) -> Step:
 def _factor(norm: float, threshold: float, eps: float = 0.0) -> float:
     """Return the factor that brings ``norm`` to ``threshold``, at most 1; ``eps`` is added to the norm as in torch."""
     if eps:
-        return min(1.0, threshold / (norm + eps))
+        return min(1.0, threshold / (norm + eps))  # clip_grad_norm_: max_norm / (total_norm + 1e-6)
     return 1.0 if norm <= threshold else threshold / norm
 
 
@@ -836,7 +847,7 @@ def _parse_option(kind: Any, text: str, key: str) -> Any:
 
 
 def _format(value: object) -> str:
-    return str(value).removesuffix(".0")
+    return str(value).removesuffix(".0")  # auto:10 and not auto:10.0
 
 
 def _require(condition: object, message: str) -> None:

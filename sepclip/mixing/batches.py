@@ -123,6 +123,7 @@ class Sampling:
         """Return the samples of the excerpts of a step."""
         if not self.segments:
             return self.segment
+        # one length for the whole step and for all ranks: a batch is one tensor, and no rank waits for a longer one
         lengths, weights = zip(*self.segments, strict=True)
         return int(generator(self.seed, "segment", step).choices(lengths, weights)[0])
 
@@ -163,6 +164,7 @@ class FixedMixtures:
             generator(self._seed, "order", epoch).shuffle(self._order)
         # draw for the whole batch, then read only this process's share of it
         chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        # a generator for each purpose, so that a draw added to one does not shift the others
         chance = generator(self._seed, "crops", step)
         positions = [chance.random() for _ in chosen]
         mixtures = [index // self._excerpts for index in chosen]
@@ -191,6 +193,7 @@ class DynamicMixtures:
         # the mixer draws and reads; this class only asks for each place of each step
         self._mixer = VoiceMixer(mixtures, augmentation, sampling.make_cache)
         self._sampling = sampling
+        # the processes that make batches allocate their shared memory once, for the longest
         self.longest = max((length for length, _ in sampling.segments), default=None)
         self._seed, self.batch_size = sampling.seed, sampling.batch_size
         self._places = sampling.share.of(self.batch_size)
@@ -254,6 +257,7 @@ class DynamicStems:
         # drawn also for mono, so that a seed gives the same gains whatever the channels
         gain, swapped = chance.uniform(*STEM_GAIN), chance.random() < 0.5
         channels = self._mixtures.layout.channels
+        # a seek costs less than decoding minutes of a track that could not be kept
         if self._waves.has_room(key, channels * self._length(key)):
             wave = crop(self._waves[key], start, self._segment)
         else:
@@ -307,6 +311,7 @@ def training_data(
     voices = dynamic and not mixtures.layout.fixed_order
     if (augmentation != NO_AUGMENTATION or segments) and not voices:
         raise UserError("keys of data such as speed, overlap and segments are for dynamic voices: leave them out")
+    # from here on every size is in samples or bytes, whatever the configuration uses
     memory_bytes = memory_gib * 2**30
     sampling = Sampling(segment, batch_size, seed, memory_bytes, excerpts, share, readers, shared, tuple(segments))
     # voices may be mixed in any order; sources in a fixed order keep their places
@@ -315,6 +320,7 @@ def training_data(
         batches = DynamicMixtures(mixtures, sampling, augmentation)
     else:
         batches = DynamicStems(mixtures, sampling) if dynamic else FixedMixtures(mixtures, sampling)
+    # a rank without excerpts would have no gradient to add
     if batches.batch_size < share.count:
         raise UserError(f"{share.count} processes cannot share {batches.batch_size} excerpts a step: start fewer")
     return batches

@@ -81,7 +81,7 @@ class WaveCache:
         if wave is None:
             # one lock for each index modulo _LOCKS: other threads wait instead of loading the same wave
             with self._loading[index % _LOCKS]:
-                wave = self._find(index)
+                wave = self._find(index)  # another thread may have loaded it meanwhile
                 if wave is None:
                     wave = self._load(index)
                     stored = self._memory.store(index, wave)
@@ -124,6 +124,7 @@ class _SharedMemory:
         fields = [("start", np.int64), ("type", "S3"), ("axes", np.int64), ("shape", np.int64, _MOST_AXES)]
         row = np.dtype(fields, align=True)
         table = (1 + count) * row.itemsize  # the last row has only a start: that of the next wave
+        # never more than the machine has: the setting may be generous, and pages cost nothing until they are written
         size = table + int(min(most_bytes, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
         try:
             memory = mmap.mmap(-1, size, flags=mmap.MAP_SHARED | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)

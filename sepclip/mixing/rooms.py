@@ -38,6 +38,7 @@ def in_room(wave: Float32, response: Float32) -> Float32:
     """Return ``wave`` (T,) as heard in the room of ``response`` (L,): (T,), without the echo after its end."""
     from scipy.signal import fftconvolve  # imported late: it takes a second, and dry mixtures do not need it
 
+    # by FFT: a direct convolution with a response of thousands of samples would take as many products per sample
     heard: Float32 = fftconvolve(wave, response)[: len(wave)].astype(np.float32)
     return heard
 
@@ -50,6 +51,7 @@ def prolong(noise: RealArray, samples: int) -> RealArray:
     fade_in = np.hanning(2 * FADE - 1)[:FADE]
     long = noise
     while len(long) < samples:
+        # the two Hann halves add up to 1, so the power of noise falls by 3 dB in the middle of a seam
         seam = long[-FADE:] * fade_in[::-1] + noise[:FADE] * fade_in
         long = np.concatenate([long[:-FADE], seam, noise[FADE:]])
     return long[:samples]

@@ -57,6 +57,7 @@ class TrainingSounds:
             _key(source): (recipe, place) for recipe in recipes for place, source in enumerate(recipe.sources)
         }
         self._recipe_of_noise = {_key(recipe.noise): recipe for recipe in recipes if recipe.noise}
+        # one cache, so that the limit of memory holds for all kinds of sounds together
         self._waves = make_cache(self._load, 2 * len(self.voices) + len(self.noises))
         self._rms: dict[int, float] = {}
 
@@ -86,7 +87,7 @@ class TrainingSounds:
         # the gains alone do not say how loud the files are, so both are measured
         voices = self._recipe_of_noise[_key(noise)].sources
         loudest = max(abs(source.gain) * self.rms(self._index[_key(source)]) for source in voices)
-        return loudest / (abs(noise.gain) * self.noise_rms(index) or 1.0)
+        return loudest / (abs(noise.gain) * self.noise_rms(index) or 1.0)  # a silent noise has no ratio
 
     def snr_db(self, index: int) -> float:
         """Return how far a noise is below the louder voice in dB, by the levels in its recipe."""
@@ -111,6 +112,7 @@ class TrainingSounds:
                 # the target is a sum of files that only the set has
                 recipe, place = self._recipe_of_voice[_key(source)]
                 return mixtures.source_waves("tr", recipe, place, start=0, samples=recipe.length)
+            # a function, so that nothing is read if a resampled file exists
             return self._resampled("voice", source, lambda: self._read(source))
         # after the voices come the noises, whose folder may be another one than the root
         index -= len(self.voices)
@@ -134,6 +136,7 @@ class TrainingSounds:
         set and resample in every training.
         """
         mixtures = self._mixtures
+        # nothing to resample: the corpus itself is the store
         if source.rate_hz == mixtures.rate_hz:
             return to_int16(load())
         # the name of the file is a digest of all that decides its samples
@@ -145,6 +148,7 @@ class TrainingSounds:
         # 16 bits take half the memory of floats, here and in the file
         wave = to_int16(load())
         try:
+            # not flushed: a file that a power cut loses is made again
             write_sound(file, wave, mixtures.rate_hz, flush=False)
         except UserError as error:
             if mixtures.path not in _warned:

@@ -22,7 +22,7 @@ from sepclip.parallel import die_with_parent
 
 # signals sent to the whole process group, which the training handles
 _IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-_CHECK_EVERY_SECONDS = 1.0
+_CHECK_EVERY_SECONDS = 1.0  # between two looks at whether a process was killed
 _KILLED = (
     "a process that makes batches was killed, possibly out of memory: run the same command again, with a lower "
     "data.memory_gib or data.workers"
@@ -52,7 +52,9 @@ class BatchProcesses:
         """
         if self._count:
             self._first = self._make(self._next_steps[0])
+            # if one cannot start, end those already started, which would keep memory until this process ends
             try:
+                # step k always belongs to the same process, so no queue of tasks is needed
                 for index in range(self._count):
                     steps = self._next_steps[1 + index :: self._count]
                     self._processes.append(_fork(self._make, steps, self._first, self._longest))
@@ -67,6 +69,7 @@ class BatchProcesses:
 
     def end(self) -> None:
         """End all processes; a thread that is waiting for one of their batches gets a UserError."""
+        # kill all before waiting for any, since ends overlap then; SIGKILL because they ignore the other signals
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -108,6 +111,7 @@ class _Process:
     def batch(self) -> Batch:
         """Return the next batch. Raises the error that making it raised, and UserError if the process was killed."""
         try:
+            # only shapes and names pass through the pipe; the samples are in the slot already
             message = self.pipe.recv()
         except (EOFError, OSError) as error:
             raise UserError(_KILLED) from error
@@ -141,12 +145,14 @@ class _Process:
 
 def _fork(make: Callable[[int], Batch], steps: range, like: Batch, longest: int | None) -> _Process:
     """Start a process that makes the batches of ``steps``: of the size of ``like``, or of up to ``longest`` samples."""
+    # anonymous memory must be mapped before the fork, or the child would write into memory of its own
     slot = _shared_tensor(like.mixture, longest), _shared_tensor(like.sources, longest)
     parent_end, child_end = Pipe()
     parent = os.getpid()
     # Python warns that other threads may hold locks at the time of a fork: none of ours makes batches yet
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        # forked, not started fresh: nothing has to be pickled, and the waves read so far are shared
         pid = os.fork()
     if pid == 0:
         try:

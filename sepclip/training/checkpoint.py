@@ -53,10 +53,12 @@ def save(folder: Path, state: TrainingState, keep: int = 1) -> None:
     checkpoint still in place, if the disk is full or the folder cannot be written.
     """
     new, old = folder.with_name(f"{folder.name}.new"), _old(folder)
+    # collected outside the try block, since an error in here would be a bug and not a full disk
     rest = state.rest()
     counters = {"version": VERSION, **asdict(state.progress)}
     try:
         # fill a new folder and flush it, so that its files are complete before it gets its name
+        # a save that was killed may have left one of this name
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         _save_weights(state.separator, new / WEIGHTS)
@@ -68,10 +70,14 @@ def save(folder: Path, state: TrainingState, keep: int = 1) -> None:
             _flush(file)
         # swap the two by renaming; a kill between the renames leaves only the old one, which then must stay
         if folder.exists():
+            # rename does not replace a folder that has files: make room for the old checkpoint first. This loses
+            # nothing, because ``folder`` itself is whole here
             _retire(old, keep)
             folder.rename(old)
         new.rename(folder)
+        # the names are data of the parent folder: without this, a power cut could undo the renames
         _flush(folder.parent)
+        # only now, with the new checkpoint in place, is the old one not needed any more
         _retire(old, keep)
     except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(new, ignore_errors=True)
@@ -97,6 +103,7 @@ def load_weights(folder: Path, separator: nn.Module) -> None:
 
     Raises UserError if their file is damaged or they are of another network.
     """
+    # validation chose the best checkpoint by the average, so that is what separation uses
     average = folder / AVERAGE
     _load_weights(average if average.is_file() else folder / WEIGHTS, separator)
 
@@ -106,12 +113,14 @@ def load(folder: Path, state: TrainingState) -> None:
 
     Raises UserError if a file of it is damaged, or if it is of another network or clip rule.
     """
+    # weights first: their names and shapes give the clearest message about another network
     _load_weights(folder / WEIGHTS, state.separator)
     if state.average is not None:
-        _load_weights(folder / AVERAGE, state.average.separator)
+        _load_weights(folder / AVERAGE, state.average.separator)  # present, since train.average cannot change on resume
     progress = load_progress(folder)
     try:
         with _damage_as_user_error(folder, _UNREADABLE):
+            # on the CPU, whatever device saved it: the optimizer moves its moments to their parameters, bit for bit
             rest = torch.load(folder / REST, weights_only=True, map_location="cpu")
         with _damage_as_user_error(folder, (ValueError,)):
             state.require_compatible(rest)
@@ -125,10 +134,12 @@ def _damage_as_user_error(folder: Path, errors: tuple[type[Exception], ...]) -> 
     """Raise UserError if the block, which reads a file of the checkpoint or checks its content, raises ``errors``."""
     try:
         yield
+    # a ValueError too, but the file is sound and needs another message
     except StateMismatch:
         raise
     except errors as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        # one line of the reader's message at most: safetensors and torch print whole paragraphs
         raise UserError(
             f"the checkpoint {folder} is damaged ({reason}): remove it, or train again in another folder"
         ) from error
@@ -141,6 +152,7 @@ def _mismatch(folder: Path, reason: str) -> UserError:
 
 
 def _save_weights(separator: nn.Module, path: Path) -> None:
+    # safetensors refuses tensors that are not contiguous
     save_file({name: value.contiguous() for name, value in separator.state_dict().items()}, path)
 
 
@@ -150,11 +162,13 @@ def _load_weights(path: Path, separator: nn.Module) -> None:
     difference = _difference(separator.state_dict(), weights)
     if difference:
         raise _mismatch(path.parent, f"another network ({difference})")
+    # copies into the parameters, so that optimizers built before still refer to them
     separator.load_state_dict(weights)
 
 
 def _difference(expected: dict[str, Tensor], weights: dict[str, Tensor]) -> str:
     """Return the first difference between the names and shapes of two sets of weights; empty if there is none."""
+    # shapes only: load_state_dict converts types, as for a float64 run that is separated in float32
     for name, value in expected.items():
         if name not in weights:
             return f"it has no {name}"
@@ -167,6 +181,7 @@ def _progress(counters: object) -> Progress:
     """Return the progress from the content of its file. Raises ValueError if a counter is missing, unknown or wrong."""
     if not isinstance(counters, dict) or counters.pop("version", None) != VERSION:
         raise ValueError(f"made by another version of sepclip: {COUNTERS} is not of version {VERSION}")
+    # exactly the fields of Progress, so that a counter which a later version adds needs a new VERSION
     kinds = get_type_hints(Progress)
     if counters.keys() != kinds.keys():
         raise ValueError(f"{COUNTERS} lacks or has too many counters: {', '.join(counters.keys() ^ kinds.keys())}")
@@ -177,6 +192,7 @@ def _progress(counters: object) -> Progress:
 
 def _require_number(name: str, value: object, kind: Any) -> None:
     """Raise ValueError if ``value`` is not a number of ``kind`` (int, float, float | None)."""
+    # ``float | None`` has both as arguments, ``int`` has none
     kinds = get_args(kind) or (kind,)
     if value is None and type(None) in kinds:
         return
@@ -188,12 +204,14 @@ def _require_number(name: str, value: object, kind: Any) -> None:
 
 def _retire(old: Path, keep: int) -> None:
     """Keep the checkpoint ``old`` under the name of its step if ``keep`` allows, and remove the earliest ones."""
+    # either it becomes one of the earlier checkpoints, or it is removed
     name = old.name.removesuffix(".old")
     if keep > 1 and (old / COUNTERS).is_file():
         kept = old.with_name(f"{name}-{load_progress(old).step:08d}")
         shutil.rmtree(kept, ignore_errors=True)
         old.rename(kept)
     shutil.rmtree(old, ignore_errors=True)
+    # steps have leading zeros, so the order of the names is the order of the steps
     earlier = sorted(old.parent.glob(f"{name}-[0-9]*"))
     for folder in earlier[: max(0, len(earlier) - (keep - 1))]:
         shutil.rmtree(folder, ignore_errors=True)
@@ -206,6 +224,6 @@ def _old(folder: Path) -> Path:
 def _flush(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(handle)  # of a folder too, for which Linux accepts a read-only handle
     finally:
         os.close(handle)

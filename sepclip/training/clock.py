@@ -14,7 +14,9 @@ class Clock:
     """
 
     def __init__(self, state: TrainingState):
+        # monotonic: a correction of the system clock must not end a run with train.max_minutes
         self._state, now = state, time.monotonic()
+        # as if the run had started so long ago: the pause between two commands does not count
         self._start, self._last_save = now - state.progress.seconds, now
         self._step_wait = 0.0  # for the batch of the current step
         self._row_start, self._row_wait = now, 0.0  # since the last row of metrics
@@ -29,13 +31,14 @@ class Clock:
 
     def end_step(self) -> tuple[float, float]:
         """Update the total time; return the time this step waited for its data, and the time since the last step."""
+        # from one step to the next, so that logging, validation and saving count as training time too
         previous, self._state.progress.seconds = self._state.progress.seconds, time.monotonic() - self._start
         return self._step_wait, self._state.progress.seconds - previous
 
     def waited_share(self) -> float:
         """Return the share of the time since the last call that was spent waiting for data, from 0 to 1."""
         now = time.monotonic()
-        share = self._row_wait / max(now - self._row_start, 1e-9)
+        share = self._row_wait / max(now - self._row_start, 1e-9)  # two calls may fall into one tick
         self._row_start, self._row_wait = now, 0.0
         return share
 

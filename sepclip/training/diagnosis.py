@@ -63,6 +63,7 @@ class NonFiniteReporter:
         # the scaler of float16 tries ever larger factors until one overflows: such a step is not a failure
         expected = state.scaler.is_enabled() and all(map(math.isfinite, result.losses))
         stops = self._config.train.on_nonfinite == "stop"
+        # losses and norm are equal on every rank, so all return here or none: one alone would hang in the gather
         if result.finite or expected or (self._reported >= _MOST_FILES and not stops):
             return
         self._reported += 1
@@ -73,6 +74,7 @@ class NonFiniteReporter:
         # join what all processes have found, and their shares of the batch
         gathered = self._ranks.gather_objects((local, batch.mixture.cpu(), batch.sources.cpu(), batch.names))
         causes, mixtures, sources, names = zip(*gathered, strict=True)
+        # the same on every rank, as is the message; the file is written by the first one only
         cause = NonFiniteTensors(
             *(_unique(getattr(part, field.name) for part in causes) for field in fields(NonFiniteTensors))
         )
@@ -80,15 +82,18 @@ class NonFiniteReporter:
         path = self._save(whole, state) if self._ranks.first else None
         message = f"step {state.step}: loss or gradient is not finite in {cause.describe()}"
         saved = f"; kept in {path}, which `python -m sepclip.training.diagnosis` repeats" if path else ""
+        # after the file is written, so that a stopped run can be diagnosed without repeating it
         if stops:
             raise UserError(f"{message}{saved}; to continue without such steps, add --on-nonfinite skip")
         say(message + saved)
 
     def _save(self, batch: Batch, state: TrainingState) -> Path | None:
         """Save what :func:`repeat_step` needs, and return where; None if there are enough such files already."""
+        # files are counted on the disk, so that a run that is resumed again and again does not fill it
         path = self._folder / f"step-{state.step:08d}.pt"
         if len(list(self._folder.glob("step-*.pt"))) >= _MOST_FILES and not path.exists():
             return None
+        # plain data and tensors only, so that the file loads with weights_only on any machine
         content = {
             "config": self._config.to_yaml(),
             "step": state.step,
@@ -116,6 +121,7 @@ def find_nonfinite(separator: SeparationModel, batch: Batch, config: Config) -> 
 
 
 def _find_nonfinite(separator: SeparationModel, batch: Batch, config: Config) -> NonFiniteTensors:
+    # in the precision of the training, whose range may be the cause
     result = compute_loss(separator, batch, config)
     tensors = {name: x.raw if isinstance(x, RawEmbedding) else x for name, x in result.outputs.items()}
     outputs = [name for name, x in tensors.items() if isinstance(x, torch.Tensor) and not x.isfinite().all()]
@@ -132,6 +138,7 @@ def _find_nonfinite(separator: SeparationModel, batch: Batch, config: Config) ->
 
 def _nonfinite_gradients(separator: SeparationModel, loss: torch.Tensor) -> list[str]:
     """Return the names of the parameters whose gradient of the mean ``loss`` is not finite."""
+    # not backward(), which would leave gradients in ``grad`` for the next step; without the factor of a scaler
     names, parameters = zip(*separator.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss.mean(), parameters, allow_unused=True)
     return [n for n, g in zip(names, gradients, strict=True) if g is not None and not g.isfinite().all()]
@@ -139,6 +146,7 @@ def _nonfinite_gradients(separator: SeparationModel, loss: torch.Tensor) -> list
 
 def repeat_step(path: Path) -> NonFiniteTensors:
     """Repeat the step saved in ``path``, on the CPU. Raises UserError if the file does not contain a step."""
+    # every reader below raises errors of its own for a file of another kind; all mean the same to the user
     try:
         content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         config = Config.of(yaml.safe_load(content["config"]))
@@ -148,6 +156,7 @@ def repeat_step(path: Path) -> NonFiniteTensors:
         batch = Batch(content["mixture"], content["sources"], tuple(content["names"]))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} does not contain a training step: {str(error).splitlines()[0]}") from error
+    # the masks of rank 0 on a CPU: those of a GPU or of another rank cannot be drawn again here
     seed_dropout(config.seed, content["step"] - 1)
     return find_nonfinite(separator.train(), batch, config)
 
@@ -164,6 +173,7 @@ def out_of_memory_as_user_error(config: Config) -> Iterator[None]:
         if not is_memory and not any(word in str(error) for word in words):
             raise
         data, parts = config.data, config.train.accumulate
+        # accumulate first: it is the only remedy that leaves the result of the training as it is, up to rounding
         raise UserError(
             f"out of memory, on {config.device} with {data.batch_size} excerpts of {data.segment_frames} frames in "
             f"{config.precision}: --set train.accumulate={2 * parts} needs less and gives the same; so do a lower "
@@ -180,6 +190,7 @@ class ProgressMonitor:
 
     def check(self, state: TrainingState, result: StepResult, waited: float, seconds: float) -> None:
         """Check the step that has just ended, which took ``seconds``, ``waited`` of them spent waiting for data."""
+        # sums since the start of the process, since the first batches are slow: files are read, caches fill
         self._waited, self._seconds = self._waited + waited, self._seconds + seconds
         starved = self._seconds > _STARVED_SECONDS and self._waited > _STARVED_SHARE * self._seconds
         if starved and not self._starvation_reported:
@@ -188,11 +199,13 @@ class ProgressMonitor:
                 f"{self._waited / self._seconds:.0%} of the time is spent waiting for audio: raise data.memory_gib "
                 f"or, on Linux, data.workers, or put the mixtures on a faster disk"
             )
+        # later steps are not looked at: a loss that no longer falls late in a training is normal
         if self._stall_steps is not None and state.step <= self._stall_steps:
             self._check_loss(state.progress, fmean(result.losses), self._stall_steps)
 
     def _check_loss(self, progress: Progress, loss: float, steps: int) -> None:
         """Compare the mean loss over the first and the last fifth of ``steps``; both are saved for a resumed run."""
+        # means over a fifth of the steps, since the losses of single batches differ too much to be compared
         window = max(1, steps // 5)
         share = loss / window if math.isfinite(loss) else 0.0
         if progress.step <= window:
@@ -200,6 +213,7 @@ class ProgressMonitor:
         if progress.step > steps - window:
             progress.stall_loss += share
         first, last = progress.first_loss, progress.stall_loss
+        # abs, since SNR losses are negative; ``not <`` instead of ``>=`` so that NaN warns too
         if progress.step == steps and not last < first - _LEAST_FALL * abs(first):
             warn(
                 f"the loss has not moved in {steps} steps ({first:.4g}, now {last:.4g}): is optimizer.learning_rate "

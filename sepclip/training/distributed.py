@@ -58,6 +58,7 @@ class Ranks:
         if self.local >= torch.cuda.device_count():
             count = torch.cuda.device_count()
             raise UserError(f"this machine has {count} GPUs, fewer than processes: lower --nproc-per-node")
+        # also the current device, so that what torch allocates on plain "cuda" is not on the first GPU for all ranks
         torch.cuda.set_device(self.local)
         return torch.device("cuda", self.local)
 
@@ -65,12 +66,14 @@ class Ranks:
         """Replace the tensors, of one type and device, with their sums over all processes, in one transfer."""
         if self.size == 1:
             return
+        # one large transfer instead of one for each tensor, whose latency would dominate; it costs a copy of the
+        # gradients. All ranks get the same bits, which equal clip histories and weights need (require_same)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with _lost_peer_as_user_error():
             dist.all_reduce(flat)
         pieces = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, piece in zip(tensors, pieces, strict=True):
-            tensor.copy_(piece.view_as(tensor))
+            tensor.copy_(piece.view_as(tensor))  # in place: the optimizer reads these gradients
 
     def gather(self, tensor: Tensor) -> Tensor:
         """Concatenate the tensors (P, ...) of all processes in the order of their ranks, as (size P, ...)."""
@@ -102,6 +105,7 @@ class Ranks:
         """Call ``first`` in the first process and then ``others`` in the other ones; return the result of the call."""
         if self.size == 1:
             return first()
+        # an error in the first process ends the others too: their wait for it fails
         result = first() if self.first else None
         self.any([False])  # a barrier
         return result if result is not None else others()
@@ -165,6 +169,7 @@ def _reports_failure(store: Any, ranks: Ranks) -> bool:
     It waits a moment for the others, since the store may end with one of them.
     """
     try:
+        # atomic in the store: of several processes that fail together exactly one gets its own number back
         reports = bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
         store.add(_ENDED, 1)
         # with NCCL the destruction could wait for processes that have already ended

@@ -55,6 +55,7 @@ _LEAST_RECORDS = 3  # for a correlation: two points always lie on a line
 def parse_dynamics(text: str) -> int:
     """Return the number of steps between records from ``"every=20"``. Raises UserError for any other form."""
     name, _, value = text.replace(" ", "").partition("=")
+    # isdecimal, because int() alone accepts signs, underscores and spaces
     if name != "every" or not value.isdecimal() or int(value) < 1:
         raise UserError(f"--dynamics {text}: write it as every=N with a whole number N of at least 1, such as every=20")
     return int(value)
@@ -87,7 +88,7 @@ class DynamicsRecorder:
     def __init__(self, path: Path, settings: Dynamics, state: TrainingState):
         self._path, self._settings, self._state = path, settings, state
         if settings.every is not None:
-            cut_rows(path, state.step)
+            cut_rows(path, state.step)  # or these steps would have two rows each
 
     @contextmanager
     def record_step(self, loss: Callable[[], Tensor]) -> Iterator[None]:
@@ -96,6 +97,7 @@ class DynamicsRecorder:
         The cost is two gradients more for a record with one point, and one more for each further point.
         """
         state, every = self._state, self._settings.every
+        # a function of the step number, so that a resumed run records the same steps
         if every is None or (state.step + 1) % every:
             yield
             return
@@ -108,6 +110,7 @@ class DynamicsRecorder:
         after = LossEnvironment(separator, state.device)
 
         def same_loss() -> Tensor:
+            # the same dropout mask for every gradient, or the difference would measure the masks as well
             before.restore()
             return loss()
 
@@ -115,7 +118,8 @@ class DynamicsRecorder:
         try:
             step_size, smoothness = local_smoothness(same_loss, parameters, start, self._settings.points)
         finally:
-            after.restore()
+            after.restore()  # bit for bit: test_recording_does_not_change_a_run
+        # as in metrics.jsonl, before clipping
         batch_loss, norm, threshold = state.recent[-1]
         values = (batch_loss, norm, threshold, step_size, smoothness)
         row = {column: finite_or_none(value) for column, value in zip(_COLUMNS, values, strict=True)}
@@ -126,9 +130,11 @@ class LossEnvironment:
     """A copy of what a loss depends on besides parameters and data: buffers, such as running means, and generators."""
 
     def __init__(self, module: nn.Module, device: torch.device):
+        # buffers because a forward pass in training mode updates running means, and cloned because it does so in place
         self._buffers = list(module.buffers())
         self._values = [buffer.clone() for buffer in self._buffers]
         self._device = device
+        # both generators: on a GPU, dropout draws from that of the device
         self._random = torch.get_rng_state()
         self._random_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
 
@@ -150,9 +156,11 @@ def local_smoothness(
     ``loss`` must be the same function of the parameters at every call. The smoothness is NaN if there was no step or a
     gradient is not finite. The parameters and their ``grad`` are left as they were.
     """
+    # a record holds about six copies of the weights at a time; it takes twice as long as a step (docs/RESULTS.md)
     end = [parameter.detach().clone() for parameter in parameters]
     direction = torch._foreach_sub(end, list(start))
     step_size = global_norm(list(direction))
+    # a skipped step does not move, and 0/0 is not a smoothness
     if step_size == 0 or not math.isfinite(step_size):
         return step_size, math.nan
     try:
@@ -161,10 +169,13 @@ def local_smoothness(
         # one gradient for each point γ between start and end
         for point in points:
             between = torch._foreach_add(list(start), direction, alpha=point)
+            # |∇f(θ + γ d) - ∇f(θ)|, for the whole network as one vector
             change = torch._foreach_sub(_gradient_at(loss, parameters, between), start_gradient)
             ratios.append(global_norm(list(change)) / (point * step_size))
     finally:
+        # copied back, not computed: start + d would differ from end in the last bit
         _set_parameters(parameters, end)
+    # checked first, because the result of ``max`` with a NaN depends on the order
     return step_size, max(ratios) if all(map(math.isfinite, ratios)) else math.nan
 
 
@@ -172,6 +183,7 @@ def _gradient_at(loss: Callable[[], Tensor], parameters: Sequence[Tensor], value
     """Return the gradient at ``values``; not with ``backward``, which would add to the ``grad`` of the parameters."""
     _set_parameters(parameters, values)
     with torch.enable_grad():
+        # parameters without a part in the loss, such as unused heads, count as gradient zero
         return list(torch.autograd.grad(loss(), list(parameters), allow_unused=True, materialize_grads=True))
 
 
@@ -197,6 +209,7 @@ class Records:
     @classmethod
     def read(cls, run: Path) -> "Records":
         """Read the records of a run, which may be in training. Raises UserError if there are none or one is damaged."""
+        # the clip rule labels each run, since it is usually what the compared runs differ in
         clip = Run.open(run).config.clip
         path = run / DYNAMICS
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -204,6 +217,7 @@ class Records:
         if not rows:
             raise UserError(f"{run} has no records of its training: train it with --dynamics every=20")
         try:
+            # null becomes NaN in an array of floats
             table = np.array(
                 [[row[name] for name in ("step", *_COLUMNS)] for row in map(json.loads, rows)], dtype=np.float64
             )  # (rows, 6)
@@ -213,6 +227,7 @@ class Records:
 
     def logarithms(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return log10 of gradient norm and smoothness; NaN for records in which either of them has none."""
+        # both from the same records, so that the pairs of the correlation stay pairs
         usable = (self.grad_norm > 0) & (self.smoothness > 0)  # NaN is not above 0
         values = (np.where(usable, column, np.nan) for column in (self.grad_norm, self.smoothness))
         norm, smoothness = (np.log10(column) for column in values)
@@ -224,6 +239,7 @@ class Records:
 
     def summary(self) -> DynamicsSummary:
         """Return what the figure shows, in numbers."""
+        # a mean, since the loss of a single batch says little
         last = self.loss[-max(1, len(self.loss) // 10) :]
         return {
             "run": str(self.run),
@@ -238,12 +254,14 @@ class Records:
             "step_size_median": _or_none(np.median, self.step_size),
             "step_size_largest": _or_none(np.max, self.step_size),
             "threshold_at_end": _or_none(lambda column: column[-1], self.threshold),
+            # comparisons with NaN are false, so a step without a usable norm does not count as clipped
             "clipped_share": float(np.mean(self.grad_norm > self.threshold)),
         }
 
 
 def summary_table(runs: Sequence[Records]) -> Table:
     """Return the summaries as a table for the terminal, with one column for each run."""
+    # quantities as rows, so that few runs with many quantities fit into 80 columns
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     summaries = [records.summary() for records in runs]
@@ -262,10 +280,12 @@ def _cell(value: Any) -> str:
 
 def correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float | None:
     """Return Pearson's correlation over the finite pairs; None for fewer than three of them, or for constants."""
+    # a pair of which one value is missing is left out
     usable = np.isfinite(x) & np.isfinite(y)
     a, b = x[usable], y[usable]
     if len(a) < _LEAST_RECORDS or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
+    # centred before the products, which would otherwise cancel; rounding may exceed 1 by a bit
     a, b = a - a.mean(), b - b.mean()
     return float(np.clip((a @ b) / np.sqrt((a @ a) * (b @ b)), -1, 1))
 

@@ -37,9 +37,11 @@ class Feed:
         ahead: bool | None = None,
     ):
         self._steps, self._device, self._dtype = steps, device, dtype
+        # processes start in __enter__, before the thread below has work: a fork must not happen beside a busy thread
         self._processes = BatchProcesses(batch, range(first, steps), processes, longest)
         cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
+        # one thread: batches must be taken from the processes in the order of the steps
         self._thread = ThreadPoolExecutor(1, "batches") if (cuda if ahead is None else ahead) else None
         self._pending: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]]] = deque()
 
@@ -50,6 +52,7 @@ class Feed:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # processes first: this wakes up a thread that waits for one of their batches, which shutdown then joins
         self._processes.end()
         if self._thread:
             self._thread.shutdown(cancel_futures=True)
@@ -87,6 +90,7 @@ class Feed:
             return self._to_device(batch), self._stream.record_event()
 
     def _to_device(self, batch: Batch) -> Batch:
+        # a copy is asynchronous only from pinned memory; from other memory, non_blocking does nothing
         mixture, sources = (
             tensor.to(self._device, self._dtype, non_blocking=True) for tensor in (batch.mixture, batch.sources)
         )

@@ -29,6 +29,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
+    # the device may be named by a configuration from another machine
     if device.type == "cuda":
         count = torch.cuda.device_count()
         if (device.index or 0) >= count:
@@ -58,11 +59,13 @@ def resolve_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= _AMPERE else "fp32"
+    # bfloat16 only in hardware, where a step takes 0.7 of the time of float32 (docs/RESULTS.md)
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
 
 def resolve_hardware(config: Config) -> Config:
     """Return ``config`` with a value for each ``auto`` that results depend on; UserError if its device is missing."""
+    # fixed here and saved: on another device or with other threads sums differ in the last bit, and so would the run
     device = resolve_device(config.device)
     keeps_memory = config.allocator == "auto" and startup.keep_memory()
     return config.model_copy(
@@ -94,6 +97,7 @@ def worker_count(config: Config) -> int:
             raise UserError(f"data.workers={workers}: processes that make batches need Linux; leave the setting out")
         return 0
     if workers == "auto":
+        # one core is left to the training itself, whose Python would otherwise wait for a batch process
         return 0 if config.device == "cpu" else min(_MOST_READERS, _cores_per_process() - 1)
     return workers
 
@@ -108,6 +112,7 @@ def configure_torch(config: Config) -> torch.device:
 
     Raises UserError if this machine does not have the device or the precision.
     """
+    # allocator first, since it only affects memory that is allocated later
     if config.allocator == "keep":
         startup.keep_memory()
     if torch.get_num_threads() != config.threads:

@@ -44,6 +44,7 @@ def profiling(trace: Path | None) -> Iterator[Callable[[], None]]:
             say(line)
         say(f"all operations are in {trace}: open it in chrome://tracing or ui.perfetto.dev")
 
+    # ten steps: a trace of a whole training would be too large to open
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
     when = schedule(wait=0, warmup=WARM_UP, active=STEPS, repeat=1)
     with profile(activities=activities, schedule=when, on_trace_ready=write) as profiler:
@@ -68,6 +69,7 @@ def time_table(events: list[Any]) -> list[str]:
         if event.name in parts and not any(v.start <= event.time_range.start < v.end for v in validations):
             parts[event.name] += event.time_range.elapsed_us()
     parts[VALIDATION] = sum(span.elapsed_us() for span in validations)
+    # what lies between the stages: logging, saving and the loop itself
     parts["idle and other"] = whole - sum(parts.values())
     lines = [f"{len(steps)} steps of {whole / len(steps) / 1000:.1f} ms each, of which on average:"]
     lines += [f"  {name:14} {us / len(steps) / 1000:8.2f} ms {us / whole:6.1%}" for name, us in parts.items()]
@@ -79,6 +81,7 @@ def _covered(spans: list[Any], steps: list[Any]) -> float:
     """Return the microseconds of the ``steps`` that are covered by at least one of the ``spans``."""
     first, last = min(e.time_range.start for e in steps), max(e.time_range.end for e in steps)
     covered, reached = 0.0, first
+    # kernels of several streams overlap, so their times must not simply be added
     for span in sorted(spans, key=lambda span: span.start):
         start, end = max(span.start, reached), min(span.end, last)
         if end > start:

@@ -31,22 +31,22 @@ NONFINITE = "nonfinite"  # folder of the steps that diagnosis saves
 TRACE = "trace.json.gz"  # of --profile
 # keys that a resumed run may change, since they do not change the course of its training
 MAY_CHANGE = {
-    "device",
+    "device",  # other rounding, the same training
     "threads",
     "allocator",
     "train.epochs",
     "train.steps",
     "train.max_minutes",
-    "train.early_stopping",
-    "train.accumulate",
+    "train.early_stopping",  # changes where a run ends, not how it gets there
+    "train.accumulate",  # the same mean gradient, up to rounding
     "train.on_nonfinite",
     "train.stall_steps",
     "train.log_every",
     "train.save_every",
     "train.keep",
     "data.memory_gib",
-    "data.workers",
-    "dynamics.every",
+    "data.workers",  # batches are functions of seed and step, whoever makes them
+    "dynamics.every",  # recording changes no bit
 }
 
 
@@ -104,11 +104,13 @@ class Run:
         """
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: choose a folder for the run")
+        # locked only while the files are compared or written; ``train`` locks the run again for as long as it takes
         with hold(path) if path.exists() else nullcontext():
             return cls._start_or_resume(path, config, data)
 
     @classmethod
     def _start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
+        # without a checkpoint there is nothing to resume, and the settings of a failed first attempt do not bind
         last = checkpoint.find(path / "checkpoints" / "last")
         if last and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
             return cls._resume(path, config, data)
@@ -119,11 +121,13 @@ class Run:
         # check everything before anything is written
         layout = data.layout
         require_trainable(layout, loss=config.loss.name, network=config.model.network)
+        # no auto and no length in seconds is saved, so that a later version or machine cannot read them differently
         config = resolve_hardware(_with_full_path(config)).model_copy(update={"stft": config.stft.at(layout.rate_hz)})
         _initial_run(config, layout)
         data_facts: DataFacts = {"path": str(data.path.resolve()), "digest": data.digest, "layout": asdict(layout)}
         facts: RunFacts = {"data": data_facts, **environment()}
         write_text(path / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
+        # last: a run counts as one only if it has both files
         write_text(path / CONFIG, config.to_yaml())
         return cls(path, config, layout)
 
@@ -149,6 +153,7 @@ class Run:
         # what was resolved when the run started stays as it is
         config = config.model_copy(update={key: changes[key][0] for key in automatic})
         resolve_device(config.device)
+        # after all checks, so that a refused command changes nothing
         write_text(path / CONFIG, config.to_yaml())
         return cls(path, config, run.layout)
 
@@ -159,6 +164,7 @@ class Run:
             raise UserError(f"{path}: no such run; `sepclip train DATA --run {path}` creates one")
         if not (path / CONFIG).is_file() or not (path / ENVIRONMENT).is_file():
             raise UserError(f"{path} is not a run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` creates one")
+        # the files of a run are read as untrusted: plain YAML and JSON (tests/training/test_hostile.py)
         return cls(path, load_run_config(path / CONFIG), _layout(_read_environment(path)))
 
     def load_initial_weights(self, separator: SeparationModel) -> None:
@@ -185,6 +191,7 @@ class Run:
         """
         clusters = options.masks in ("binary", "soft")
         config = self.config if kmeans is None else with_kmeans(self.config, kmeans, clusters=clusters)
+        # from the layout of the run, not of a set: separating needs no training data
         model = build_separator(config, self.layout)
         separator = BlockSeparator(model, options)  # before the weights are read: wrong options are found at once
         checkpoint.load_weights(self._trained(), model)
@@ -197,6 +204,7 @@ class Run:
 
     def _trained(self) -> Path:
         """Return the best checkpoint, or the last one if there is none yet."""
+        # a run has no best checkpoint before its first validation, or if no score was finite
         for which in ("best", "last"):
             folder = checkpoint.find(self.checkpoint_path(which))
             if folder:
@@ -232,6 +240,8 @@ class Busy(UserError):
 @contextmanager
 def hold(path: Path, doing: str = "being trained") -> Iterator[None]:
     """Lock a folder for this process, until the end of the block or a kill; Busy if another process has locked it."""
+    # the folder itself is locked, so there is no lock file that a kill could leave behind; the kernel releases the lock
+    # once the last process that inherited the handle has closed it
     handle = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -262,6 +272,7 @@ def git_state(folder: Path) -> GitState | None:
             subprocess.run(
                 ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
             ).stdout.strip()
+            # untracked files are not listed: in a checkout that holds runs and sets this would take long
             for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no", "."))
         )
     except (OSError, subprocess.SubprocessError):
@@ -273,7 +284,7 @@ def _read_environment(path: Path) -> RunFacts:
     """Return the facts about the run in ``path``. Raises UserError if their file is damaged."""
     try:
         facts: RunFacts = json.loads((path / ENVIRONMENT).read_text(encoding="utf-8"))
-        _ = (facts["data"]["digest"], _layout(facts))
+        _ = (facts["data"]["digest"], _layout(facts))  # what others rely on is checked here
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path / ENVIRONMENT} is damaged ({error!r}): start the run again in another folder"
@@ -282,5 +293,6 @@ def _read_environment(path: Path) -> RunFacts:
 
 
 def _layout(facts: RunFacts) -> Layout:
+    # JSON has lists only, and a layout with a list of names would equal no other
     saved = dict(facts["data"]["layout"])
     return Layout(**{**saved, "names": tuple(saved["names"])})

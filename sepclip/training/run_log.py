@@ -93,6 +93,7 @@ def cut_rows(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
+    # rows are written before the checkpoint that they belong to, so a kill in between leaves rows of later steps
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
             if json.loads(line)["step"] <= step:
@@ -112,6 +113,7 @@ def last_row_with(path: Path, key: str) -> dict[str, float | None]:
 def append_row(path: Path, row: Mapping[str, object]) -> None:
     """Append one row to a file with one JSON document per line. Raises UserError if it cannot be written."""
     try:
+        # opened for each row, which costs microseconds: a kill loses no row, and a report can read it at once
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     except OSError as error:
@@ -123,6 +125,7 @@ def progress_row(state: TrainingState, waited_share: float) -> ProgressRow:
 
     ``waited_share``: the share of the time since then that was spent waiting for data.
     """
+    # ``recent`` is part of the checkpoint, so a resumed run writes the row of an uninterrupted one
     losses, norms, thresholds = zip(*state.recent, strict=True)
     finite_norms = [norm for norm in norms if math.isfinite(norm)]
     seconds = state.progress.seconds
@@ -139,6 +142,7 @@ def progress_row(state: TrainingState, waited_share: float) -> ProgressRow:
         "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
         "waited_share": round(waited_share, 3),
     }
+    # three parts only: with per=tensor all of them would make rows of many kilobytes
     shares = state.clip.shares()
     if shares:
         row["most_clipped"] = dict(list(shares.items())[:_MOST_PARTS])
@@ -157,6 +161,7 @@ def validation_row(step: int, scores: ValidationScores) -> ValidationRow:
 
 def training_summary(state: TrainingState, metrics: Path) -> TrainingSummary:
     """Return the summary of a run; gradient norm and threshold are read from its file of ``metrics``."""
+    # not from ``recent``, which is empty after a row has been written
     last_row = last_row_with(metrics, "grad_norm")
     return {
         "steps": state.step,
@@ -191,6 +196,7 @@ class RunLog:
             TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
         )
         self._task = self._bar.add_task("", total=steps, completed=start)
+        # a live display would fill a log file with control characters
         is_live = notes.is_terminal and path is not None and not terminal.volume.quiet
         self._live = Live(get_renderable=self._live_lines, console=notes) if is_live else None
 

@@ -22,6 +22,7 @@ def _adam(kind: type[Adam]) -> Callable[..., torch.optim.Optimizer]:
     )
 
 
+# each gets the parameters and the section ``optimizer``; keys that it does not use are ignored
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": _adam(Adam),
     "adamw": _adam(AdamW),
@@ -46,27 +47,33 @@ class Schedule:
 
     def __init__(self, settings: Settings, steps: int):
         self._settings, self._steps = settings, steps
+        # all that a checkpoint needs: without them the rate is a function of the step number
         self.halvings, self.best_loss, self.worse = 0, math.inf, 0
 
     def rate(self, step: int) -> float:
         """Return the learning rate of the step after ``step`` steps."""
         settings, warmup = self._settings, self._settings.warmup_steps
+        # step counts from 0 and the warm-up from 1, so that the first step has a rate above zero
         rate = settings.learning_rate * min(1.0, (step + 1) / warmup if warmup else 1.0)
+        # no restarts (Loshchilov and Hutter 2017 with one period); a step beyond the last keeps the rate zero
         if settings.schedule == "cosine" and step > warmup:
             rate *= (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self._steps - warmup)))) / 2
+        # from a counter, not by halving a stored rate: a resumed run computes the same bits
         return float(rate * 0.5**self.halvings)
 
     def note_validation(self, loss: float) -> None:
         """Take the loss of a validation into account; one that is not finite counts as worse."""
         if self._settings.schedule != "plateau":
             return
+        # torch has best * (1 - 1e-4), which for a best loss below zero accepts slightly higher ones. inf - inf is NaN,
+        # so the first validation needs a case of its own
         least = self.best_loss - _LEAST_FALL * abs(self.best_loss) if math.isfinite(self.best_loss) else math.inf
-        if loss < least:
+        if loss < least:  # NaN compares false, so it counts as worse
             self.best_loss, self.worse = loss, 0
         else:
             self.worse += 1
         if self.worse > self._settings.patience:
-            self.halvings, self.worse = self.halvings + 1, 0
+            self.halvings, self.worse = self.halvings + 1, 0  # patience starts again at the new rate
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must save."""

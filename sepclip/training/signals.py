@@ -20,6 +20,7 @@ class SignalRequests:
         self.save = False
 
     def __enter__(self) -> "SignalRequests":
+        # handlers only set flags: saving inside of one could interrupt a step halfway through its update
         self._handlers_before = {number: signal.signal(number, self._record) for number in (*_STOPS, signal.SIGUSR1)}
         return self
 
@@ -32,7 +33,8 @@ class SignalRequests:
     def _record(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGUSR1:
             self.save = True
+        # a step can take many seconds on a busy CPU; the price of not waiting is the steps since the last checkpoint
         elif self.exit_code and number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
-            self.exit_code = self.exit_code or _STOPS[signal.Signals(number)]
+            self.exit_code = self.exit_code or _STOPS[signal.Signals(number)]  # a repeated SIGTERM changes nothing

@@ -73,12 +73,14 @@ class TrainingState:
     @classmethod
     def start(cls, config: Config, separator: SeparationModel, device: torch.device, steps: int) -> "TrainingState":
         """Return the state of a run before its first step; ``steps``: its total number, for the schedule."""
+        # moved first, so that optimizer and average are built on the parameters of the device
         separator = separator.to(device, dtype_of(config))
         return cls(
             separator,
             build_optimizer(separator.parameters(), config.optimizer),
             Schedule(config.optimizer, steps),
             clip.parse(config.clip),
+            # bfloat16 has the range of float32, so only the gradients of float16 need a scaler
             GradScaler(device.type, enabled=config.precision == "fp16"),
             None if config.train.average is None else WeightAverage(separator, config.train.average),
             device,
@@ -119,13 +121,16 @@ class TrainingState:
 
         ``by``: what decides, ``"si-sdr"`` or ``"loss"``. A score that is not finite is never the best.
         """
+        # the schedule follows the loss whatever decides which checkpoint is the best
         self.schedule.note_validation(loss)
         progress = self.progress
+        # as numbers of which the higher is better; None is the start, since JSON has no infinity
         score, best = (
             (si_sdr_improvement, progress.best_score)
             if by == "si-sdr"
             else (-loss, None if progress.best_loss is None else -progress.best_loss)
         )
+        # ties keep the earlier checkpoint: fewer steps for the same score
         if math.isfinite(score) and (best is None or score > best):
             progress.best_step, progress.best_loss, progress.best_score = self.step, loss, si_sdr_improvement
             progress.since_best = 0
@@ -150,13 +155,16 @@ class TrainingState:
         Raises StateMismatch, which is one, if its optimizer is that of another network.
         """
         optimizer = self.optimizer.state_dict()
+        # the moments have no template: torch creates them in the first step, so a new state has none to compare with
         template = {**self.rest(), "optimizer": {"state": {}, "param_groups": []}}
         if not self.scaler.is_enabled():
             template.pop("scaler")
         _require_like(rest, template, "its state")
         assert isinstance(rest, dict)
+        # what a template cannot say: three numbers in each row
         if any(not isinstance(row, list) or list(map(_is_number, row)) != [True] * 3 for row in rest["recent"]):
             raise ValueError("its recent steps are not loss, norm and threshold each")
+        # the optimizer last, because its mismatch means another network instead of damage
         _require_groups(rest["optimizer"]["param_groups"], optimizer["param_groups"])
         _require_shapes(rest["optimizer"]["state"], list(self.separator.parameters()))
 
@@ -165,21 +173,23 @@ class TrainingState:
 
         ``rest`` must be compatible: see :meth:`require_compatible`. Raises StateMismatch if it is of another clip rule.
         """
+        # the learning rate of the optimizer is loaded too, but every step sets it again from the schedule
         self.optimizer.load_state_dict(rest["optimizer"])
         self.schedule.load_state_dict(rest["schedule"])
         try:
             self.clip.load_state_dict(rest["clip"])
         except ValueError as error:  # the one documented error of a rule; any other is a bug in it
             raise StateMismatch(f"another clip rule ({error})") from error
-        if self.scaler.is_enabled():
+        if self.scaler.is_enabled():  # the state of a disabled one is empty
             self.scaler.load_state_dict(rest["scaler"])
+        # the steps since the last row: the next row has the means of an uninterrupted run
         self.recent = [[float(number) for number in row] for row in rest["recent"]]
         self.recent_since = float(rest["recent_since"])
         self.progress = progress
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool)  # bool is a subclass of int
 
 
 def _require_like(saved: object, template: object, name: str) -> None:
@@ -187,6 +197,7 @@ def _require_like(saved: object, template: object, name: str) -> None:
     if isinstance(template, dict):
         if not isinstance(saved, dict):
             raise ValueError(f"{name} is not a mapping")
+        # keys that are only in the saved state are left alone: later versions of torch may add some
         for key, value in template.items():
             if key not in saved:
                 raise ValueError(f"{name} has no {key!r}")
@@ -201,6 +212,7 @@ def _require_groups(saved: list[Any], groups: list[dict[str, Any]]) -> None:
     """Raise StateMismatch if the optimizer's parameter groups are of other sizes; ValueError if they are not groups."""
     for group in saved:
         _require_like(group, {"lr": 0.0, "params": []}, "its optimizer")
+    # sizes only: the numbers of the parameters are their places in the list
     sizes = [[len(group["params"]) for group in entries] for entries in (saved, groups)]
     if sizes[0] != sizes[1]:
         raise StateMismatch(f"another network (the optimizer has {sizes[0]} parameters, not {sizes[1]})")
@@ -211,6 +223,7 @@ def _require_shapes(moments: dict[int, Any], parameters: list[torch.nn.Parameter
     for index, parameter in enumerate(parameters):
         _require_like(moments.get(index, {}), {}, "its optimizer")
         for name, value in moments.get(index, {}).items():
+            # Adam's count of steps is a tensor without dimensions
             if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
                 shapes = f"{tuple(value.shape)}, not {tuple(parameter.shape)}"
                 raise StateMismatch(f"another network (the optimizer's {name} is {shapes})")
@@ -223,4 +236,6 @@ def dtype_of(config: Config) -> torch.dtype:
 
 def seed_dropout(seed: int, step: int, rank: int = 0) -> None:
     """Seed the dropout masks of the step after ``step`` steps: a function of seed, step and process only."""
+    # ranks have different excerpts, so their masks must differ too. This seeds the generators of all devices and costs
+    # microseconds. 63 bits fit into a signed 64-bit seed
     torch.manual_seed(generator(seed, f"dropout {rank}", step).getrandbits(63))

@@ -71,13 +71,14 @@ def take_step(state: TrainingState, batch: Batch, config: Config, ranks: Ranks =
     """
     # copied at every step, since only the gradient shows whether the step is skipped; running statistics are small
     buffers_before = [buffer.clone() for buffer in state.separator.buffers()]
+    # a function of the step number, which a skipped step advances as well
     for group in state.optimizer.param_groups:
         group["lr"] = state.learning_rate
     losses = _gradient(state, batch, config, ranks)  # (B,)
     # clip the true gradient: under float16 it is scaled until here
     with stage("clip"):
         state.scaler.unscale_(state.optimizer)
-        result = _clip(state, losses, config)
+        result = _clip(state, losses, config)  # every rank sees the whole gradient: same norm, same history
     # of a skipped step no gradient is left, and the optimizer moves nothing
     with stage("optimizer"):
         state.scaler.step(state.optimizer)
@@ -87,7 +88,7 @@ def take_step(state: TrainingState, batch: Batch, config: Config, ranks: Ranks =
             buffer.copy_(value)
     state.progress.step += 1
     if state.average is not None:
-        state.average.update(state.separator, state.step)
+        state.average.update(state.separator, state.step)  # n counts skipped steps too, as the schedule does
     state.recent.append([fmean(result.losses), result.clipped.norm, result.clipped.threshold])
     return result
 
@@ -107,6 +108,7 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
         with stage("backward"):
             state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         losses[part.first : part.first + len(loss)] = loss.detach()
+    # the losses travel with the gradients; parameters without one are the same on all ranks
     ranks.sum_tensors([p.grad for p in state.separator.parameters() if p.grad is not None] + [losses])
     return losses
 

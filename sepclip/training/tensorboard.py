@@ -15,7 +15,7 @@ FOLDER = "tensorboard"
 def require_tensorboard() -> None:
     """Raise UserError if TensorBoard is not installed."""
     try:
-        import torch.utils.tensorboard  # noqa: F401
+        import torch.utils.tensorboard  # noqa: F401  # at the top it would be required
     except ImportError as error:
         raise UserError("--tensorboard needs TensorBoard: pip install 'sepclip[tensorboard]'") from error
 
@@ -27,17 +27,21 @@ class TensorBoardWriter:
         """Write the rows in ``metrics`` again, so that rows which a resumed run has cut off disappear here too."""
         self._writer: Any = None
         folder = metrics.parent / FOLDER
+        # the folder is the setting: `--tensorboard` creates it once, and every resumed run finds it
         if not folder.is_dir():
             return
         try:
             require_tensorboard()
         except UserError as error:
+            # a warning only: training is worth more than its curves, which metrics.jsonl has too
             warn(f"{folder} is not updated: {error}")
             return
         from torch.utils.tensorboard import SummaryWriter
 
+        # event files can only be appended to, and TensorBoard would draw repeated steps as a zigzag
         shutil.rmtree(folder)
         self._writer = SummaryWriter(str(folder))
+        # the run has cut off its later rows by now, so all that are left are true
         for line in metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else ():
             self.add(json.loads(line))
 
@@ -46,7 +50,7 @@ class TensorBoardWriter:
         if self._writer is None:
             return
         for key, value in row.items():
-            if key != "step" and isinstance(value, int | float):
+            if key != "step" and isinstance(value, int | float):  # leaves out None (not finite) and dicts
                 self._writer.add_scalar(key, value, row["step"])
 
     def close(self) -> None:

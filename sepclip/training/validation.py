@@ -29,6 +29,7 @@ def validate(
     Crops with a silent source have no SI-SDR and are left out (in a fixed order only that source is); a silent estimate
     counts as -100 dB.
     """
+    # the averaged separator is in eval mode anyway, the other one returns to training below
     training = separator.training
     separator.eval()
     # every process fills in the places of its own batches, so that the sums are equal for any number of processes
