@@ -139,7 +139,7 @@ def progress_row(state: TrainingState, waited_share: float) -> ProgressRow:
         "steps_per_second": round(len(losses) / elapsed, 3) if elapsed > 0 else None,
         "waited_share": round(waited_share, 3),
     }
-    shares = state.clip.shares()
+    shares = state.clip.clipped_shares()
     if shares:
         row["most_clipped"] = dict(list(shares.items())[:_MOST_PARTS])
     state.recent, state.recent_since = [], seconds
@@ -169,7 +169,7 @@ def training_summary(state: TrainingState, metrics: Path) -> TrainingSummary:
         "threshold": last_row.get("threshold"),
         "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
         "skipped_steps": state.skipped,
-        "clipped_share_of": state.clip.shares(),
+        "clipped_share_of": state.clip.clipped_shares(),
     }
 
 
