@@ -71,7 +71,7 @@ def main() -> None:
         for _, (readers, workers) in product(range(options.rounds), ways):
             batches = training_data(
                 mixtures, segment=SEGMENT, batch_size=options.batch, dynamic=dynamic, seed=0, memory_gib=memory_gib,
-                readers=readers, shared=workers > 0,
+                readers=readers, shared_memory=workers > 0,
             )  # fmt: skip
             if memory_gib:
                 for step in range(options.steps + READY):  # bring the audio into memory

@@ -24,7 +24,8 @@ infinite is not added to a history: every ``grad`` becomes None, so no optimizer
 Save ``state_dict()`` in the checkpoint: without its history a resumed run differs from an uninterrupted one.
 
 To add a rule, subclass ``NormRule`` (one norm, one threshold: implement ``_threshold``) or ``Rule`` (implement
-``_clip``), set ``name`` and ``grammar``, name the attributes to save in ``memory``, and add the class to ``RULES``.
+``_clip``), set ``name``, ``grammar`` and ``traits`` (the default of ``NormRule`` includes scale-free: override it if
+the threshold is absolute), name the attributes to save in ``memory``, and add the class to ``RULES``.
 """
 
 import inspect
@@ -132,7 +133,7 @@ class Rule:
         """
         raise NotImplementedError
 
-    def shares(self) -> dict[str, float]:
+    def clipped_shares(self) -> dict[str, float]:
         """Return the share of clipped steps of each part that has a threshold of its own, the most clipped first."""
         return {}
 
@@ -187,7 +188,10 @@ class NormRule(Rule):
         return self._threshold(float(norm))
 
     def _threshold(self, norm: float) -> float:
-        """Take a usable norm into the rule's memory and return the threshold of this step."""
+        """Return the threshold of a step with a usable ``norm``, and take the norm into the rule's history, if any.
+
+        It is called once a step, before the gradients are scaled.
+        """
         raise NotImplementedError
 
     def _clip(self, names: list[str], owners: list[Tensor], gradients: list[Tensor]) -> Step:
@@ -217,8 +221,8 @@ class AutoClip(NormRule):
 
     - ``window=N``: only the last N norms.
     - ``per=layer`` or ``per=tensor``: a history and a threshold for each (future work in section 6 of the paper).
-    - ``eps=1e-6``: as the authors' own code, which calls ``clip_grad_norm_`` and so shrinks gradients with a norm of
-      1e-5 by a tenth, clipped or not.
+    - ``eps=1e-6`` matches the authors' code (``clip_grad_norm_``), which also shrinks unclipped small gradients: by a
+      tenth at norm 1e-5.
     """
 
     name = "auto"
@@ -288,7 +292,7 @@ class AutoClip(NormRule):
             members.setdefault(layer_of(name) if self.per == "layer" else name, []).append(index)
         return members
 
-    def shares(self) -> dict[str, float]:
+    def clipped_shares(self) -> dict[str, float]:
         """Return the share of clipped steps of each layer or tensor, the most clipped first."""
         shares = {part: clipped / steps for part, (steps, clipped) in self._counts.items()}
         return dict(sorted(shares.items(), key=lambda item: -item[1]))
@@ -300,8 +304,8 @@ class AutoClip(NormRule):
         return {**super().state_dict(), "per": self.per, "window": self.window, "histories": histories, "parts": parts}
 
     def _restore(self, state: dict[str, Any]) -> None:
-        # The percentile may differ and the window may be smaller. But sorted norms have lost their order, and a
-        # window has lost the norms before it, so no other change of the window can be served.
+        # The percentile may differ. But sorted norms have lost their order, and a window has lost the norms before it,
+        # so the window can only be kept or shrunk.
         saved = state["window"]
         fits = saved == self.window or (saved and self.window and self.window < saved)
         if state["per"] != self.per or not fits:
@@ -714,7 +718,8 @@ def _require_names(names: list[str], rule: Rule) -> None:
 
 # Norms and scaling of gradients: dense, sparse, complex, in low precision, and sharded (DTensor)
 
-_SHARD_MARKS = {"_fsdp_flattened", "ds_id"}  # attributes of parameters of FSDP's first version and DeepSpeed's ZeRO-3
+# FSDP (its first version) and DeepSpeed (ZeRO-3) mark their shards by attributes of the parameter
+_SHARD_MARKS = {"_fsdp_flattened", "ds_id"}
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 

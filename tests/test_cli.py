@@ -8,6 +8,7 @@ from typer.main import get_command
 
 import sepclip as package
 from sepclip.cli import app
+from sepclip.clip import RULES
 from sepclip.commands.train import FLAG_KEYS
 from sepclip.config.load import flatten, load_config
 from sepclip.corpora import corpora
@@ -37,6 +38,12 @@ def test_every_help_works_without_heavy_imports(command: list[str]) -> None:
 def test_the_help_names_every_loss() -> None:
     (loss,) = [option for option in get_command(app).commands["train"].params if option.name == "loss"]
     assert loss.help.startswith(f"Loss to minimise: {', '.join(LOSSES)}.")
+
+
+def test_the_help_describes_every_clipping_rule() -> None:
+    (clip,) = [option for option in get_command(app).commands["train"].params if option.name == "clip"]
+    grammars = clip.help.removeprefix("Clipping rule: ").partition(". The threshold")[0].split("; ")
+    assert sorted(grammars) == sorted(rule.grammar for rule in RULES.values())
 
 
 def test_the_flags_of_train_name_existing_keys_in_their_help() -> None:

@@ -330,10 +330,10 @@ def test_each_layer_or_tensor_has_a_history(per, parts):
         )
         assert step.factor == min(part.factor for part in step.parts.values())
         assert step.threshold == math.hypot(*(part.threshold for part in step.parts.values()))
-    assert rule.shares() == pytest.approx(
+    assert rule.clipped_shares() == pytest.approx(
         {part: part_rule.clipped / part_rule.steps for part, part_rule in alone.items()}
     )
-    assert list(rule.shares().values()) == sorted(rule.shares().values(), reverse=True)
+    assert list(rule.clipped_shares().values()) == sorted(rule.clipped_shares().values(), reverse=True)
 
 
 def test_a_layer_with_a_zero_gradient_keeps_its_history():
@@ -389,7 +389,7 @@ def test_shares_are_sorted_by_size():
         for owner, g in zip(owners, (a, b), strict=True):
             owner.grad = torch.tensor([float(g)])
         rule(zip("ab", owners, strict=True))
-    assert list(rule.shares().items()) == [("b", 2 / 3), ("a", 0)]
+    assert list(rule.clipped_shares().items()) == [("b", 2 / 3), ("a", 0)]
 
 
 def test_parameter_list_has_names_for_per_layer():
@@ -799,7 +799,7 @@ def test_state_resumes_a_run_exactly(text, tmp_path):
         second.load_state_dict(torch.load(tmp_path / "state", weights_only=True))
         assert repr(head + run(second, norms[cut:])) == repr(want)  # NaN thresholds are not equal to themselves
         assert second.state_dict() == straight.state_dict()
-        assert second.shares() == straight.shares()
+        assert second.clipped_shares() == straight.clipped_shares()
         assert json.loads(json.dumps(second.state_dict(), allow_nan=False)) == second.state_dict()
 
 

@@ -1,4 +1,7 @@
-"""The best assignment of estimates to references, differentiable for training (scoring has its own in pairing.py).
+"""The best assignment of estimates to references, differentiable for training.
+
+Stitching, validation (``audio/si_sdr.py``) and the examples of the report use it too; scoring has its own in
+``scoring/pairing.py``.
 
 Compute the loss of every pair once, reduced over time and frequency, and only then permute. A minimum taken before the
 reduction would permute every bin separately, which is a different and meaningless loss.

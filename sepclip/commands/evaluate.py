@@ -257,7 +257,7 @@ def _evaluate_run(
             "run": str(run),
             "limit": request.limit,
             "masks": separator.masks_from,
-            "kmeans": separator.clusters_by(),
+            "kmeans": separator.kmeans_settings(),
         },
         device=device,
         plan=request.plan,

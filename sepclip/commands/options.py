@@ -61,6 +61,17 @@ def table_keys(file: str, table: str) -> list[str]:
     raise LookupError(f"{file} has no table {table}")
 
 
+def class_texts(file: str, attribute: str) -> list[str]:
+    """Return the text that each class in a ``file`` of the package assigns to ``attribute``, read from the source."""
+    tree = ast.parse((Path(__file__).parents[1] / file).read_text(encoding="utf-8"))
+    found = []
+    for node in (line for body in tree.body if isinstance(body, ast.ClassDef) for line in body.body):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))) if name == attribute:
+                found.append(text)
+    return found
+
+
 _QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print only results, warnings and errors.")]
 _VERBOSE = Annotated[bool, typer.Option("--verbose", "-v", help="Print all details.")]
 

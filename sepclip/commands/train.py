@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sepclip.commands.options import Json, NoiseRoot, RirsRoot, Root, table_keys
+from sepclip.commands.options import Json, NoiseRoot, RirsRoot, Root, class_texts, table_keys
 from sepclip.terminal import out, print_json, show_lines
 
 # The flags that set one key of the configuration, by the name of their parameter. Help, configuration and error
@@ -37,7 +37,9 @@ def _help(flag: str, text: str) -> str:
 
 def train(
     data: Annotated[Path, typer.Argument(help="Mixture set written by `sepclip prepare`.", show_default=False)],
-    run: Annotated[Path, typer.Option(help="Folder of the run. Created, or resumed if it exists.", show_default=False)],
+    run_folder: Annotated[
+        Path, typer.Option("--run", help="Folder of the run. Created, or resumed if it exists.", show_default=False)
+    ],
     config: Annotated[
         str | None,
         typer.Option(
@@ -54,9 +56,9 @@ def train(
         typer.Option(
             help=_help(
                 "clip",
-                "Clipping rule: auto:P (the P-th percentile of all gradient norms so far; with ,window=N of the last N "
-                "only; with ,per=layer or ,per=tensor a separate history for each), norm:V, value:V, agc:V, zclip:Z, "
-                "pascanu:M, logsigma:K or none.",
+                f"Clipping rule: {'; '.join(class_texts('clip.py', 'grammar'))}. The threshold of auto:P is the P-th "
+                "percentile of all gradient norms so far; with window=N of the last N only; with per=layer or "
+                "per=tensor, each has a history of its own.",
             )
         ),
     ] = None,
@@ -170,17 +172,19 @@ def train(
         if tensorboard:
             require_tensorboard()
         mixtures = MixtureSet.open(data, root, noise=noise_root, rirs=rirs_root)
-        opened = ranks.first_then_others(lambda: Run.start_or_resume(run, resolved, mixtures), lambda: Run.open(run))
+        run = ranks.first_then_others(
+            lambda: Run.start_or_resume(run_folder, resolved, mixtures), lambda: Run.open(run_folder)
+        )
         if tensorboard and ranks.first:
-            (run / FOLDER).mkdir(exist_ok=True)  # this training writes the scalars if the folder exists
-        summary = train_run(opened, mixtures, ranks, profile=profile)
+            (run_folder / FOLDER).mkdir(exist_ok=True)  # this training writes the scalars if the folder exists
+        summary = train_run(run, mixtures, ranks, profile=profile)
     if ranks.first:
-        page = _write_report(run, wanted=report, already_trained=summary["already"])
-        _print_summary(run, summary, page, as_json)
+        page = _write_report(run_folder, wanted=report, already_trained=summary["already"])
+        _print_summary(run_folder, summary, page, as_json)
 
 
 def _config_value(flag: str, value: Any) -> Any:
-    """Return the value of a flag as its key of the configuration takes it; None if the flag is not on the line.
+    """Convert a flag's value to the type of its configuration key; None if the flag was not given.
 
     Raises UserError if ``--dynamics`` is not written as every=N.
     """
@@ -191,34 +195,34 @@ def _config_value(flag: str, value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_summary(run: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
+def _print_summary(run_folder: Path, summary: Mapping[str, Any], page: Path | None, as_json: bool) -> None:
     """Print the result of a training: a line, bars of the curves on a terminal, and where the report is."""
     from sepclip.report.sparklines import training_lines
 
     if as_json:
-        print_json({"run": str(run), "report": page and str(page), **summary})
+        print_json({"run": str(run_folder), "report": page and str(page), **summary})
         return
     best = summary["best_valid_si_sdr_improvement"]
     score = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
     out.print(
-        f"{run} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
+        f"{run_folder} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
         f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({score} on the validation excerpts), "
         f"{_clipping(summary)}",
         markup=False,
         soft_wrap=True,
     )
-    show_lines(training_lines(run))
+    show_lines(training_lines(run_folder))
     if page:
-        out.print(f"to look at and listen to: {page}", markup=False, soft_wrap=True)
+        out.print(f"report (figures, audio): {page}", markup=False, soft_wrap=True)
 
 
-def _write_report(run: Path, *, wanted: bool, already_trained: bool) -> Path | None:
-    """Write the page of a training that has just ended, or return the existing page of one that had ended before."""
+def _write_report(run_folder: Path, *, wanted: bool, already_trained: bool) -> Path | None:
+    """Write the page of a training that has just ended, or return that of a run that had already finished."""
     from sepclip.report.write_report import NAME, report_at_end
 
-    if already_trained and (run / NAME).is_file():
-        return run / NAME
-    return report_at_end(run) if wanted else None
+    if already_trained and (run_folder / NAME).is_file():
+        return run_folder / NAME
+    return report_at_end(run_folder) if wanted else None
 
 
 def _clipping(summary: Mapping[str, Any]) -> str:

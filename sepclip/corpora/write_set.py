@@ -57,7 +57,7 @@ class PlannedSet:
 
 # Renders a mixture and its sources: (1 + S, T) or (1 + S, C, T), the mixture first
 Render = Callable[[Recipe], NDArray[np.int16]]
-# Renders one mixture for several sets: from the number of each set and its recipe to the waves of each
+# Renders one mixture for several sets: takes (set index, recipe) pairs of one mixture and yields the waves of each
 RenderAll = Callable[[Sequence[tuple[int, Recipe]]], Iterable[NDArray[np.int16]]]
 
 
@@ -122,8 +122,9 @@ class Plan:
 
 
 def find_finished(settings: Mapping[Path, dict[str, Any]]) -> tuple[list[MixtureSet], list[Path]]:
-    """Return the sets that are finished with their ``settings``, and the folders of those still to be written.
+    """Return the sets finished with their ``settings``, which are tidied, and the folders of those still to be written.
 
+    Tidying deletes a leftover ``unfinished.json`` and writes the lists of the files again, with their present paths.
     Raise UserError if a folder contains anything else, or a set with other settings.
     """
     sets = {out: _open_finished(out, wanted) for out, wanted in settings.items()}
@@ -131,7 +132,7 @@ def find_finished(settings: Mapping[Path, dict[str, Any]]) -> tuple[list[Mixture
 
 
 def _open_finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
-    """Return the set at ``out`` if it is finished, or None if it is still to be written."""
+    """Return the set at ``out`` if it is finished, after tidying it, or None if it is still to be written."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: choose a folder for the mixtures")
     record = next((file for file in (out / SET_FILE, out / UNFINISHED_FILE) if file.is_file()), None)
@@ -154,7 +155,7 @@ def _open_finished(out: Path, settings: dict[str, Any]) -> MixtureSet | None:
     except OSError as error:
         raise UserError(f"{error.filename} cannot be read: remove {out} and prepare it again") from error
     if hashlib.sha256(recipes.encode()).hexdigest() != mixtures.digest:
-        raise UserError(f"{out} has other recipes than it was made from: remove it and prepare it again")
+        raise UserError(f"the recipes in {out} were changed after it was written: remove it and prepare it again")
     if mixtures.audio:  # the paths in the lists are wrong if the set has moved
         write_lists(out, {split: mixtures.recipes(split) for split in SPLITS}, mixtures.layout, mixtures.about)
     return mixtures
@@ -184,10 +185,9 @@ def begin(out: Path, settings: dict[str, Any]) -> None:
 
 
 def write_sets(sets: Sequence[PlannedSet], render: RenderAll | None, jobs: int | None = None) -> list[MixtureSet]:
-    """Write recipes, audio, its lists and finally each ``set.json``; waves that an interrupted run left are kept.
+    """Write recipes, audio, file lists, then ``set.json``; waves that an interrupted run left are kept.
 
-    ``render`` gets everything to be made of one mixture at once, so that no file is read twice for it; None writes no
-    audio.
+    ``render`` gets all variants of a mixture together, so its files are read once; None writes no audio.
     """
     leftovers = [file for planned in sets for file in planned.out.rglob(_TEMPORARY)]  # of a run that was killed
     digests = []
@@ -215,11 +215,11 @@ def _write_recipes(out: Path, split: str, text: str) -> None:
 
 
 def _write_audio(sets: Sequence[PlannedSet], render: RenderAll, jobs: int | None) -> None:
-    mixtures: dict[tuple[str, str], list[tuple[int, Recipe]]] = {}
+    recipes_by_mixture: dict[tuple[str, str], list[tuple[int, Recipe]]] = {}
     for number, planned in enumerate(sets):
         for split, recipes in planned.recipes.items():
             for recipe in recipes:
-                mixtures.setdefault((split, recipe.name), []).append((number, recipe))
+                recipes_by_mixture.setdefault((split, recipe.name), []).append((number, recipe))
 
     def files(split: str, number: int, recipe: Recipe) -> list[Path]:
         folder, parts = sets[number].out / split, ("mix", *sets[number].layout.names)
@@ -231,12 +231,12 @@ def _write_audio(sets: Sequence[PlannedSet], render: RenderAll, jobs: int | None
 
     def write(mixture: tuple[str, str]) -> None:
         split, _ = mixture
-        missing = [item for item in mixtures[mixture] if not is_complete(split, *item)]
+        missing = [item for item in recipes_by_mixture[mixture] if not is_complete(split, *item)]
         for (number, recipe), waves in zip(missing, render(missing) if missing else (), strict=True):
             for file, wave in zip(files(split, number, recipe), waves, strict=True):
                 write_sound(file, wave, sets[number].layout.rate_hz, flush=False)
 
-    for _ in in_processes(write, list(mixtures), "writing mixtures", jobs):
+    for _ in in_processes(write, list(recipes_by_mixture), "writing mixtures", jobs):
         pass
     os.sync()  # all waves at once: a flush for each would take minutes
 
@@ -265,7 +265,7 @@ def _finish(planned: PlannedSet, digest: str, *, audio: bool) -> None:
 
 
 def _flatten(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with the entries of those that are mappings under names such as ``counts.tr``."""
+    """Flatten nested mappings into dotted keys such as ``counts.tr``."""
     flat: dict[str, Any] = {}
     for key, value in dict(settings).items():
         flat |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}

@@ -61,7 +61,8 @@ def _columns_with_scores(document: ScoreDocument) -> list[str]:
     """Return the columns that have any score and for which a terminal has room."""
     names = [
         name for metric in METRICS for name in (metric, f"{metric}_improvement")
-        if not name.endswith("_improvement") or METRICS[metric].distortion or METRICS[metric].family == "perceptual"
+        if not name.endswith("_improvement")
+        or METRICS[metric].infinite_is_perfect or METRICS[metric].family == "perceptual"
     ]  # fmt: skip
     if "si_sdr" not in document["titles"]:  # with it, the oracles have lines of their own
         names += [f"{oracle}_sdr_improvement" for oracle in ORACLES]

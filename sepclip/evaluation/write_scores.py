@@ -15,7 +15,7 @@ from sepclip.audio.files import write_text
 from sepclip.evaluation.document import ScoreDocument
 from sepclip.evaluation.markdown import to_markdown
 from sepclip.scoring.items import ScoreRow
-from sepclip.scoring.score_file import Frames
+from sepclip.scoring.score_file import WindowScores
 
 _MUSEVAL_NAMES = {"SDR": "sdr", "SIR": "sir", "SAR": "sar", "ISR": "isr"}
 
@@ -38,7 +38,7 @@ def track_path(folder: Path, name: str) -> Path:
     return folder / "museval" / "test" / file
 
 
-def write_track(path: Path, rows: Sequence[ScoreRow], frames: Frames) -> None:
+def write_track(path: Path, rows: Sequence[ScoreRow], scores: WindowScores) -> None:
     """Write the windows of one track as museval's ``TrackStore`` does: five decimals, infinite ones as NaN."""
     targets = []
     for index, row in enumerate(rows):
@@ -46,9 +46,9 @@ def write_track(path: Path, rows: Sequence[ScoreRow], frames: Frames) -> None:
             {
                 "time": window,
                 "duration": 1,
-                "metrics": {title: _rounded(frames[name][index, window]) for title, name in _MUSEVAL_NAMES.items()},
+                "metrics": {title: _rounded(scores[name][index, window]) for title, name in _MUSEVAL_NAMES.items()},
             }
-            for window in range(frames["sdr"].shape[1])
+            for window in range(scores["sdr"].shape[1])
         ]
         targets.append({"name": row.source, "frames": windows})
     track = {"targets": targets, "museval_version": importlib.metadata.version("museval")}

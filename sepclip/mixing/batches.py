@@ -3,9 +3,9 @@
 The way from a recipe to a batch: :func:`training_data` chooses :class:`FixedMixtures` (excerpts of the mixtures as
 they are), :class:`DynamicMixtures` (voices mixed again at every step) or :class:`DynamicStems` (the same for sources
 in a fixed order). Their method ``batch(step)`` draws which excerpts to use, reads them through a
-:class:`~sepclip.mixing.cache.ReaderPool` from waves in a :class:`~sepclip.mixing.cache.WaveCache`, and stacks them: a
-wave becomes a batch in :func:`to_batch`. :class:`~sepclip.mixing.validation_crops.ValidationCrops` does so for
-validation.
+:class:`~sepclip.mixing.cache.ReaderPool` from waves in a :class:`~sepclip.mixing.cache.WaveCache`, and stacks them.
+Fixed mixtures, and those of :class:`~sepclip.mixing.validation_crops.ValidationCrops`, are int16 until
+:func:`to_batch` converts them; the dynamic classes compute floats and stack these themselves.
 
 Every choice is a function of the seed and the step, so a resumed training sees the batches of an uninterrupted one.
 """
@@ -38,7 +38,7 @@ class Share:
     count: int = 1
 
     def of(self, total: int) -> range:
-        """Return the places of this part among ``total``."""
+        """Return the indices of this part among ``total`` excerpts."""
         return range(total * self.index // self.count, total * (self.index + 1) // self.count)
 
 
@@ -46,8 +46,8 @@ class Share:
 class Batch:
     """Mixtures (B, T) and their sources (B, S, T), float32; full scale is 1, which dynamic mixtures may exceed.
 
-    With several channels, T has them one after the other. ``names`` are for people. A batch that is a part of its
-    step's excerpts says which: the places from ``first`` on among ``total``.
+    Several channels are concatenated along T. ``names`` are for people. If the batch is part of a step, it has the
+    excerpts from ``first`` on of ``total``.
     """
 
     mixture: Tensor
@@ -57,8 +57,8 @@ class Batch:
     total: int = 0  # 0: the batch has all excerpts of the step
 
     @property
-    def share(self) -> float:
-        """The share of the step's excerpts in this batch, from 0 to 1."""
+    def fraction(self) -> float:
+        """The fraction of the step's excerpts in this batch, from 0 to 1."""
         return len(self.mixture) / self.total if self.total else 1.0
 
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> "Batch":
@@ -71,17 +71,17 @@ class Batch:
         parts = min(parts, count)
         if parts == 1:
             return [self]
-        # each part knows its place in the step, so that losses are weighted by their share of it
+        # each part knows its excerpts of the step, so that its loss is weighted by its fraction of them
         total = self.total or count
         return [
             Batch(
-                self.mixture[places.start : places.stop],
-                self.sources[places.start : places.stop],
-                self.names[places.start : places.stop],
-                self.first + places.start,
+                self.mixture[indices.start : indices.stop],
+                self.sources[indices.start : indices.stop],
+                self.names[indices.start : indices.stop],
+                self.first + indices.start,
                 total,
             )
-            for places in (Share(index, parts).of(count) for index in range(parts))
+            for indices in (Share(index, parts).of(count) for index in range(parts))
         ]
 
 
@@ -102,11 +102,12 @@ def to_batch(excerpts: list[PcmWaves]) -> Batch:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How excerpts of ``segment`` samples are drawn: ``excerpts`` of each mixture an epoch, ``share`` of each batch.
+    """How excerpts of ``segment`` samples are drawn.
 
+    Each mixture gives ``excerpts`` excerpts per epoch; this process reads only its ``share`` of each batch.
     ``segments``: lengths in samples with their weights, one of which is drawn for every step; without any, all steps
-    have ``segment``. ``readers`` threads read files. If ``shared``, waves in memory are shared with processes that are
-    forked later.
+    have ``segment``. ``readers`` threads read files. With ``shared_memory``, waves in memory are shared with processes
+    that are forked later.
     """
 
     segment: int
@@ -116,7 +117,7 @@ class Sampling:
     excerpts: int
     share: Share
     readers: int
-    shared: bool
+    shared_memory: bool
     segments: tuple[tuple[int, float], ...] = ()
 
     def segment_at(self, step: int) -> int:
@@ -129,7 +130,7 @@ class Sampling:
 
     def make_cache(self, load: Callable[[int], PcmWaves], count: int) -> WaveCache:
         """Return a caching wrapper around ``load(index)``, for indices below ``count``, within the memory allowed."""
-        return WaveCache(load, self.memory_bytes, count if self.shared else 0)
+        return WaveCache(load, self.memory_bytes, count if self.shared_memory else 0)
 
     def steps(self, mixtures: int) -> int:
         """Return the steps of an epoch over ``mixtures`` dynamic mixtures."""
@@ -150,7 +151,7 @@ class FixedMixtures:
         # a small set makes a smaller batch, not an empty epoch
         total = sampling.excerpts * len(self.recipes)
         self.batch_size = min(sampling.batch_size, total)
-        self._places = sampling.share.of(self.batch_size)
+        self._indices = sampling.share.of(self.batch_size)
         self.steps_per_epoch = total // self.batch_size
         # the shuffled excerpts of one epoch: excerpt i is of mixture i // excerpts
         self._epoch, self._order = -1, list[int]()
@@ -158,19 +159,19 @@ class FixedMixtures:
     def batch(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0: the same whatever was read before."""
         # once an epoch: shuffle all excerpts
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, batch_index = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, list(range(self._excerpts * len(self.recipes)))
             generator(self._seed, "order", epoch).shuffle(self._order)
         # draw for the whole batch, then read only this process's share of it
-        chosen = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+        chosen = self._order[batch_index * self.batch_size : (batch_index + 1) * self.batch_size]
         # a generator for each purpose, so that a draw added to one does not shift the others
         chance = generator(self._seed, "crops", step)
         positions = [chance.random() for _ in chosen]
         mixtures = [index // self._excerpts for index in chosen]
-        batch = to_batch(self._readers.map(lambda i: self._excerpt(mixtures[i], positions[i]), self._places))
-        names = tuple(self.recipes[mixtures[i]].name for i in self._places)
-        return replace(batch, names=names, first=self._places.start, total=self.batch_size)
+        batch = to_batch(self._readers.map(lambda i: self._excerpt(mixtures[i], positions[i]), self._indices))
+        names = tuple(self.recipes[mixtures[i]].name for i in self._indices)
+        return replace(batch, names=names, first=self._indices.start, total=self.batch_size)
 
     def _excerpt(self, index: int, position: float) -> PcmWaves:
         """Return an excerpt (1 + S, T) or (1 + S, C, T) of a mixture."""
@@ -183,33 +184,33 @@ class FixedMixtures:
 
 
 class DynamicMixtures:
-    """New mixtures at every step: other pairs, excerpts and levels of the utterances in the training recipes.
+    """New mixtures at every step: other combinations, excerpts and levels of the utterances in the training recipes.
 
     ``longest``: samples of the longest excerpts, if not all steps have excerpts of the same length.
     """
 
     def __init__(self, mixtures: MixtureSet, sampling: Sampling, augmentation: Augmentation):
         self._readers = ReaderPool(sampling.readers)
-        # the mixer draws and reads; this class only asks for each place of each step
+        # the mixer draws and reads; this class only asks for each excerpt of each step
         self._mixer = VoiceMixer(mixtures, augmentation, sampling.make_cache)
         self._sampling = sampling
         # the processes that make batches allocate their shared memory once, for the longest
         self.longest = max((length for length, _ in sampling.segments), default=None)
         self._seed, self.batch_size = sampling.seed, sampling.batch_size
-        self._places = sampling.share.of(self.batch_size)
+        self._indices = sampling.share.of(self.batch_size)
         self.steps_per_epoch = sampling.steps(len(mixtures.recipes("tr")))
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0: the same whatever was read before."""
-        # each place of a step has a generator of its own, so shares and threads change nothing
+        # each excerpt of a step has a generator of its own, so shares and threads change nothing
         samples = self._sampling.segment_at(step)
-        pairs = self._readers.map(
-            lambda place: self._mixer.mix(generator(self._seed, f"dynamic {step}", place), samples), self._places
+        mixed = self._readers.map(
+            lambda index: self._mixer.mix(generator(self._seed, f"dynamic {step}", index), samples), self._indices
         )
         # dynamic mixtures are floats already, at full scale 1, so to_batch has nothing to do for them
-        mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*pairs, strict=True))
-        names = tuple(f"mixture {place} of step {step + 1}" for place in self._places)
-        return Batch(mixture, sources, names, self._places.start, self.batch_size)  # (B, T), (B, S, T)
+        mixture, sources = (torch.from_numpy(np.stack(part)) for part in zip(*mixed, strict=True))
+        names = tuple(f"mixture {index} of step {step + 1}" for index in self._indices)
+        return Batch(mixture, sources, names, self._indices.start, self.batch_size)  # (B, T), (B, S, T)
 
 
 class DynamicStems:
@@ -226,7 +227,7 @@ class DynamicStems:
         self._recipes = mixtures.recipes("tr")
         self._mixtures, self._segment, self._seed = mixtures, sampling.segment, sampling.seed
         self.batch_size = sampling.batch_size
-        self._places = sampling.share.of(self.batch_size)
+        self._indices = sampling.share.of(self.batch_size)
         self._readers = ReaderPool(sampling.readers)
         # the cache has single stems, with the key track * stems + stem, because each is drawn without the others
         count = mixtures.layout.sources * len(self._recipes)
@@ -235,13 +236,13 @@ class DynamicStems:
 
     def batch(self, step: int) -> Batch:
         """Return the batch of one step, counted from 0: the same whatever was read before."""
-        pairs = self._readers.map(
-            lambda place: self._mix(generator(self._seed, f"dynamic {step}", place)), self._places
+        mixed = self._readers.map(
+            lambda index: self._mix(generator(self._seed, f"dynamic {step}", index)), self._indices
         )
-        stems, names = zip(*pairs, strict=True)
+        stems, names = zip(*mixed, strict=True)
         # the mixture is exactly the sum, without rounding or clipping in between
         sources = torch.from_numpy(np.stack(stems))  # (B, S, T)
-        return Batch(sources.sum(1), sources, names, self._places.start, self.batch_size)
+        return Batch(sources.sum(1), sources, names, self._indices.start, self.batch_size)
 
     def _mix(self, chance: Random) -> tuple[NDArray[np.float32], str]:
         """Return the stems of a mixture (S, T) and its name."""
@@ -295,16 +296,16 @@ def training_data(
     share: Share = Share(),
     augmentation: Augmentation = NO_AUGMENTATION,
     readers: int = 1,
-    shared: bool = False,
+    shared_memory: bool = False,
     segments: Sequence[tuple[int, float]] = (),
 ) -> Batches:
     """Return the training batches of a set: excerpts of ``segment`` samples, of fixed mixtures or dynamic ones.
 
-    ``excerpts`` of each mixture make an epoch, on average if they are dynamic. Of every batch, only the excerpts of
-    ``share`` are read; a batch does not depend on the number of processes or of ``readers``, the threads that read
-    files. If ``shared``, the memory for audio is shared with the processes that are forked later. ``augmentation``
-    and ``segments`` (lengths in samples with their weights, drawn for every step) are only for dynamic mixtures of
-    voices. Raise UserError if the set or the settings do not allow it.
+    Each mixture gives ``excerpts`` excerpts per epoch, on average if they are dynamic; this process reads only its
+    ``share`` of each batch. Batches are the same for any number of processes and of ``readers`` (threads that read
+    files). With ``shared_memory``, the memory for audio is shared with the processes that are forked later.
+    ``augmentation`` and ``segments`` (lengths in samples with their weights, drawn for every step) are only for dynamic
+    mixtures of voices. Raise UserError if the set or the settings do not allow it.
     """
     if not mixtures.recipes("tr"):
         raise UserError(f"{mixtures.path} has no training mixtures: prepare it with --tr 1 or more")
@@ -313,7 +314,9 @@ def training_data(
         raise UserError("keys of data such as speed, overlap and segments are for dynamic voices: leave them out")
     # from here on every size is in samples or bytes, whatever the configuration uses
     memory_bytes = memory_gib * 2**30
-    sampling = Sampling(segment, batch_size, seed, memory_bytes, excerpts, share, readers, shared, tuple(segments))
+    sampling = Sampling(
+        segment, batch_size, seed, memory_bytes, excerpts, share, readers, shared_memory, tuple(segments)
+    )
     # voices may be mixed in any order; sources in a fixed order keep their places
     batches: Batches
     if voices:

@@ -58,9 +58,9 @@ ALL_THE_TIME = Conversation()
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which voices are mixed: any, or in a ``share`` of the mixtures those of one corpus.
+    """The choice of voices for a mixture: any, or in a ``share`` of the mixtures those of one corpus.
 
-    With voices of several corpora, half of all pairs could be told apart by the recording channel alone.
+    With voices of several corpora, half of all pairs could be separated by the recording channel alone.
     """
 
     share: float | None = None

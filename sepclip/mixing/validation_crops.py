@@ -1,4 +1,4 @@
-"""Validation excerpts: the same ones of every validation mixture each time."""
+"""Validation excerpts, which are always the same."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +12,7 @@ from sepclip.mixing.recipe import Recipe
 
 
 class ValidationCrops:
-    """The same excerpts of every validation mixture each time: its middle, or ``excerpts`` of them, spread evenly.
+    """The middle excerpt, or ``excerpts`` evenly spaced ones, of every validation mixture; always the same.
 
     Only the batches of ``share`` are read; ``total`` counts the excerpts of all processes. ``readers`` threads read
     files.
@@ -40,19 +40,19 @@ class ValidationCrops:
         self._excerpts: dict[int, PcmWaves] = {}  # each (1 + S, T)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches, which are read the first time and kept. ``first`` is the place among all excerpts."""
-        for places in self._ranges:
-            batch = to_batch(self._readers.map(self._excerpt, places))
-            names = tuple(self.recipes[place // self._count].name for place in places)
-            yield replace(batch, names=names, first=places.start, total=self.total)
+        """Yield the batches, which are read the first time and kept. ``first`` is an index among all excerpts."""
+        for indices in self._ranges:
+            batch = to_batch(self._readers.map(self._excerpt, indices))
+            names = tuple(self.recipes[index // self._count].name for index in indices)
+            yield replace(batch, names=names, first=indices.start, total=self.total)
 
-    def _excerpt(self, place: int) -> PcmWaves:
-        if place not in self._excerpts:
-            index, part = divmod(place, self._count)
-            recipe = self.recipes[index]
+    def _excerpt(self, index: int) -> PcmWaves:
+        if index not in self._excerpts:
+            mixture, part = divmod(index, self._count)
+            recipe = self.recipes[mixture]
             # the middles of equal parts of the mixture
             start = max(0, recipe.length - self._segment) * (2 * part + 1) // (2 * self._count)
             waves = self._mixtures.waves("cv", recipe, start=start, samples=self._segment)
             # a copy, so that a rendered mixture is not kept whole
-            self._excerpts[place] = crop(waves, 0, self._segment).copy()
-        return self._excerpts[place]
+            self._excerpts[index] = crop(waves, 0, self._segment).copy()
+        return self._excerpts[index]

@@ -42,17 +42,19 @@ def cluster_masks(
 ) -> Tensor:
     """Return masks (B, S, N, F), which add up to 1, from embeddings (B, N, F, E) of mixtures (B, N, F)."""
     masks = []
-    for vectors, loudness in zip(embeddings, magnitude, strict=True):
-        centroids = fit_centroids(vectors.flatten(0, 1), loudness.flatten(), sources, settings=settings, seed=seed)
+    for vectors, magnitudes in zip(embeddings, magnitude, strict=True):
+        centroids = fit_centroids(vectors.flatten(0, 1), magnitudes.flatten(), sources, settings=settings, seed=seed)
         masks.append(assign(vectors, centroids, settings.masks).to(magnitude.dtype))  # (S, N, F)
     return torch.stack(masks)
 
 
 @torch.no_grad()
-def fit_centroids(points: Tensor, loudness: Tensor, sources: int, *, settings: KMeansSettings, seed: int = 0) -> Tensor:
-    """Return the centroids (S, E) of the embeddings ``points`` (P, E) of bins with the magnitude ``loudness`` (P,)."""
+def fit_centroids(
+    points: Tensor, magnitudes: Tensor, sources: int, *, settings: KMeansSettings, seed: int = 0
+) -> Tensor:
+    """Return the centroids (S, E) of the embeddings ``points`` (P, E) of bins with their ``magnitudes`` (P,)."""
     points = points.float()
-    active = points[_active(loudness, settings.fit)]
+    active = points[_active(magnitudes, settings.fit)]
     # a silent sound has no active bins: cluster all of them, so that there still are S centroids
     return kmeans(active if len(active) > sources else points, sources, seed, settings.restarts)
 

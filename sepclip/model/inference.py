@@ -92,7 +92,7 @@ class BlockSeparator:
         """The source of the masks, as in the options; it is ``network`` for a network that returns waves."""
         return self.kmeans.masks if self.clusters else "network"
 
-    def clusters_by(self) -> dict[str, object] | None:
+    def kmeans_settings(self) -> dict[str, object] | None:
         """Return the settings of k-means, to be stored with scores; None without clustering."""
         return asdict(self.kmeans) if self.clusters else None
 
@@ -107,8 +107,13 @@ class BlockSeparator:
         If the mid is silent although the channels are not (they cancel), the first channel takes its place.
         """
         each, joint = powers[1:], self._takes_all(len(powers) - 1)
-        uses_first = not joint and not powers[0] > 0
-        main = each.mean() if joint else each[0] if uses_first else powers[0]
+        uses_first = not joint and bool(powers[0] <= 0)
+        if joint:
+            main = each.mean()
+        elif uses_first:
+            main = each[0]
+        else:
+            main = powers[0]
         # level_gain expects waves; a wave of one sample with this RMS has the same gain
         gains = self.model.level_gain(torch.cat([main.reshape(1), each]).sqrt().unsqueeze(-1)).squeeze(-1)
         return BlockConditions(gains, uses_first)
@@ -130,7 +135,7 @@ class BlockSeparator:
         adds_channels = (self.takes_waves or self.options.channels == "each") and len(block) > 1
         waves = torch.cat([mid, block]) if adds_channels else mid  # (I, T)
         levelled = waves * conditions.gains[: len(waves)].unsqueeze(-1).to(waves)
-        # a network trained with several channels sees the same wave in all of them
+        # repeat the wave for a network trained on several channels (no effect for one)
         return levelled.repeat(1, self.layout.channels)
 
     @torch.no_grad()
@@ -176,11 +181,11 @@ class BlockSeparator:
     @torch.no_grad()
     def finish(self, block: Tensor, conditions: BlockConditions, encoded: Tensor) -> Tensor:
         """Return the waves (S, C, T) of a ``block`` (C, T) from its result of :meth:`encode`."""
-        # waves only need their own level back, and the sources of all channels in one order
+        # waves: undo the input gain, then order the sources alike in all channels
         if self.takes_waves:
             waves = encoded / conditions.gains[: len(encoded), None, None].to(encoded)  # (I, S, T)
             return (waves if len(waves) == 1 else align_to_first(waves, waves)).transpose(0, 1)
-        # masks of each channel if the network saw all channels, else masks of each item
+        # masks: per channel if the network saw all channels jointly, otherwise per input (mid, channels)
         masks = torch.stack([self._block_masks(item, conditions) for item in encoded])  # (I, S, N, F)
         by_channel = self.model.unfold(masks)  # (I, S, N, C, F')
         joint = self._takes_all(len(block))
@@ -213,19 +218,19 @@ class BlockSeparator:
         waves = self.stft.inverse(masks * torch.cat([mid, spectrum]).unsqueeze(1), samples)  # (I, S, T)
         return align_to_first(waves, masks)
 
-    def fit(self, vectors: Tensor, loudness: Tensor) -> Tensor:
-        """Return the centroids (S, E) of embeddings (P, E) of bins of a sound with the magnitudes ``loudness`` (P,)."""
-        return fit_centroids(vectors, loudness, self.sources, settings=self.kmeans, seed=self.seed)
+    def fit(self, vectors: Tensor, magnitudes: Tensor) -> Tensor:
+        """Return the centroids (S, E) of embeddings ``vectors`` (P, E) of bins with their ``magnitudes`` (P,)."""
+        return fit_centroids(vectors, magnitudes, self.sources, settings=self.kmeans, seed=self.seed)
 
     @torch.no_grad()
     def separate(self, mixture: Tensor) -> Tensor:
         """Separate one mixture (C, T) of any level, length and channel count in one piece into waves (S, C, T).
 
         If there are as many channels as in the layout, they are separated together. Otherwise the masks come from the
-        mean of the channels and multiply each channel (masks of several channels by their mean); if the mean is silent
-        although the channels are not (they cancel), they come from the first channel. A network without masks
-        separates every channel. If the loss does not determine the scale of the waves, they are scaled so that their
-        sum is as near to the mixture as possible. Silence gives silence.
+        mean of the channels and multiply each channel; if the network was trained on several channels, the mean of its
+        masks is used. If the mean of the channels is silent although they are not (they cancel), the masks come from
+        the first channel. A network without masks separates every channel. If the loss does not determine the scale of
+        the waves, they are scaled so that their sum is as near to the mixture as possible. Silence gives silence.
         """
         channels, samples = mixture.shape
         if samples == 0:

@@ -138,12 +138,12 @@ def bin_weights(signals: Signals, kind: Weights) -> Tensor:
     ``ratio``: the share of the mixture's magnitude, times N F, so that the mean is 1 (Wang et al. 2018). ``vad``: 1 if
     any source is within 40 dB of the loudest bin of all sources, else 0. ``none``: 1.
     """
-    loudness = signals.magnitude.flatten(1)  # (B, N F)
+    magnitudes = signals.magnitude.flatten(1)  # (B, N F)
     # w = |x| N F / sum |x|
     if kind == "ratio":
-        return loudness * (loudness.shape[1] / (loudness.sum(1, keepdim=True) + _RATIO_FLOOR))
+        return magnitudes * (magnitudes.shape[1] / (magnitudes.sum(1, keepdim=True) + _RATIO_FLOOR))
     if kind == "none":
-        return torch.ones_like(loudness)
+        return torch.ones_like(magnitudes)
     # the sources are compared, not the mixture, in which loud sources may cancel
     loudest = magnitude(signals.sources).flatten(2).amax(1)  # (B, N F)
     return (loudest > loudest.amax(1, keepdim=True) * 10 ** (VAD_DB / 20)).to(loudest.dtype)
@@ -154,8 +154,8 @@ def _clustering_products(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return V^T W V (B, E, E), Y^T W V (B, S, E), the diagonal of Y^T W Y (B, S) and the sum of the weights (B,).
 
-    A row of Y is the one-hot vector of the source with the largest magnitude, or zero if all sources are silent. The
-    other elements of Y^T W Y are therefore zero.
+    A row of Y is the one-hot vector of the source with the largest magnitude, or zero if no single source is the
+    loudest (silence, ties). The other elements of Y^T W Y are therefore zero.
     """
     weights = bin_weights(signals, kind)  # (B, N F)
     # Y^T, in which a bin where sources are equally loud has no 1 at all
@@ -176,10 +176,10 @@ def deep_clustering(outputs: NetworkOutputs, signals: Signals, settings: LossSet
 
     A silent excerpt has the loss 0.
     """
-    gram, cross, counts, total = _clustering_products(outputs, signals, settings.weights)
+    gram, cross, source_weights, total = _clustering_products(outputs, signals, settings.weights)
     # L_DC = |W^1/2 (V V^T - Y Y^T) W^1/2|^2 / (sum w)^2. The affinities V V^T have (N F)^2 elements, so the norm is
     # computed in its low-rank form (Hershey et al. 2016): |V^T W V|^2 - 2 |Y^T W V|^2 + |Y^T W Y|^2
-    energy = gram.square().sum((1, 2)) - 2 * cross.square().sum((1, 2)) + counts.square().sum(1)  # (B,)
+    energy = gram.square().sum((1, 2)) - 2 * cross.square().sum((1, 2)) + source_weights.square().sum(1)  # (B,)
     # without any weight, as in silence under `vad`, the energy is 0, and so is the loss
     return energy / total.square().clamp_min(torch.finfo(total.dtype).tiny)
 
@@ -188,10 +188,10 @@ def whitened_k_means(outputs: NetworkOutputs, signals: Signals, settings: LossSe
     """Return the whitened k-means loss L_WKM, eq. (6).
 
     The loss is between E - S and E. A source that is not the loudest in any bin adds 1; a silent excerpt gives E and no
-    gradient. ``ridge`` times the mean of its diagonal is added to the diagonal of V^T W V, and likewise of Y^T W Y, so
+    gradient. Each Gram matrix (V^T W V and Y^T W Y) gets ``ridge`` times its mean diagonal added to its diagonal, so
     that neither the length of an excerpt nor the scale of the weights changes the loss. ``unit`` adds 1, as nussl does.
     """
-    gram, cross, counts, _ = _clustering_products(outputs, signals, settings.weights)
+    gram, cross, source_weights, _ = _clustering_products(outputs, signals, settings.weights)
     diagonal = gram.diagonal(dim1=1, dim2=2)  # (B, E)
     # L_WKM = E - tr((V^T W V)^-1 V^T W Y (Y^T W Y)^-1 Y^T W V). The trace is the sum of the squared cosines between
     # the spaces spanned by W^1/2 V and W^1/2 Y. V^T W V is nearly singular while the embeddings are much alike, as they
@@ -199,7 +199,8 @@ def whitened_k_means(outputs: NetworkOutputs, signals: Signals, settings: LossSe
     gram = gram + torch.diag_embed(_ridge(diagonal, settings.ridge).unsqueeze(1).expand_as(diagonal))
     # the trace is |R^-1 V^T W Y (Y^T W Y)^-1/2|^2 with R R^T = V^T W V: no inverse of an ill-conditioned matrix
     whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross.mT, upper=False)  # (B, E, S)
-    trace = (whitened.square().sum(1) / (counts + _ridge(counts, settings.ridge).unsqueeze(1))).sum(1)  # (B,)
+    divisor = source_weights + _ridge(source_weights, settings.ridge).unsqueeze(1)  # (B, S)
+    trace = (whitened.square().sum(1) / divisor).sum(1)  # (B,)
     loss: Tensor = diagonal.shape[1] - trace
     return loss
 
@@ -215,12 +216,12 @@ def chimera(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -
     """Return the chimera loss, eq. (7), with L_DC in place of L_WKM for ``clustering: dc``.
 
     The masks are permuted on their own; the clustering loss does not depend on the order of the sources. Wang et al.
-    2018 (chimera++) give the weight to the other term: their 0.975 for the clustering loss is alpha = 0.025 here.
+    2018 (chimera++) weight the clustering term instead: their 0.975 is alpha = 0.025 here.
     """
-    clustering = whitened_k_means if settings.clustering == "wkm" else deep_clustering
+    clustering_loss = whitened_k_means if settings.clustering == "wkm" else deep_clustering
     # L_CHI = alpha L_MI + (1 - alpha) L_WKM
-    masks = mask_inference(outputs, signals, settings)
-    return settings.alpha * masks + (1 - settings.alpha) * clustering(outputs, signals, settings)
+    mask_loss = mask_inference(outputs, signals, settings)
+    return settings.alpha * mask_loss + (1 - settings.alpha) * clustering_loss(outputs, signals, settings)
 
 
 def snr(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) -> Tensor:
@@ -250,7 +251,7 @@ def si_sdr(outputs: NetworkOutputs, signals: Signals, settings: LossSettings) ->
 
 
 def _residual_ratio(est: Tensor, ref: Tensor) -> Tensor:
-    """Return the energy of the estimate's part across the reference, relative to its part along the reference."""
+    """Return the energy of the estimate's component orthogonal to the reference, relative to that along it."""
     est = est - est.mean(-1, keepdim=True)
     ref = ref - ref.mean(-1, keepdim=True)
     energy = ref.square().sum(-1, keepdim=True)
@@ -285,7 +286,7 @@ def thresholded_snr(outputs: NetworkOutputs, signals: Signals, settings: LossSet
 
 
 def _power(decibels: float) -> float:
-    """Return the ratio of powers that ``decibels`` are."""
+    """Convert decibels to a power ratio."""
     return float(10 ** (decibels / 10))
 
 

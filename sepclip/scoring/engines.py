@@ -26,7 +26,7 @@ _MUSEVAL_BYTES = 44  # per source, channel and sample: waves in float64, padded
 
 @dataclass(frozen=True)
 class BSSEvalResult:
-    """BSSEval of one file: scores by metric (S,) of the estimates and of the mixture, v4's windows, and notes."""
+    """BSSEval of one file: scores by metric (S,) of estimates and mixture, the v4 scores per window, and notes."""
 
     scores: dict[str, Float64]
     mixture: dict[str, Float64]
@@ -51,15 +51,15 @@ def memory_needed(engine: str, samples: int, sources: int, channels: int, *, ora
     return _PROCESS_BYTES + _MUSEVAL_BYTES * signals * samples + max(transforms + 4 * gram, stretch)
 
 
-def decompose_file(waves: Waves, sounding: list[int], plan: ScoringPlan) -> BSSEvalResult:
-    """Score those sources of a file by BSSEval whose references are not silent (the indices ``sounding``).
+def decompose_file(waves: Waves, audible: list[int], plan: ScoringPlan) -> BSSEvalResult:
+    """Score those sources of a file by BSSEval whose references are not silent (the indices ``audible``).
 
     Raises Unscorable with the reason if that is not possible: less than a second of sound, or references that depend
     on each other.
     """
     if waves.ref.shape[1] < waves.rate_hz:
         raise Unscorable(f"shorter than 1 s ({waves.ref.shape[1] / waves.rate_hz:.2f} s)")
-    ref, est, mixture = waves.ref[sounding], waves.est[sounding], waves.mixture[None]
+    ref, est, mixture = waves.ref[audible], waves.est[audible], waves.mixture[None]
     notes: list[str] = []
     # museval raises for a silent estimate; the reference in its place leaves the scores of the others as they are
     silent = np.array([not wave.any() for wave in est])

@@ -28,19 +28,19 @@ from sepclip.scoring.pairing import best_order
 from sepclip.scoring.ratios import Ratios
 from sepclip.scoring.table import METRICS, columns
 
-Frames = dict[str, Float64]  # BSSEval v4 scores by name, (S, windows)
+WindowScores = dict[str, Float64]  # BSSEval v4 scores of every window of 1 s by name, (S, windows)
 _FILTERED = ("v4", "v3")  # the families of BSSEval
 
 
-def score_file(rows: list[ScoreRow], waves: Waves | str, plan: ScoringPlan) -> Frames:
-    """Write all scores of one file into its ``rows``, with a reason for every missing one; returns v4's windows.
+def score_file(rows: list[ScoreRow], waves: Waves | str, plan: ScoringPlan) -> WindowScores:
+    """Write all scores of one file into ``rows``, with a reason for each missing one; return the v4 scores per window.
 
     Sources are paired once, by the best mean SI-SDR over the whole file, and all scores use that order. With
     ``waves.fixed_order`` they are not paired. ``waves`` is a text if the file could not be loaded: the reason.
     """
     for row in rows:
         row.scores = dict.fromkeys(columns(plan.metrics, plan.oracles, plan.improvements))
-    frames: Frames = {}
+    windows: WindowScores = {}
     if isinstance(waves, str):
         _set_reason(rows, waves)
     elif not np.isfinite(waves.est).all():
@@ -48,13 +48,13 @@ def score_file(rows: list[ScoreRow], waves: Waves | str, plan: ScoringPlan) -> F
     elif not (np.isfinite(waves.ref).all() and np.isfinite(waves.mixture).all()):
         _set_reason(rows, "NaN or infinite reference or mixture")
     else:
-        frames = _score_waves(rows, waves, plan)
+        windows = _score_waves(rows, waves, plan)
     for row in rows:
         _set_status(row, plan.metrics)
-    return frames
+    return windows
 
 
-def _score_waves(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
+def _score_waves(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> WindowScores:
     """Pair the sources, then compute each family of scores in turn."""
     for row in rows:
         row.notes.extend(waves.notes)
@@ -70,10 +70,10 @@ def _score_waves(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frame
             row.reason = "silent estimate"
     mixture_si_sdr = _score_ratios(rows, waves, plan)
     mixture_sdr = _mixture_sdr(waves, plan)
-    frames = _score_bsseval(rows, waves, plan)
+    windows = _score_bsseval(rows, waves, plan)
     _score_oracles(rows, waves, plan, mixture_si_sdr, mixture_sdr)
     _score_by_functions(rows, waves, plan)
-    return frames
+    return windows
 
 
 def _score_ratios(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Sequence[float]:
@@ -89,7 +89,7 @@ def _score_ratios(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Sequ
         for name in names:
             _set_score_and_improvement(row, name, scores[name][index], mixture_scores[name][index])
         if "snr" in names:
-            _set_score(row, "input_snr", mixture_scores["snr"][index], METRICS["snr"].infinite)
+            _set_score(row, "input_snr", mixture_scores["snr"][index], METRICS["snr"].infinite_above)
     return mixture_scores["si_sdr"].tolist() if "si_sdr" in mixture_scores else [math.nan] * count
 
 
@@ -101,31 +101,31 @@ def _mixture_sdr(waves: Waves, plan: ScoringPlan) -> Float64:
     result = np.full(len(waves.ref), np.nan)
     if "sdr" not in plan.metrics or not plan.oracles or waves.ref.shape[1] < waves.rate_hz:
         return result
-    sounding = waves.ref.any((1, 2))
-    if sounding.any():
-        ref = waves.ref[sounding]
-        result[sounding] = window_sdr(est=np.broadcast_to(waves.mixture, ref.shape), ref=ref, rate_hz=waves.rate_hz)
+    audible = waves.ref.any((1, 2))
+    if audible.any():
+        ref = waves.ref[audible]
+        result[audible] = window_sdr(est=np.broadcast_to(waves.mixture, ref.shape), ref=ref, rate_hz=waves.rate_hz)
     return result
 
 
-def _score_bsseval(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Frames:
-    """Write the scores of BSSEval (v4 and v3); returns v4's windows for all sources, NaN for silent ones."""
+def _score_bsseval(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> WindowScores:
+    """Write the scores of BSSEval (v4 and v3); returns the v4 scores per window, NaN for silent sources."""
     names = [name for name in plan.metrics if METRICS[name].family in _FILTERED]
     # silent references are left out: museval raises for them, and the scores of the other sources do not depend on them
-    sounding = [index for index in range(len(rows)) if waves.ref[index].any()]
-    if not names or not sounding:
+    audible = [index for index in range(len(rows)) if waves.ref[index].any()]
+    if not names or not audible:
         return {}
     try:
-        result = decompose_file(waves, sounding, plan)
+        result = decompose_file(waves, audible, plan)
     except Unscorable as error:
         _set_reason(rows, f"BSSEval: {error}")
         return {}
     for note in result.notes:
-        for index in sounding:
+        for index in audible:
             rows[index].notes.append(note)
     for name in names:
         scores, mixture_scores = result.scores[name], result.mixture.get(name)
-        for place, index in enumerate(sounding):
+        for place, index in enumerate(audible):
             if not waves.est[index].any():
                 continue
             mixture_score = math.nan if mixture_scores is None else float(mixture_scores[place])
@@ -133,13 +133,13 @@ def _score_bsseval(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Fra
             if METRICS[name].family == "v4" and math.isnan(scores[place]):
                 _set_reason([rows[index]], "BSSEval: no window of 1 s in which all sources sound")
     # bring the windows back to all S sources
-    frames = {}
-    for name, windows in result.frames.items():
-        frames[name] = np.full((len(rows), windows.shape[1]), np.nan)
-        frames[name][sounding] = windows
+    windows = {}
+    for name, scores in result.frames.items():
+        windows[name] = np.full((len(rows), scores.shape[1]), np.nan)
+        windows[name][audible] = scores
         # decompose_file puts the reference in the place of a silent estimate: that score means nothing
-        frames[name][[not wave.any() for wave in waves.est]] = np.nan
-    return frames
+        windows[name][[not wave.any() for wave in waves.est]] = np.nan
+    return windows
 
 
 def _score_oracles(
@@ -152,10 +152,10 @@ def _score_oracles(
     """Write how much the ideal masks improve SI-SDR and SDR over the mixture."""
     if not plan.oracles:
         return
-    from sepclip.scoring.oracles import default_stft, oracle_estimates  # torch takes a second in every process
+    from sepclip.scoring.oracles import default_stft, oracle_estimates  # importing torch takes a second per process
 
     stft = plan.stft or default_stft(waves.rate_hz)
-    sounding = [index for index in range(len(rows)) if waves.ref[index].any()]
+    audible = [index for index in range(len(rows)) if waves.ref[index].any()]
     has_windows = bool(np.isfinite(mixture_sdr).any())
     # one oracle at a time, because its estimates are as large as the references
     for name, estimate in oracle_estimates(plan.oracles, mixture=waves.mixture, ref=waves.ref, stft=stft):
@@ -167,13 +167,13 @@ def _score_oracles(
                     _set_score(row, f"{name}_si_sdr_improvement", float(score - mixture_score))
         if "sdr" in plan.metrics and has_windows:
             # window_sdr is the SDR of museval's v4 in a hundredth of the time
-            scores = window_sdr(est=estimate[sounding], ref=waves.ref[sounding], rate_hz=waves.rate_hz)
-            for index, score in zip(sounding, scores, strict=True):
+            scores = window_sdr(est=estimate[audible], ref=waves.ref[audible], rate_hz=waves.rate_hz)
+            for index, score in zip(audible, scores, strict=True):
                 _set_score(rows[index], f"{name}_sdr_improvement", float(score - mixture_sdr[index]))
 
 
 def _score_by_functions(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> None:
-    """Write PESQ, ESTOI and scores with functions of their own, or the reason that these give for not scoring."""
+    """Write PESQ, ESTOI and metrics with a function, or the function's reason for not scoring."""
     for name in plan.metrics:
         if METRICS[name].family not in ("perceptual", "function"):
             continue
@@ -198,16 +198,16 @@ def _function_score(name: str, est: FloatWaves, waves: Waves, source: int) -> fl
 def _set_score_and_improvement(row: ScoreRow, name: str, score: float, mixture_score: float) -> None:
     """Write a score, and its improvement over the mixture if both are finite and the plan has that column."""
     metric = METRICS[name]
-    if metric.distortion and score > metric.infinite:
+    if metric.infinite_is_perfect and score > metric.infinite_above:
         row.status = "perfect"
-    _set_score(row, name, score, metric.infinite)
-    if f"{name}_improvement" in row.scores and max(score, mixture_score) <= metric.infinite:
+    _set_score(row, name, score, metric.infinite_above)
+    if f"{name}_improvement" in row.scores and max(score, mixture_score) <= metric.infinite_above:
         _set_score(row, f"{name}_improvement", score - mixture_score)
 
 
-def _set_score(row: ScoreRow, column: str, value: float, infinite: float = math.inf) -> None:
+def _set_score(row: ScoreRow, column: str, value: float, infinite_above: float = math.inf) -> None:
     """Write a score, unless it is NaN or counts as infinite: JSON has neither."""
-    if math.isfinite(value) and value <= infinite:
+    if math.isfinite(value) and value <= infinite_above:
         row.scores[column] = float(value)
 
 

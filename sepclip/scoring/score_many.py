@@ -26,10 +26,10 @@ from sepclip.scoring.engines import TOO_LONG, memory_needed
 from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
 from sepclip.scoring.museval_adapter import require_museval
 from sepclip.scoring.perceptual import PACKAGES, require_package
-from sepclip.scoring.score_file import Frames, score_file
+from sepclip.scoring.score_file import WindowScores, score_file
 from sepclip.scoring.table import METRICS
 
-ScoredFile = tuple[int, list[ScoreRow], Frames]  # the index of its item, its rows, v4's windows
+ScoredFile = tuple[int, list[ScoreRow], WindowScores]  # the index of its item, its rows, v4 scores per window
 _MEMORY_SHARE = 0.8  # of the free memory, for scoring
 _QUEUED_PER_JOB = 4  # files handed to the processes at a time: enough to keep them busy
 
@@ -107,20 +107,20 @@ def _plan_within_memory(item: Item, plan: ScoringPlan, memory: int) -> tuple[Sco
     return plan, 0, f"too long for the memory: {gib:.2f} GiB are needed, {memory / 2**30:.2f} GiB given (--memory)"
 
 
-def _score_item(item: Item, waves: Waves | str | None, plan: ScoringPlan) -> tuple[list[ScoreRow], Frames]:
+def _score_item(item: Item, waves: Waves | str | None, plan: ScoringPlan) -> tuple[list[ScoreRow], WindowScores]:
     """Score one file, in any process; without ``waves`` the item loads them here."""
     if waves is None:
         waves = item.waves()
     if plan.in_blocks and isinstance(waves, Waves):
         waves = replace(waves, notes=(*waves.notes, TOO_LONG))
     try:
-        frames = score_file(item.rows, waves, plan)
+        windows = score_file(item.rows, waves, plan)
     except MemoryError:  # the estimate was wrong, or another program took the memory
         for row in item.rows:
             row.scores = dict.fromkeys(row.scores)
             row.status, row.reason = "excluded", "too long for the memory"
-        frames = {}
-    return item.rows, frames
+        windows = {}
+    return item.rows, windows
 
 
 def _score_in_this_process(
@@ -157,7 +157,7 @@ def _score_in_processes(
     jobs = min(jobs or cores(), max(len(indices), 1))
     # spawned and not forked: torch's threads, which a network in this process may have started, do not survive a fork
     pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start_worker)
-    running: dict[Future[tuple[list[ScoreRow], Frames]], tuple[int, int]] = {}  # index of the item, bytes
+    running: dict[Future[tuple[list[ScoreRow], WindowScores]], tuple[int, int]] = {}  # index of the item, bytes
 
     def wait_until(most_files: int, most_bytes: int) -> Iterator[ScoredFile]:
         """Yield files as they end, until so few are running."""

@@ -2,7 +2,8 @@
 
 The command line reads it for ``--help``, so it imports nothing heavy. The families of ``METRICS`` are computed in
 ``ratios.py`` (``ratios``), ``engines.py`` (``v4`` and ``v3``) and ``perceptual.py`` (``perceptual``). To add a metric,
-add its entry to ``METRICS`` with the family ``function`` and the function that computes it.
+add its entry to ``METRICS`` with the family ``function`` and the function that computes it; it joins the default
+metrics. Wrap a function with heavy imports in a small one that imports it when it is called.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,8 +26,8 @@ class Metric:
     ``family``: what computes it (``ratios``, ``v4``, ``v3``, ``perceptual``), or ``function``: then
     ``function(est=, ref=, rate_hz=)`` scores waves (T, C), or raises ValueError with a reason. ``improves``: whether
     the score minus that of the mixture is reported too; a mixture has no artefacts, so for the SARs it would
-    mean nothing. ``infinite``: scores above it count as infinite. ``distortion``: an infinite score means a perfect
-    estimate.
+    mean nothing. ``infinite_above``: scores above it count as infinite. ``infinite_is_perfect``: an infinite score
+    means a perfect estimate.
     """
 
     title: str
@@ -34,24 +35,28 @@ class Metric:
     family: str
     unit: str = "dB"
     improves: bool = True
-    infinite: float = PERFECT_DB
-    distortion: bool = False
+    infinite_above: float = PERFECT_DB
+    infinite_is_perfect: bool = False
     function: Callable[..., float] | None = None
 
 
-def _v4(title: str, what: str, *, improves: bool = True, distortion: bool = False) -> Metric:
+def _v4(title: str, what: str, *, improves: bool = True, infinite_is_perfect: bool = False) -> Metric:
     """Return a metric of BSSEval v4; ``what`` is the ratio in words."""
     definition = (
         f"{what}: BSSEval v4 as museval, 512-tap filters of the whole file, windows of 1 s without overlap, median "
         f"over the windows in which all sources sound"
     )
-    return Metric(title, definition, "v4", improves=improves, infinite=FILTERED_DB, distortion=distortion)
+    return Metric(
+        title, definition, "v4", improves=improves, infinite_above=FILTERED_DB, infinite_is_perfect=infinite_is_perfect
+    )
 
 
-def _v3(title: str, what: str, *, improves: bool = True, distortion: bool = False) -> Metric:
+def _v3(title: str, what: str, *, improves: bool = True, infinite_is_perfect: bool = False) -> Metric:
     """Return a metric of BSSEval v3; ``what`` is the ratio in words."""
     definition = f"{what}: BSSEval v3 sources, whole file, 512-tap filters allowed (as mir_eval's bss_eval_sources)"
-    return Metric(title, definition, "v3", improves=improves, infinite=FILTERED_DB, distortion=distortion)
+    return Metric(
+        title, definition, "v3", improves=improves, infinite_above=FILTERED_DB, infinite_is_perfect=infinite_is_perfect
+    )
 
 
 METRICS: dict[str, Metric] = {
@@ -59,27 +64,30 @@ METRICS: dict[str, Metric] = {
         "SI-SDR",
         "scale-invariant SDR of the whole file, means removed (Le Roux et al. 2019): blind to gain and sign",
         "ratios",
-        distortion=True,
+        infinite_is_perfect=True,
     ),
     "si_sir": Metric("SI-SIR", "scale-invariant SIR (Le Roux et al. 2019): other sources, no filters", "ratios"),
     "si_sar": Metric(
         "SI-SAR", "scale-invariant SAR (Le Roux et al. 2019): what no sum of sources explains", "ratios", improves=False
     ),
     "snr": Metric(
-        "SNR", "energy of the source over that of the error, whole file: gain and sign count", "ratios", distortion=True
+        "SNR",
+        "energy of the source over that of the error, whole file: gain and sign count",
+        "ratios",
+        infinite_is_perfect=True,
     ),
     "sd_sdr": Metric(
         "SD-SDR",
         "scale-dependent SDR of the whole file (Le Roux et al. 2019): SNR plus 20 log10 of the gain, so that a lower "
         "gain costs twice",
         "ratios",
-        distortion=True,
+        infinite_is_perfect=True,
     ),
-    "sdr": _v4("SDR", "source to distortion ratio", distortion=True),
+    "sdr": _v4("SDR", "source to distortion ratio", infinite_is_perfect=True),
     "isr": _v4("ISR", "image to spatial distortion ratio"),
     "sir": _v4("SIR", "source to interference ratio"),
     "sar": _v4("SAR", "source to artefacts ratio", improves=False),
-    "bss_sdr": _v3("SDR v3", "source to distortion ratio", distortion=True),
+    "bss_sdr": _v3("SDR v3", "source to distortion ratio", infinite_is_perfect=True),
     "bss_sir": _v3("SIR v3", "source to interference ratio"),
     "bss_sar": _v3("SAR v3", "source to artefacts ratio", improves=False),
     "pesq": Metric(

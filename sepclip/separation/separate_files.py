@@ -257,14 +257,14 @@ class _Workers:
         # warn about changed levels and uncertain joins
         for message in messages:
             warn(f"{job.path}: {message}")
-        if stream.undecided_seconds:
+        if stream.undecided_join_times:
             warn(f"{job.path}: {_describe_undecided(stream)}")
         return stream.seconds
 
 
 def _describe_undecided(stream: SeparatedStream) -> str:
     """Describe the joins at which the sources may have changed places."""
-    joins = stream.undecided_seconds
+    joins = stream.undecided_join_times
     times = ", ".join(f"{int(second) // 60}:{int(second) % 60:02d}" for second in joins[:_SHOWN_JOINS])
     more = f" and {len(joins) - _SHOWN_JOINS} more" if len(joins) > _SHOWN_JOINS else ""
     return (

@@ -56,7 +56,7 @@ def match(old: Tensor, new: Tensor, floor: float) -> tuple[Tensor, bool]:
     return order, bool(certain[pairs[0], pairs[1]].all())
 
 
-def cut(old: Tensor, new: Tensor, fade: int, hop: int) -> int:
+def fade_place(old: Tensor, new: Tensor, fade: int, hop: int) -> int:
     """Return the sample of an overlap at which ``old`` (S, C, T) begins to fade into ``new`` (S, C, T).
 
     The fade takes ``fade`` samples. It is placed where the two agree, such as in a pause, and in the middle of the
@@ -112,7 +112,7 @@ class Stitcher:
                 if self.permuted:
                     waves = waves[self._order(start, old[..., -overlap:], mixture, waves)]
                 # yield the block before, up to the fade
-                fade_start = start + cut(old[..., -overlap:], waves[..., :overlap], self.fade, self.hop)
+                fade_start = start + fade_place(old[..., -overlap:], waves[..., :overlap], self.fade, self.hop)
                 fade_end = fade_start + self.fade
                 stretch = slice(done - old_start, fade_start - old_start)
                 yield old_mixture[:, stretch], old[..., stretch]

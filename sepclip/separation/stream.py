@@ -20,7 +20,7 @@ from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
 
 BATCH_SECONDS = {"cpu": 240.0, "cuda": 640.0}  # sound in a batch of blocks; larger batches are hardly faster
-BATCH_BINS = 700  # bins up to which batches are that large; with more, spectra fill the memory
+BATCH_BINS = 700  # above this many bins, batches shrink in proportion, to bound memory
 WAVE_BATCH_SECONDS = {"cpu": 20.0, "cuda": 160.0}  # for networks that return waves
 MOST_TOGETHER = 16  # blocks of short recordings in a batch; more are not faster
 FADE_SECONDS = 0.1
@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RecordingFacts:
-    """Measurements of a whole recording: its samples, those at the network's rate, and the mean squares there.
+    """Measurements of a whole recording: sample counts at the original and at the network's rate, and mean squares.
 
-    ``powers`` (1 + C,): the mean square of the mean of the channels, then of each channel.
+    ``powers`` (1 + C,), at the network's rate: the mean square of the mean of the channels, then of each channel.
     """
 
     samples: int
-    samples_of_network: int
+    network_samples: int
     powers: Tensor
 
     @classmethod
@@ -63,9 +63,9 @@ class RecordingFacts:
 class SeparatedStream:
     """The separation of one recording, as a stream of waves.
 
-    :meth:`chunks` yields the waves. Two results are known only after the last of them: ``factors`` (S, C), by which the
-    waves must be multiplied (None if they are right already), and ``undecided_seconds``, the joins of blocks at which
-    the order of the sources remained uncertain.
+    :meth:`chunks` yields the waves. Three attributes are valid only once this generator is exhausted: ``factors``
+    (S, C), by which the waves must be multiplied (None if they are right already), ``joins``, the number of joins of
+    blocks, and ``undecided_join_times``, the seconds of those at which the order of the sources remained uncertain.
     """
 
     separator: BlockSeparator
@@ -76,7 +76,7 @@ class SeparatedStream:
     conditions: BlockConditions = field(init=False)
     factors: Tensor | None = None
     joins: int = 0
-    undecided_seconds: list[float] = field(default_factory=list)
+    undecided_join_times: list[float] = field(default_factory=list)
     _encoded: dict[int, Tensor] = field(default_factory=dict)  # results of `encode` for some blocks, by their index
 
     def __post_init__(self) -> None:
@@ -84,7 +84,7 @@ class SeparatedStream:
         self.facts = RecordingFacts.of(self.recording, separator.rate_hz)
         seconds = WAVE_BLOCKS if separator.takes_waves else BLOCKS
         self.blocks = Blocks.over(
-            self.facts.samples_of_network, *seconds, rate_hz=separator.rate_hz, hop=separator.stft.hop_length
+            self.facts.network_samples, *seconds, rate_hz=separator.rate_hz, hop=separator.stft.hop_length
         )
         self.conditions = separator.conditions(self.facts.powers)
 
@@ -112,7 +112,7 @@ class SeparatedStream:
         stitcher = Stitcher(
             starts=blocks.starts,
             length=blocks.length,
-            samples=facts.samples_of_network,
+            samples=facts.network_samples,
             rate_hz=separator.rate_hz,
             hop=separator.stft.hop_length,
             fade=round(FADE_SECONDS * separator.rate_hz),
@@ -131,9 +131,9 @@ class SeparatedStream:
         if separator.scale_free:
             self.factors = factors(gram, dots).T.float().expand(-1, self.recording.channels)  # (S, C)
         self.joins = len(blocks.starts) - 1
-        self.undecided_seconds = [start / separator.rate_hz for start in stitcher.undecided]
+        self.undecided_join_times = [start / separator.rate_hz for start in stitcher.undecided]
 
-    def cut(self) -> Iterator[Tensor]:
+    def iter_blocks(self) -> Iterator[Tensor]:
         """Yield the blocks (C, L) at the network's rate."""
         chunks = (chunk.to(self.device) for chunk in self.recording.chunks())
         return cut_blocks(resample_stream(chunks, self.recording.rate_hz, self.separator.rate_hz), self.blocks)
@@ -181,7 +181,7 @@ class SeparatedStream:
 
     def _separate_blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each block (C, L) with its waves (S, C, L)."""
-        for batch in batches(enumerate(self.cut()), self.batch_size, len(self.blocks.starts)):
+        for batch in batches(enumerate(self.iter_blocks()), self.batch_size, len(self.blocks.starts)):
             self._encode(batch)
             while batch:  # blocks are removed, so that none is in memory while the next batch is cut
                 index, block = batch.pop(0)
@@ -199,8 +199,8 @@ class SeparatedStream:
         generator = torch.Generator().manual_seed(separator.seed)
         most = -(-FITTED_FRAMES // len(selected))
         # collect the embeddings and magnitudes of the bins of these frames
-        vectors, loudness = [], []
-        numbered = ((index, block) for index, block in enumerate(self.cut()) if index in selected)
+        vectors, magnitudes = [], []
+        numbered = ((index, block) for index, block in enumerate(self.iter_blocks()) if index in selected)
         for batch in batches(numbered, self.batch_size, len(selected)):
             self._encode(batch)
             for index, block in batch:
@@ -208,8 +208,8 @@ class SeparatedStream:
                 frames = torch.randperm(len(magnitude), generator=generator)[:most].sort().values.to(block.device)
                 with torch.no_grad():
                     vectors.append(separator.decode(self._encoded[index][:1, frames]).flatten(0, 2))  # (P, E)
-                loudness.append(magnitude[frames].flatten())
-        return replace(conditions, centroids=separator.fit(torch.cat(vectors), torch.cat(loudness)))
+                magnitudes.append(magnitude[frames].flatten())
+        return replace(conditions, centroids=separator.fit(torch.cat(vectors), torch.cat(magnitudes)))
 
 
 def batch_seconds(separator: BlockSeparator, device: torch.device) -> float:
@@ -228,11 +228,11 @@ def encode_together(streams: Sequence[SeparatedStream]) -> None:
         return
     separator, device = streams[0].separator, streams[0].device
     # blocks of similar length are in one batch, so that there is little padding
-    blocks = [(stream, index, block) for stream in streams for index, block in enumerate(stream.cut())]
+    blocks = [(stream, index, block) for stream in streams for index, block in enumerate(stream.iter_blocks())]
     blocks.sort(key=lambda item: -item[2].shape[-1])
+    items = max(stream.items_per_block for stream in streams)
     while blocks:
         # the first block is the longest of its batch, so it limits the batch
-        items = max(stream.items_per_block for stream in streams)
         seconds = max(blocks[0][2].shape[-1] / separator.rate_hz, 1e-3) * items
         most = max(1, min(MOST_TOGETHER, int(batch_seconds(separator, device) / seconds)))
         batch, blocks = blocks[:most], blocks[most:]

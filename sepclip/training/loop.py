@@ -42,32 +42,33 @@ def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = F
     and UserError if training cannot continue.
     """
     lock = run.lock() if ranks.first else nullcontext()
-    with lock, SignalRequests() as requests, out_of_memory_as_user_error(run.config):
+    with lock, SignalRequests() as signals, out_of_memory_as_user_error(run.config):
         training = Training.prepare(run, data, ranks)
         already = training.ended
         if not already:
-            _train(training, requests, run.path / TRACE if profile and ranks.first else None)
+            _train(training, signals, run.path / TRACE if profile and ranks.first else None)
         return {"already": already, **training_summary(training.state, run.path / METRICS)}
 
 
-def _train(training: "Training", requests: SignalRequests, trace: Path | None = None) -> None:
+def _train(training: "Training", signals: SignalRequests, trace: Path | None = None) -> None:
     """Train until the end, or raise Stopped once a signal has requested it; ``trace``: where to write a profile."""
     run, ranks, state, config = training.run, training.ranks, training.state, training.run.config
     recorder = DynamicsRecorder(run.path / DYNAMICS, config.dynamics, state)
     nonfinite, monitor, clock = NonFiniteReporter(run.path, config, ranks), ProgressMonitor(config), Clock(state)
     separator = state.separator.train()
     with (
-        training.feed() as feed,  # first, as it forks processes: the live display of the log starts a thread
+        # must come first: it forks processes, which is unsafe once RunLog's display thread runs
+        training.feed() as feed,
         RunLog(run.path / METRICS if ranks.first else None, training.steps, state.step) as log,
         profiling(trace) as end_profiled_step,
     ):
         while not training.ended:
-            # each step: batch and dropout masks, functions of the step number, so that a resumed run repeats them
+            # each step: fetch the batch and seed dropout; both depend only on seed and step: a resumed run repeats them
             seed_dropout(config.seed, state.step, ranks.rank)
             with stage("data"), clock.waiting():
                 batch = feed.batch(state.step)
 
-            # each step: loss, gradient, clipping, update; every `dynamics.every` steps also their smoothness
+            # each step: loss, gradient, clipping, update; and, every `dynamics.every` steps, the smoothness of the loss
             with recorder.record_step(partial(mean_loss, separator, batch, config)):
                 result = take_step(state, batch, config, ranks)
 
@@ -76,7 +77,7 @@ def _train(training: "Training", requests: SignalRequests, trace: Path | None = 
             monitor.check(state, result, *clock.end_step())
 
             # each step: agree with the other processes whether to stop, save or end
-            requested = training.agree(requests, clock)
+            action = training.agree(signals, clock)
 
             # every `train.log_every` steps, and before each validation: a row of means since the last row
             validates = training.ended or state.step % training.valid_every == 0
@@ -94,14 +95,14 @@ def _train(training: "Training", requests: SignalRequests, trace: Path | None = 
             log.advance(state.step)
 
             # after each validation, every `train.save_every`, and on a signal: save, the rows of the log first
-            if validates or requested.exit_code or requested.save:
+            if validates or action.exit_code or action.save:
                 log.flush()
                 training.save("last", config.train.keep)
                 clock.note_save()
             end_profiled_step()
-            if requested.exit_code and not training.ended:
+            if action.exit_code and not training.ended:
                 raise Stopped(
-                    f"saved at step {state.step} of {training.steps}: the same command resumes", requested.exit_code
+                    f"saved at step {state.step} of {training.steps}: the same command resumes", action.exit_code
                 )
 
 
@@ -115,7 +116,7 @@ def _description(config: Config, steps: int, separator: SeparationModel) -> str:
 
 
 @dataclass(frozen=True)
-class Requested:
+class StepAction:
     """What all processes do after a step."""
 
     exit_code: int  # with which to stop; 0: continue
@@ -148,7 +149,7 @@ class Training:
         separator = build_separator(config, data.layout)
         batches, crops = _open_data(config, data, separator.stft, ranks)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
-        # the weights of another run are loaded before the state is built, whose average begins with them
+        # load another run's weights first: the state copies them as the start of its weight average
         last = checkpoint.find(run.checkpoint_path("last"))
         if not last:
             run.load_initial_weights(separator)
@@ -183,18 +184,24 @@ class Training:
             longest=self.batches.longest,
         )
 
-    def agree(self, requests: SignalRequests, clock: Clock) -> Requested:
+    def agree(self, signals: SignalRequests, clock: Clock) -> StepAction:
         """Return what was requested in any process, the same for all; also note whether the time is up.
 
-        The clocks of the processes differ, and a signal may reach only one of them. Alone, a process would leave the
-        others waiting for its part of the next gradient.
+        The clocks of the processes differ, and a signal may reach only one of them. A process that stopped on its own
+        would leave the others hanging in the next all-reduce.
         """
         due = self.run.config.train.saves_at(self.state.step, clock.since_save())
-        codes = (EXIT_INTERRUPTED, EXIT_TERMINATED)
-        flags = [*(requests.exit_code == code for code in codes), requests.save or due, self._time_is_up()]
-        *stops, save, self.time_up = self.ranks.any(flags)
-        requests.save = False
-        return Requested(next((code for code, stop in zip(codes, stops, strict=True) if stop), 0), save)
+        flags = {
+            "interrupted": signals.exit_code == EXIT_INTERRUPTED,
+            "terminated": signals.exit_code == EXIT_TERMINATED,
+            "save": signals.save or due,
+            "time_up": self._time_is_up(),
+        }
+        agreed = dict(zip(flags, self.ranks.any(list(flags.values())), strict=True))
+        signals.save = False
+        self.time_up = agreed["time_up"]
+        exit_code = EXIT_INTERRUPTED if agreed["interrupted"] else EXIT_TERMINATED if agreed["terminated"] else 0
+        return StepAction(exit_code, agreed["save"])
 
     def save(self, which: str, keep: int = 1) -> None:
         """Save a checkpoint from the first process, after checking that the state of all processes is the same."""
@@ -228,8 +235,8 @@ def _open_data(config: Config, data: MixtureSet, transform: STFT, ranks: Ranks) 
         excerpts=settings.excerpts,
         share=ranks.share,
         augmentation=settings.augmentation(),
-        readers=1 if workers else readers,
-        shared=workers > 0,
+        readers=1 if workers else readers,  # worker processes already read in parallel
+        shared_memory=workers > 0,
         segments=[(transform.samples(frames), share) for frames, share in settings.segments or ()],
     )
     crops = ValidationCrops(data, segment, settings.batch_size, settings.valid_excerpts, ranks.share, readers)

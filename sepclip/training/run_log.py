@@ -143,7 +143,7 @@ def progress_row(state: TrainingState, waited_share: float) -> ProgressRow:
         "waited_share": round(waited_share, 3),
     }
     # three parts only: with per=tensor all of them would make rows of many kilobytes
-    shares = state.clip.shares()
+    shares = state.clip.clipped_shares()
     if shares:
         row["most_clipped"] = dict(list(shares.items())[:_MOST_PARTS])
     state.recent, state.recent_since = [], seconds
@@ -174,7 +174,7 @@ def training_summary(state: TrainingState, metrics: Path) -> TrainingSummary:
         "threshold": last_row.get("threshold"),
         "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
         "skipped_steps": state.skipped,
-        "clipped_share_of": state.clip.shares(),
+        "clipped_share_of": state.clip.clipped_shares(),
     }
 
 

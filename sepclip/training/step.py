@@ -99,12 +99,12 @@ def _gradient(state: TrainingState, batch: Batch, config: Config, ranks: Ranks) 
     parts = batch.split(config.train.accumulate)
     if len(parts) > 1 or ranks.size > 1:
         _share_statistics(state.separator, parts, ranks, config.train.accumulate)
-    # each process fills in its own places of the losses, and the sum over all of them completes the vector
+    # each process fills in the losses of its own excerpts, and the sum over all of them completes the vector
     losses = torch.zeros(batch.total or len(batch.mixture), device=batch.mixture.device, dtype=batch.mixture.dtype)
     for part in parts:
         loss = compute_loss(state.separator, part, config).loss
-        # weighted by the part's share of the excerpts, the gradients of all parts add up to that of the mean
-        mean = loss.mean() if part.share == 1 else loss.mean() * part.share
+        # weighted by the part's fraction of the excerpts, the gradients of all parts add up to that of the mean
+        mean = loss.mean() if part.fraction == 1 else loss.mean() * part.fraction
         with stage("backward"):
             state.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         losses[part.first : part.first + len(loss)] = loss.detach()

@@ -64,7 +64,7 @@ def test_check_writes_nothing_and_jobs_change_nothing(corpus, tmp_path, capsys):
 def test_recipes_changed_behind_its_back_are_noticed(corpus, tmp_path):
     made = prepare(corpus, tmp_path / "out")
     (made.path / "tt.jsonl").write_text("")
-    with pytest.raises(UserError, match="other recipes than it was made from"):
+    with pytest.raises(UserError, match="were changed after it was written"):
         prepare(corpus, tmp_path / "out")
 
 

@@ -370,10 +370,10 @@ def test_a_clustering_run_is_scored_by_other_masks_too(small_set: Path, tiny_run
     # a name of its own, so that it overwrites no scores by the run's own masks
     assert [path.name for path in (run / "eval").iterdir()] == ["small-tt-masks=soft,fit=loudest-first1"]
     own = Run.open(run).separator(cpu)
-    assert own.clusters_by() == {"masks": "binary", "fit": "vad", "restarts": 8}
+    assert own.kmeans_settings() == {"masks": "binary", "fit": "vad", "restarts": 8}
     mixture = 0.1 * torch.randn(1, 4000, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(own.separate(mixture), Run.open(run).separator(cpu, kmeans="masks=soft").separate(mixture))
-    assert Run.open(tiny_run).separator(cpu).clusters_by() is None
+    assert Run.open(tiny_run).separator(cpu).kmeans_settings() is None
     with pytest.raises(UserError, match="--loss mi and does not cluster"):
         Run.open(tiny_run).separator(cpu, kmeans="masks=soft")
 

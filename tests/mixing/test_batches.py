@@ -207,7 +207,7 @@ def test_the_shares_of_a_batch_make_the_whole(small_set: Path, dynamic: bool, co
         assert torch.equal(torch.cat([part.mixture for part in parts]), want.mixture)
         assert sum((part.names for part in parts), ()) == want.names
         assert [part.first for part in parts] == [5 * index // count for index in range(count)]
-        assert sum(part.share for part in parts) == pytest.approx(1)
+        assert sum(part.fraction for part in parts) == pytest.approx(1)
 
 
 def test_the_shares_of_a_validation_make_the_whole(small_set: Path) -> None:

@@ -58,7 +58,7 @@ def runs(mixtures: Path) -> list[Path]:
         result = run_command(
             "train", mixtures, "--run", run, "--config", "demo", "--clip", clip, "--dynamics", "every=5", *settings
         )
-        assert f"to look at and listen to: {run / 'report.html'}" in result.stdout
+        assert f"report (figures, audio): {run / 'report.html'}" in result.stdout
         run_command("eval", run, mixtures, "--metrics", "si_sdr", "--oracles", "ibm")
         paths.append(run)
     return paths

@@ -15,7 +15,7 @@ from sepclip.separation import stitching
 from sepclip.separation import stream as streams
 from sepclip.separation.blocks import BLOCKS
 from sepclip.separation.recording import WaveRecording
-from sepclip.separation.stitching import cut
+from sepclip.separation.stitching import fade_place
 from sepclip.separation.stream import FADE_SECONDS, SeparatedStream
 from sepclip.training.run import Run
 from tests.conftest import SPEECH, sepclip
@@ -55,8 +55,8 @@ def test_blocks_are_as_good_as_one_piece_and_their_seams_are_inaudible(
     monkeypatch.setattr(streams, "BLOCKS", blocks_of)
     ref = torch.stack([voice("en-f", 95.3), voice("ca-m", 95.3)])  # (S, T)
     mixture = ref.sum(0, keepdim=True)
-    cuts = []
-    monkeypatch.setattr(stitching, "cut", lambda *arguments: cuts.append(cut(*arguments)) or cuts[-1])
+    places = []
+    monkeypatch.setattr(stitching, "fade_place", lambda *arguments: places.append(fade_place(*arguments)) or places[-1])
     trained_separator = BlockSeparator(trained_separator.model, InferenceOptions(precision="bf16" if bf16 else "fp32"))
     stream = SeparatedStream(trained_separator, WaveRecording(mixture, RATE), CPU)
     whole, blocks = trained_separator.separate(mixture)[:, 0], torch.cat(list(stream.chunks()), -1)[:, 0]
@@ -66,11 +66,11 @@ def test_blocks_are_as_good_as_one_piece_and_their_seams_are_inaudible(
     )  # (T,)
     seams = torch.zeros(mixture.shape[-1], dtype=torch.bool)
     fade = round(FADE_SECONDS * RATE)
-    for start, place in zip(stream.blocks.starts[1:], cuts, strict=True):
+    for start, place in zip(stream.blocks.starts[1:], places, strict=True):
         seams[start + place : start + place + fade] = True
     voices = whole.square().sum(0).mean()
     rounding = 1e-11 * voices  # 110 dB below the voices
-    assert len(cuts) == len(stream.blocks.starts) - 1 >= 3
+    assert len(places) == len(stream.blocks.starts) - 1 >= 3
     uneven = 2 if bf16 else 1  # its rounding is louder where the voices are, and there are few seams
     assert energy[seams].mean() <= uneven * energy[~seams].mean() + rounding
     least = 1e-4 if blocks_of == BLOCKS else 1e-3  # and 40 dB below, wherever it is, or 30 dB with less context
@@ -128,5 +128,5 @@ def test_voices_of_a_long_conversation_keep_their_outputs(
         oracle[:, begin:end] = piece[best_permutation(distance, maximise=False)[1][0]]
     assert stream.joins == len(starts) - 1 > 20
     gained = mean_si_sdr(est=oracle, ref=ref) - mean_si_sdr(est=waves, ref=ref)
-    assert gained <= 0.3, f"{gained:.2f} dB; {len(stream.undecided_seconds)} of {stream.joins} joins undecided"
-    assert stream.undecided_seconds == []
+    assert gained <= 0.3, f"{gained:.2f} dB; {len(stream.undecided_join_times)} of {stream.joins} joins undecided"
+    assert stream.undecided_join_times == []

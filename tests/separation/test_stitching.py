@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sepclip.separation.blocks import Blocks
-from sepclip.separation.stitching import Stitcher, cut, match
+from sepclip.separation.stitching import Stitcher, fade_place, match
 
 HOP, LENGTH, OVERLAP, RATE = 8, 1600, 320, 400  # four seconds a block
 
@@ -131,13 +131,13 @@ def test_identical_sources_are_not_matched():
 @pytest.mark.parametrize("pause", [40, 160, 300])  # in the first and the second half, and where context ends
 def test_fade_is_placed_where_the_blocks_agree(pause):
     old, errors = voices(2, OVERLAP, 0), voices(2, OVERLAP, 1)
-    assert cut(old, old, 16, HOP) == (OVERLAP - 16) // 2
+    assert fade_place(old, old, 16, HOP) == (OVERLAP - 16) // 2
     errors[..., pause : pause + 24] *= 0.01
-    place = cut(old, old + errors, 16, HOP)
+    place = fade_place(old, old + errors, 16, HOP)
     assert OVERLAP // 4 <= place <= OVERLAP * 3 // 4 - 16
     if OVERLAP // 4 <= pause <= OVERLAP * 3 // 4 - 24:
         assert pause <= place <= pause + 8
     # a pause far off is not worth the samples of the block with less context
     loud = torch.ones(OVERLAP)
     loud[: OVERLAP // 2] = 100
-    assert cut(old, old + errors * loud, 16, HOP) >= (OVERLAP - 16) // 2
+    assert fade_place(old, old + errors * loud, 16, HOP) >= (OVERLAP - 16) // 2

@@ -54,7 +54,7 @@ def test_stream_with_permuted_ideal_masks_equals_one_piece(seed, rate_hz, speech
     if (waves[0] - whole[0]).abs().max() > (waves[0] - whole[1]).abs().max():
         whole = whole.flip(0)
     torch.testing.assert_close(waves, whole, rtol=0, atol=1e-4)
-    assert (stream.joins, stream.undecided_seconds) == (5, [])
+    assert (stream.joins, stream.undecided_join_times) == (5, [])
 
 
 @pytest.mark.parametrize("network", ["blstm", "conv-tasnet"])

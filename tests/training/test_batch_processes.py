@@ -85,7 +85,7 @@ def test_processes_make_the_batches_of_one_process(small_set: Path, dynamic, gib
             MixtureSet.open(small_set), segment=4000, batch_size=3, dynamic=dynamic, seed=0, memory_gib=gib, **more
         )
 
-    results, _ = batches(data(shared=True).batch, range(12), 3)
+    results, _ = batches(data(shared_memory=True).batch, range(12), 3)
     expected = data()
     for step, batch in enumerate(results):
         assert torch.equal(batch.mixture, expected.batch(step).mixture)

@@ -45,11 +45,11 @@ def test_shares_cover_everything_once_and_evenly() -> None:
     for total in range(1, 12):
         for count in range(1, total + 1):
             parts = [Share(index, count).of(total) for index in range(count)]
-            assert [place for part in parts for place in part] == list(range(total))
+            assert [index for part in parts for index in part] == list(range(total))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
     parts = a_batch(5).split(3)
     assert [len(part.mixture) for part in parts] == [1, 2, 2]
-    assert sum(part.share for part in parts) == pytest.approx(1)
+    assert sum(part.fraction for part in parts) == pytest.approx(1)
     assert [part.first for part in parts] == [0, 1, 3]
     assert sum((part.names for part in parts), ()) == a_batch(5).names
     assert len(a_batch(2).split(7)) == 2

@@ -207,7 +207,7 @@ def _take_turns(
     chance: Random,
 ) -> Recipe:
     """Return the recipe with the turns of its voices drawn, and an absent source beside a single one."""
-    # silence before the first word and after the last one is no part of a turn
+    # a turn excludes the silence before the first word and after the last one
     spans = [_active_span(activity[u.path, u.offset], u.samples, settings.rate_hz) for u in chosen]
     if len(chosen) == 1:
         (begin, end), source = spans[0], recipe.sources[0]
