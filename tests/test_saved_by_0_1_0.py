@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sepclip.config.schema import ADDED
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.separation.trained import Separator
 from tests.conftest import REPOSITORY, SPEECH, sepclip
@@ -103,12 +104,24 @@ def test_saved_scores_compare(saved: Path) -> None:
     assert abs(pair["mean"]) == pytest.approx(abs(means["auto:10"] - means["none"]), abs=1e-3)
 
 
+def without_added_keys(path: Path) -> Any:
+    """Return a ``cells.json`` without the keys of configurations that 0.1.0 did not have."""
+    document = json.loads(path.read_text(encoding="utf-8"))
+    for cell in document["cells"]:
+        for key in ADDED:
+            section, _, name = key.partition(".")
+            cell["config"][section].pop(name, None)
+    return document
+
+
 def test_saved_sweep_is_done_and_keeps_its_table(saved: Path) -> None:
-    names = ("table.csv", "table.md", "cells.csv", "cells.json")
+    names = ("table.csv", "table.md", "cells.csv")
     before = {name: (saved / "sweep" / name).read_bytes() for name in names}
+    cells = without_added_keys(saved / "sweep/cells.json")
     result = sepclip("sweep", "grid.yaml", "set", "--out", "sweep", "--device", "cpu", cwd=saved)
     assert result.returncode == 0, result.stderr
     assert {name: (saved / "sweep" / name).read_bytes() for name in names} == before
+    assert without_added_keys(saved / "sweep/cells.json") == cells
 
 
 @pytest.mark.parametrize("what", ["run", "sweep", "run/eval/set-tt"])

@@ -157,7 +157,7 @@ def _fork(make: Callable[[int], Batch], steps: range, like: Batch, longest: int 
     if pid == 0:
         try:
             die_with_parent(parent)
-            _make_batches(make, steps, slot, child_end)
+            _make_batches(make, steps, slot, child_end, like.sources.shape[:-1])
         finally:
             os._exit(0)  # skips the exit handlers of the parent, which belong to its GPU and files
     child_end.close()
@@ -173,8 +173,13 @@ def _shared_tensor(like: Tensor, longest: int | None) -> Tensor:
     return torch.frombuffer(mmap.mmap(-1, rows * samples * like.element_size()), dtype=like.dtype)
 
 
-def _make_batches(make: Callable[[int], Batch], steps: range, slot: tuple[Tensor, Tensor], pipe: Connection) -> None:
-    """Make the batches of ``steps`` in a forked process, one after the other, and send each through ``pipe``."""
+def _make_batches(
+    make: Callable[[int], Batch], steps: range, slot: tuple[Tensor, Tensor], pipe: Connection, rows: torch.Size
+) -> None:
+    """Make the batches of ``steps`` in a forked process, one after the other, and send each through ``pipe``.
+
+    All have as many excerpts and sources as ``rows`` (B, S) says.
+    """
     gc.freeze()  # the parent's objects on a GPU must not be freed here
     for number in _IGNORED:
         signal.signal(number, signal.SIG_IGN)
@@ -186,6 +191,7 @@ def _make_batches(make: Callable[[int], Batch], steps: range, slot: tuple[Tensor
             batch = make(step)
             if step != steps[0]:
                 pipe.recv_bytes()
+            assert batch.sources.shape[:-1] == rows, f"batches of {rows} and {batch.sources.shape[:-1]}"
             for flat, tensor in zip(slot, (batch.mixture, batch.sources), strict=True):
                 flat[: tensor.numel()].view(tensor.shape).copy_(tensor)
             pipe.send(((batch.mixture.shape, batch.sources.shape), batch.names, batch.first, batch.total))

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sepclip.corpora.speakers.pauses import cut_at_pauses, hop_levels, is_active
+from sepclip.audio.activity import hop_levels, is_active
+from sepclip.corpora.speakers.pauses import cut_at_pauses
 
 rng = np.random.default_rng(0)
 

@@ -67,13 +67,13 @@ def mixer(mixtures, augmentation=NO_AUGMENTATION):
 
         return Kept()
 
-    return VoiceMixer(mixtures, SEGMENT, augmentation, keep)
+    return VoiceMixer(mixtures, augmentation, keep)
 
 
 def anew(mixtures):
     """Return the training mixtures with their sources (1 + S, T), mixed anew as their recipes say, by name."""
     mixing = mixer(mixtures)
-    made = {recipe.name: mixing.mix(Told(mixing, recipe)) for recipe in mixtures.recipes("tr")}
+    made = {recipe.name: mixing.mix(Told(mixing, recipe), SEGMENT) for recipe in mixtures.recipes("tr")}
     return {name: np.stack([mixture, *sources]) * 32768 for name, (mixture, sources) in made.items()}
 
 
@@ -203,7 +203,7 @@ def test_noise_keeps_its_distance_to_other_voices(libri, tmp_path):
             return found
 
     def snr(recipe, noise):
-        mixture, sources = mixing.mix(Crossed(mixing, recipe, noise))
+        mixture, sources = mixing.mix(Crossed(mixing, recipe, noise), SEGMENT)
         return (sources**2).mean(1).max() ** 0.5 / ((mixture - sources.sum(0)) ** 2).mean() ** 0.5
 
     # the look-alikes of speech have no pauses, so that an excerpt is as loud as the whole
@@ -268,7 +268,7 @@ def test_sets_of_voices_prepared_and_anew(corpus, tmp_path):
     made = prepare(tmp_path / "voices", tmp_path / "set", mode="max")
     mixing = mixer(made)
     for _, recipe in every_recipe(made)[:6]:
-        mixture, sources = mixing.mix(Told(mixing, recipe))
+        mixture, sources = mixing.mix(Told(mixing, recipe), SEGMENT)
         want = made.waves("tr", recipe, samples=SEGMENT)
         found = np.stack([mixture, *sources]) * 32768
         gain = np.vdot(want, found) / np.vdot(found, found)  # which keeps whole mixtures from clipping

@@ -188,7 +188,7 @@ def test_batches_of_another_size_are_an_error():
         waves = torch.zeros(1 + (step > 2), 2, 5)
         return Batch(waves.sum(1), waves)
 
-    with pytest.raises(RuntimeError, match=r"batches of .*1, 2, 5.* and .*2, 2, 5"):
+    with pytest.raises(RuntimeError, match=r"batches of .*1, 2\].* and .*2, 2\]"):
         batches(growing, range(9), 2)
 
 
