@@ -216,7 +216,7 @@ def test_noise_keeps_its_distance_to_other_voices(libri, tmp_path):
         def uniform(self, low, high):
             return low if low == high else super().uniform(low, high)
 
-    mixture, sources = varied.mix(Louder(varied, one, one))
+    mixture, sources = varied.mix(Louder(varied, one, one), SEGMENT)
     noise = mixture - sources.sum(0)
     assert 20 * np.log10((sources**2).mean(1).max() ** 0.5 / (noise**2).mean() ** 0.5) == pytest.approx(-6, abs=0.5)
 
