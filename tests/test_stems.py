@@ -133,6 +133,8 @@ def test_a_run_refuses_data_of_another_kind(run, music, options, words, tmp_path
 
 
 def test_clusters_have_no_order_and_are_refused_before_any_work(data, tmp_path):
-    with pytest.raises(UserError, match=r"--loss dc .* \(low, high\): choose --loss mi or chimera or snr or tsnr or si-sdr"):
+    with pytest.raises(
+        UserError, match=r"--loss dc .* \(low, high\): choose --loss mi or chimera or snr or tsnr or si-sdr"
+    ):
         train(data, tmp_path / "run", "--loss", "dc")
     assert not (tmp_path / "run" / "config.yaml").exists()

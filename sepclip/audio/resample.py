@@ -9,6 +9,7 @@ import importlib
 import math
 import sys
 from functools import lru_cache
+from threading import Lock
 from types import ModuleType
 
 from torch import Tensor
@@ -19,18 +20,26 @@ _ZERO_CROSSINGS, _ROLLOFF = 64, 0.9475937167399596  # the setting known as "kais
 FILTER_SAMPLES = _ZERO_CROSSINGS / _ROLLOFF  # reach of the filter to either side, at the lower rate
 MOST_PHASES = 4_000  # in the filter bank; all common pairs of rates need a few hundred at most
 
+_LOADING = Lock()
+
 
 def _no_alignment(function: object) -> object:
     """Replace torchaudio's decorator that guards its compiled forced alignment, which sepclip does not use."""
     return function
 
 
-@lru_cache(maxsize=1)
 def load_torchaudio() -> ModuleType:
     """Return torchaudio, without its compiled part if that does not load.
 
     Raises UserError if torchaudio is not installed, or cannot be imported even so.
     """
+    # threads that read files ask for it at once, and two that remove half-imported modules would remove each other's
+    with _LOADING:
+        return _load_torchaudio()
+
+
+@lru_cache(maxsize=1)
+def _load_torchaudio() -> ModuleType:
     try:
         return importlib.import_module("torchaudio")
     except ModuleNotFoundError as error:
@@ -39,7 +48,7 @@ def load_torchaudio() -> ModuleType:
     except (ImportError, OSError, RuntimeError):
         pass
     # remove the half-imported modules, or the second import would return them
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+    for name in [name for name in list(sys.modules) if name.split(".")[0] == "torchaudio"]:  # others import meanwhile
         del sys.modules[name]
     # the names that torchaudio's Python part reads from its extension module
     stand_in = ModuleType("torchaudio._extension")
