@@ -186,7 +186,7 @@ class VoiceMixer:
         dry, wet = self._excerpt(part.index, part.position, part.percent, part.rir, part.stop - part.start)
         if self._augmentation.equaliser_db:
             gains_db = draw_equaliser(chance, self._augmentation.equaliser_db)
-            same, rate_hz = wet is dry, self._mixtures.rate_hz
+            same, rate_hz = np.may_share_memory(wet, dry), self._mixtures.rate_hz  # without a room they are one wave
             dry = equalise(dry, gains_db, rate_hz)
             wet = dry if same else equalise(wet, gains_db, rate_hz)
         if (part.start, part.stop) == (0, samples):
