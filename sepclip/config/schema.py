@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass as settings_dataclass
 
 from sepclip import clip
 from sepclip.audio.stft import STFT, Scale
-from sepclip.mixing.conversation import Conversation, overlap_range
+from sepclip.mixing.conversation import CORPUS_FROM, Conversation, overlap_range
 from sepclip.mixing.dynamic_voices import Augmentation
 from sepclip.model.clustering import KMeansSettings
 from sepclip.model.losses import LOSSES, LossSettings
@@ -34,7 +34,7 @@ ADDED = {
     "data.overlap": None,
     "data.single": 0.0,
     "data.same_corpus": None,
-    "data.corpus_from": "^[A-Za-z]+",
+    "data.corpus_from": CORPUS_FROM,
     "data.equaliser_db": None,
     "data.telephone": 0.0,
     "data.coloured_noise_db": None,

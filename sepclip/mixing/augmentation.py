@@ -1,7 +1,7 @@
 """Effects on the sounds of dynamic mixtures: what recordings differ in, besides the voice.
 
-All of them are linear and change neither the length nor, but for rounding, the RMS of a wave, so levels can be set
-before or after.
+The filters are linear and of zero phase and keep the length of a wave. The equaliser also keeps its RMS, so that levels
+can be set afterwards.
 """
 
 import math
@@ -16,7 +16,7 @@ from sepclip.audio.loudness import rms
 _EQUALISER_HZ = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0)  # about an octave and a third apart
 TELEPHONE_HZ = (300.0, 3400.0)  # the band of the telephone (ITU-T G.712)
 _EDGE = 0.15  # of the telephone band: its edges fall by a raised cosine over this share of their frequency
-_NOISE_SLOPES = (0.0, 2.0)  # power falls with the frequency to this power: white to brown
+_NOISE_SLOPES = (0.0, 2.0)  # b in power ~ f^-b: white to brown
 
 
 def draw_equaliser(chance: Random, most_db: float) -> list[float]:

@@ -14,6 +14,7 @@ from random import Random
 from sepclip.errors import UserError
 
 LEAST_SECONDS = 0.5  # that a voice which is present speaks
+CORPUS_FROM = "^[A-Za-z]+"  # regular expression: the letters that the name of a voice begins with
 FADE_SECONDS = 0.01  # at the edges of a voice that does not speak all of the time, so that nothing clicks
 
 
@@ -46,9 +47,7 @@ class Conversation:
         return chance.random() < self.single
 
     def draw_overlap(self, chance: Random) -> float:
-        """Draw the share of the time in which both voices of a mixture speak."""
-        if not self.overlap:
-            return 1.0
+        """Draw the share of the time in which both voices of a mixture speak, from the ranges that there are."""
         chosen = chance.choices(self.overlap, [each.weight for each in self.overlap])[0]
         return chance.uniform(chosen.low, chosen.high)
 
@@ -99,14 +98,18 @@ def parse_overlap(texts: Sequence[str]) -> tuple[OverlapRange, ...]:
     ranges = []
     for text in texts:
         try:
-            ranges.append(overlap_range([float(part) for part in text.split(",")]))
+            ranges.append(overlap_range(text.split(",")))
         except ValueError as error:
             raise UserError(f"--overlap {text}: {error}") from error
     return tuple(ranges)
 
 
-def overlap_range(numbers: Sequence[float]) -> OverlapRange:
+def overlap_range(values: Sequence[float | str]) -> OverlapRange:
     """Return the range of two numbers, or of three with a weight. Raise ValueError if they are not a range."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        numbers = []
     if len(numbers) not in (2, 3) or not 0 <= numbers[0] <= numbers[1] <= 1 or not all(n > 0 for n in numbers[2:]):
         raise ValueError("give the lowest and the highest share from 0 to 1, such as 0.5,1, and a weight if you like")
     return OverlapRange(*numbers)
@@ -132,10 +135,9 @@ def turns_of_utterances(overlap: float, lengths: tuple[int, int], chance: Random
     shared = round(overlap * sum(lengths) / (1 + overlap))
     short, long = sorted(lengths)
     if shared <= short:
-        first = chance.randrange(2)
-        second_start = lengths[first] - shared
-        starts = {first: 0, 1 - first: second_start}
-        return [(starts[index], lengths[index]) for index in (0, 1)]
+        first, starts = chance.randrange(2), [0, 0]
+        starts[1 - first] = lengths[first] - shared
+        return list(zip(starts, lengths, strict=True))
     # more overlap than the shorter one can give: cut the longer one
     long = min(long, int(short / overlap))
     inside = chance.randint(0, long - short)

@@ -149,7 +149,7 @@ class VoiceMixer:
         """Draw voices that take turns, or one alone, each speaking for half a second or more."""
         sounds, count, conversation = self._sounds, self._mixtures.source_count, self._augmentation.conversation
         single = conversation.draw_is_single(chance)
-        turns = [(0, samples)] * count
+        turns = [(0, samples)] * (1 if single else count)
         if not single and conversation.overlap:
             least = round(LEAST_SECONDS * self._mixtures.rate_hz)
             turns = turns_in_excerpt(conversation.draw_overlap(chance), samples, least, chance)
@@ -158,8 +158,8 @@ class VoiceMixer:
         room: Sequence[str | None] = chance.choice(sounds.rooms) if sounds.rooms else [None] * count
         levels = [level * self._law.apart_db / RELATIVE_LEVEL_DB for level in _levels(chance, count)]
         parts: list[_Part | None] = [None] * count
-        for voice, place in zip(self._pairing.draw(chance, self._voices, 1 if single else count), order, strict=False):
-            start, stop = turns[order.index(place)]
+        voices = self._pairing.draw(chance, self._voices, len(turns))
+        for voice, place, (start, stop) in zip(voices, order[: len(turns)], turns, strict=True):
             index, percent = chance.choice(sounds.by_voice[voice]), self._draw_percent(chance)
             position = self._draw_position(chance, index, (stop - start) * percent // 100)
             parts[place] = _Part(index, position, levels[place], percent, room[place], start, stop)
@@ -186,9 +186,9 @@ class VoiceMixer:
         dry, wet = self._excerpt(part.index, part.position, part.percent, part.rir, part.stop - part.start)
         if self._augmentation.equaliser_db:
             gains_db = draw_equaliser(chance, self._augmentation.equaliser_db)
-            same, rate_hz = np.may_share_memory(wet, dry), self._mixtures.rate_hz  # without a room they are one wave
+            heard_dry, rate_hz = wet is dry, self._mixtures.rate_hz
             dry = equalise(dry, gains_db, rate_hz)
-            wet = dry if same else equalise(wet, gains_db, rate_hz)
+            wet = dry if heard_dry else equalise(wet, gains_db, rate_hz)
         if (part.start, part.stop) == (0, samples):
             return dry, wet
         waves = np.zeros((2, samples), np.float32)
@@ -249,7 +249,8 @@ class VoiceMixer:
         if self._sounds.voices[index].heard:
             wet = at_speed(stretch(self._sounds.heard(index), first, samples), percent)[:wanted]
         excerpt = slice(before, before + segment)
-        return dry[excerpt], wet[excerpt]
+        part = dry[excerpt]
+        return part, part if wet is dry else wet[excerpt]
 
     def _noise_by_level(self, chance: Random, voice_db: float, samples: int) -> Float32:
         """Return noise (T,) below the louder voice, whose level is ``voice_db``."""

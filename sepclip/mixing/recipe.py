@@ -68,8 +68,12 @@ class Recipe:
     @property
     def snr_db(self) -> float | None:
         """How far the noise is below the loudest voice, in dB; None without noise."""
-        voices = [source.level_db for source in self.sources if not source.absent]
-        return max(voices) - self.noise.level_db if self.noise else None
+        return self.loudest_db - self.noise.level_db if self.noise else None
+
+    @property
+    def loudest_db(self) -> float:
+        """The relative level of the loudest voice, in dB."""
+        return max(source.level_db for source in self.sources if not source.absent)
 
     @property
     def plain(self) -> bool:

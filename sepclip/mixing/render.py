@@ -68,8 +68,8 @@ def render_scene(recipe: Recipe, folders: SetFolders, rate_hz: int) -> NDArray[n
     if folders.rirs is not None:
         heard = dry.copy()
         for row, source in zip(heard, recipe.sources, strict=True):
-            if source.rir is not None:  # an absent source has no place in the room
-                row[:] = in_room(row, read_response(folders.rirs / source.rir, rate_hz))
+            if not source.absent:
+                row[:] = in_room(row, read_response(folders.rirs / str(source.rir), rate_hz))
     if recipe.noise is not None and folders.noise is not None:
         wave = read_noise(recipe.noise, folders.noise, rate_hz, by_scripts=folders.by_scripts)[: recipe.length]
         noise[0, : len(wave)] = wave * np.float32(recipe.noise.gain)

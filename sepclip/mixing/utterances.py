@@ -44,9 +44,7 @@ class TrainingSounds:
         # each stretch once, though many recipes name it: it then takes memory and disk once
         self.voices = _distinct(source for recipe in recipes for source in recipe.sources if not source.absent)
         self.noises = _distinct(recipe.noise for recipe in recipes if recipe.noise)
-        self.rooms = sorted(
-            {tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes if _has_all(recipe)} - {()}
-        )
+        self.rooms = sorted({tuple(s.rir for s in recipe.sources if s.rir) for recipe in recipes} - {()})
         self.by_voice: dict[str, list[int]] = {}
         for index, source in enumerate(self.voices):
             self.by_voice.setdefault(source.voice, []).append(index)
@@ -158,10 +156,6 @@ class TrainingSounds:
 
 
 _warned: set[Path] = set()  # sets whose resampled sources cannot be written
-
-
-def _has_all(recipe: Recipe) -> bool:
-    return not any(source.absent for source in recipe.sources)
 
 
 def _key(source: Source) -> tuple[str, int]:

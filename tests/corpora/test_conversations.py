@@ -12,7 +12,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.batches import training_data
 from sepclip.mixing.mixture_set import MixtureSet
 from tests.conftest import sepclip, train_tiny
-from tests.mixing.conftest import every_recipe, make_corpus, prepare, samples, tree
+from tests.mixing.conftest import every_recipe, make_corpus, prepare, samples, tree, write_wave
 
 RATE = 8000
 
@@ -138,6 +138,13 @@ def test_a_set_of_conversations_trains_scores_and_is_described(conversations, tm
     assert len(silent) == absent
     assert sepclip("info", conversations.path).returncode == 0
     assert MixtureSet.open(conversations.path).recipes("tr")[0].sexes is not None
+
+
+def test_noise_is_below_the_voice_that_is_there(corpus, tmp_path):
+    write_wave(tmp_path / "noise" / "a.wav", np.random.default_rng(0).normal(0, 0.1, RATE * 20))
+    options = {"split": "within", "single": 0.9, "noise": tmp_path / "noise", "noise_snr": "7,7", "audio": False}
+    for _, recipe in every_recipe(prepare(corpus, tmp_path / "set", tr=12, **options)):
+        assert recipe.snr_db == pytest.approx(7, abs=1e-3)
 
 
 def test_voice_lists_decide_who_trains_and_who_tests(corpus, tmp_path):

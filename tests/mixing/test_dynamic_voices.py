@@ -156,7 +156,7 @@ def test_sources_of_another_rate_are_resampled_once(tmp_path, monkeypatch, capsy
     assert {path.suffix for path in kept} == {".wav"}
 
     def fail(*_):
-        raise AssertionError("read and resampled anew")
+        raise AssertionError("read and resampled again")
 
     monkeypatch.setattr("sepclip.mixing.utterances.read_source", fail)
     again = data(made)

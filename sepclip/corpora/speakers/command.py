@@ -7,6 +7,7 @@ import typer
 
 from sepclip.corpora import Card, Corpus
 from sepclip.corpora.command import Check, Jobs, Json, Out
+from sepclip.mixing.conversation import CORPUS_FROM
 
 CARD = Card(
     name="speakers",
@@ -88,7 +89,7 @@ def prepare(
     ] = None,
     corpus_from: Annotated[
         str, typer.Option(help="Regular expression that finds the corpus in the name of a voice, for --same-corpus.")
-    ] = "^[A-Za-z]+",
+    ] = CORPUS_FROM,
     level: Annotated[
         str | None,
         typer.Option(

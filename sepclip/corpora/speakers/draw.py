@@ -175,7 +175,7 @@ def draw(
             if group.split != "tr":
                 continue
         drawn.add(frozenset(chosen))
-        levels = relative_levels(chance, sources)
+        levels = relative_levels(chance, sources)[:voices]
         recipe = _recipe(chosen, levels, group.name, first + len(recipes), settings)
         recipes.append(_take_turns(recipe, chosen, settings, activity, chance) if settings.conversation else recipe)
     return recipes
@@ -186,13 +186,13 @@ def _recipe(
 ) -> Recipe:
     # the sum of the peaks says whether a mixture exceeds full scale, unless noise or an echo changes them: then
     # rendering chooses the common gain
-    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=False)]
+    gains = [10 ** ((LEVEL_DBFS + level) / 20) / u.level for u, level in zip(chosen, levels, strict=True)]
     loudest = sum(gain * utterance.peak for gain, utterance in zip(gains, chosen, strict=True))
     common = min(1.0, PEAK / loudest) if settings.plain else 1.0  # one gain for all, so that relative levels stay
     lengths = [utterance.samples for utterance in chosen]
     sources = tuple(
         Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
-        for u, level, gain in zip(chosen, levels, gains, strict=False)
+        for u, level, gain in zip(chosen, levels, gains, strict=True)
     )
     name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])
     length = min(lengths) if settings.mode == "min" else max(lengths)

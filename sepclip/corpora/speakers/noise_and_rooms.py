@@ -133,7 +133,7 @@ def add_noise(recipes: Recipes, folder: Path, settings: VoiceSettings, jobs: int
         noise = chance.choice(parts[split])
         second, snr = chance.randrange(len(noise.powers)), chance.uniform(*settings.noise_snr_db)
         seconds = recipe.length / rate_hz
-        level_db = max(source.level_db for source in recipe.sources) - snr
+        level_db = recipe.loudest_db - snr
         gain = 10 ** ((LEVEL_DBFS + level_db) / 20) / noise.level(second, seconds)
         length = -(-recipe.length * noise.rate_hz // rate_hz)
         stretch = Source(

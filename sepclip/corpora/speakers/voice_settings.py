@@ -11,7 +11,7 @@ from sepclip.audio.loudness import LAWS
 from sepclip.corpora.preflight import MODES, require_one_of
 from sepclip.corpora.speakers.presets import check_preset
 from sepclip.errors import UserError
-from sepclip.mixing.conversation import Conversation, OverlapRange
+from sepclip.mixing.conversation import CORPUS_FROM, Conversation, OverlapRange
 from sepclip.mixing.recipe import SPLITS
 from sepclip.mixing.render import TARGETS
 
@@ -41,7 +41,7 @@ class VoiceSettings:
     overlap: tuple[OverlapRange, ...] = ()
     single: float = 0.0
     same_corpus: float | None = None
-    corpus_from: str = "^[A-Za-z]+"
+    corpus_from: str = CORPUS_FROM
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # voices of splits; all others train
 
     @property
