@@ -7,10 +7,11 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
+from threading import Barrier, Lock
 from typing import Protocol, TypeVar
 
 import numpy as np
+import torch
 
 from sepclip.audio.arrays import PcmWaves
 from sepclip.errors import UserError
@@ -45,7 +46,7 @@ class ReaderPool:
     """
 
     def __init__(self, count: int):
-        self._pool = ThreadPoolExecutor(count, "readers") if count > 1 else None
+        self._pool = _single_threaded_pool(count) if count > 1 else None
         # seconds of the latest batch with threads (True) and without (False)
         self._batches, self._seconds = 0, {True: math.inf, False: 0.0}
 
@@ -58,6 +59,25 @@ class ReaderPool:
         results = list((pool.map if pool else map)(make, places))
         self._seconds[pool is not None] = time.perf_counter() - began
         return results
+
+
+def _single_threaded_pool(count: int) -> ThreadPoolExecutor:
+    """Return a pool of ``count`` threads, in each of which torch uses that one thread only.
+
+    Otherwise the first resampling in each of them starts a team of OpenMP threads that is kept. With more threads than
+    cores, GNU OpenMP stops spinning at barriers, and every step of an LSTM took 1.9 times as long (docs/RESULTS.md).
+    """
+    pool, threads = ThreadPoolExecutor(count, "readers"), torch.get_num_threads()
+    everyone = Barrier(count)
+
+    def limit(_: int) -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # the first call in a thread sets its number to the latest one, as an operation would
+        everyone.wait()  # so that each thread of the pool runs this once
+
+    list(pool.map(limit, range(count)))
+    torch.set_num_threads(threads)  # of this thread, and of MKL, whose setting all threads share
+    return pool
 
 
 class WaveCache:

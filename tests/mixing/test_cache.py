@@ -6,6 +6,7 @@ from threading import Event, current_thread, main_thread
 
 import numpy as np
 import pytest
+import torch
 
 from sepclip.errors import UserError
 from sepclip.mixing.cache import TRIED_EVERY, ReaderPool, WaveCache
@@ -27,6 +28,23 @@ def test_readers_keep_to_what_is_faster_and_try_again(monkeypatch, faster):
         where.append(set())
         assert readers.map(make, range(4)) == [0, 1, 2, 3]
     assert where == 2 * [{False}, {True}, *[{faster}] * (TRIED_EVERY - 2)]
+
+
+def test_torch_uses_one_thread_in_each_reader_and_as_many_as_before_elsewhere():
+    # a team of OpenMP threads for each reader would slow the steps of the training
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        readers = ReaderPool(3)
+        readers.map(str, range(6))  # the first batch is made without threads
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(torch.get_num_threads).result() == 2
+        assert torch.get_num_threads() == 2
+        assert set(readers.map(lambda _: (current_thread() is main_thread(), torch.get_num_threads()), range(6))) == {
+            (False, 1)
+        }
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_wave_that_two_readers_want_is_read_once():
