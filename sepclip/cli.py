@@ -16,6 +16,7 @@ from sepclip.commands.demo import demo
 from sepclip.commands.dynamics import dynamics
 from sepclip.commands.evaluate import DEFINITIONS, evaluate
 from sepclip.commands.info import info
+from sepclip.commands.models import models
 from sepclip.commands.options import with_volume
 from sepclip.commands.prepare import prepare_app
 from sepclip.commands.report import report
@@ -30,7 +31,8 @@ class _InOrderOfUse(TyperGroup):
     """Lists the commands in the order in which they are used."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        order = ["demo", "prepare", "train", "separate", "eval", "compare", "sweep", "dynamics", "report", "info"]
+        order = ["demo", "prepare", "train", "separate", "models", "eval"]
+        order += ["compare", "sweep", "dynamics", "report", "info"]
         return sorted(self.commands, key=order.index)
 
 
@@ -57,6 +59,7 @@ def _add(command: Callable[..., None], name: str | None = None, epilog: str | No
 
 _add(with_volume(train))
 _add(with_volume(separate))
+_add(models)
 _add(with_volume(evaluate), "eval", DEFINITIONS)
 _add(compare)
 _add(with_volume(sweep))

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from sepclip.audio.files import find_sounds, write_text
 from sepclip.audio.layout import part_names
 from sepclip.config.load import load_config
@@ -18,6 +20,8 @@ from sepclip.errors import UserError
 from sepclip.evaluation.document import ScoreDocument
 from sepclip.evaluation.sets import evaluate_set
 from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.model.inference import BlockSeparator
+from sepclip.pretrained.model_cards import DEFAULT, model_names, read_card
 from sepclip.report.write_report import NAME as REPORT
 from sepclip.report.write_report import report_at_end
 from sepclip.separation.separate_files import Options, separate_files
@@ -60,6 +64,7 @@ class DemoResult:
             f"voices it never heard, {unseen:.1f} dB. It knows the six voices of its training only: to separate other "
             f"voices, train on dozens of them (README, Your own corpus).",
             "",
+            "The first folder was separated by the pretrained model, which knew none of these voices.",
             "Listen to mixture.wav, then mixture_s1.wav and mixture_s2.wav (true sources: true_s1.wav, true_s2.wav):",
             *(f"  {folder}" for folder in self.listen),
             f"All scores: {self.out / SCORES / 'scores.csv'}",
@@ -100,7 +105,7 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
 
     @contextmanager
     def stage(number: int, name: str, description: str) -> Iterator[None]:
-        say(f"{number}/4 {description}")
+        say(f"{number}/5 {description}")
         start = time.monotonic()
         yield
         seconds[name] = round(time.monotonic() - start, 1)
@@ -109,25 +114,39 @@ def _run_stages(data: Path, out: Path, config: Config) -> tuple[dict[str, float]
         mixtures = prepare_voices(data, out / "mixtures", MIXTURES, corpus="speakers")
         run = Run.start_or_resume(out / "run", config, mixtures)
         device = resolve_device(run.config.device)
-    with stage(2, "train", "training a small network"):
+    with stage(2, "pretrained", "separating two speakers with a pretrained model that never heard them"):
+        first = _copy_test_mixtures(mixtures, out / "pretrained", {"unseen": 1})
+        _separate(Run.open(Path(_model(mixtures.rate_hz))).separator(device), first, device)
+        say(f"listen to mixture.wav, mixture_s1.wav and mixture_s2.wav in {first[0]}")
+    with stage(3, "train", "training a small network"):
         training = train(run, mixtures)
         separator = run.separator(device)
-    with stage(3, "separate", "separating a few test mixtures to listen to"):
-        listen = _copy_test_mixtures(mixtures, out / "listen")
-        for folder in listen:
-            separate_files(separator, [folder / "mixture.wav"], folder, device=device, options=Options(overwrite=True))
-    with stage(4, "eval", "scoring all test mixtures"):
+    with stage(4, "separate", "separating a few test mixtures to listen to"):
+        listen = _copy_test_mixtures(mixtures, out / "listen", LISTEN)
+        _separate(separator, listen, device)
+    with stage(5, "eval", "scoring all test mixtures"):
         evaluate_set(separator, mixtures, "tt", out / SCORES, {"run": str(out / "run")}, device=device)
         report_at_end(run.path)
     # the training's own time includes what was spent before an interruption
-    return {**seconds, "train": training["seconds"]}, listen
+    return {**seconds, "train": training["seconds"]}, [*first, *listen]
 
 
-def _copy_test_mixtures(mixtures: MixtureSet, folder: Path) -> list[Path]:
-    """Copy a few test mixtures with their true sources into ``folder``, and return their folders."""
+def _model(rate_hz: int) -> str:
+    """Return the model of this rate, or the default model if there is none."""
+    return next((name for name in model_names() if read_card(name).rate_hz == rate_hz), DEFAULT)
+
+
+def _separate(separator: BlockSeparator, folders: list[Path], device: torch.device) -> None:
+    """Separate the mixture in each folder, into the same folder."""
+    for folder in folders:
+        separate_files(separator, [folder / "mixture.wav"], folder, device=device, options=Options(overwrite=True))
+
+
+def _copy_test_mixtures(mixtures: MixtureSet, folder: Path, counts: dict[str, int]) -> list[Path]:
+    """Copy the first test mixtures of each group, with their true sources, into ``folder``; return their folders."""
     shutil.rmtree(folder, ignore_errors=True)
     folders = []
-    for group, count in LISTEN.items():
+    for group, count in counts.items():
         recipes = [recipe for recipe in mixtures.recipes("tt") if recipe.group == group]
         for recipe in recipes[:count]:
             target = folder / f"{group}-{'+'.join(source.voice for source in recipe.sources)}-{recipe.name[:5]}"

@@ -17,7 +17,7 @@ from sepclip.model.networks import NETWORKS
 from sepclip.model.separator import losses_of
 from tests.conftest import SPEECH, TINY, assert_told, sepclip
 
-COMMANDS = ["demo", "prepare", "train", "separate", "eval", "sweep", "dynamics", "report", "info"]
+COMMANDS = ["demo", "prepare", "train", "separate", "models", "eval", "sweep", "dynamics", "report", "info"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS), ["prepare", "speakers"]])

@@ -13,7 +13,7 @@ PACKAGE = Path(sepclip.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "startup": set(),
-    "pretrained": set(),
+    "pretrained": {"errors"},
     "clip": set(),
     "integrations": {"clip"},
     "terminal": {"errors"},
@@ -26,13 +26,14 @@ LAYERS: dict[str, set[str]] = {
     "config": {"clip", "model", "mixing", "audio", "errors"},
 }
 LAYERS["training"] = {"config", "model", "mixing", "audio", "clip", "parallel", "startup", "errors", "terminal"}
-LAYERS["separation"] = {"training", "model", "audio", "parallel", "errors", "terminal"}
+LAYERS["training"] |= {"pretrained"}
+LAYERS["separation"] = {"training", "pretrained", "model", "audio", "parallel", "errors", "terminal"}
 LAYERS["evaluation"] = {"separation", "scoring", "model", "mixing", "audio", "errors", "terminal"}
 LAYERS["sweep"] = {"evaluation", "scoring", *LAYERS["training"], "training"} - {"clip", "model"}
 LAYERS["report"] = {"sweep", "evaluation", "scoring", *LAYERS["training"], "training"} - {"clip", "parallel", "startup"}
 LAYERS["environment"] = {"training", "config", "model", "corpora", "scoring", "audio", "parallel", "startup", "errors"}
 LAYERS["demo"] = {"report", "evaluation", "scoring", "separation", "training", "config", "corpora", "mixing", "audio"}
-LAYERS["demo"] |= {"errors", "terminal"}
+LAYERS["demo"] |= {"pretrained", "model", "errors", "terminal"}
 LAYERS["commands"] = set(LAYERS)
 LAYERS["cli"] = set(LAYERS)
 LAYERS["__main__"] = {"cli"}

@@ -16,8 +16,8 @@ def demo(
 ) -> None:
     """Run every step on the repository's voices, on a CPU, in minutes.
 
-    Mixes six voices, trains a small network with --clip auto:10, separates test mixtures, scores them and lists what to
-    listen to. An interrupted demo resumes.
+    Separates two speakers with the pretrained model, mixes six voices, trains a small network on them with
+    --clip auto:10, separates test mixtures, scores them and lists what to listen to. An interrupted demo resumes.
     """
     from sepclip.demo import run_demo
     from sepclip.evaluation.terminal_tables import BRIEF_COLUMNS, print_scores

@@ -74,7 +74,9 @@ _MODES = {
 
 
 def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="Folder of a trained run.", show_default=False)] = None,
+    run: Annotated[
+        Path | None, typer.Argument(help="Folder of a trained run, or the name of a model.", show_default=False)
+    ] = None,
     data: Annotated[Path | None, typer.Argument(help="Mixture set to separate and score.", show_default=False)] = None,
     estimates: Annotated[
         Path | None, typer.Option(help="Folder of separated files, instead of RUN.", show_default=False)

@@ -12,7 +12,10 @@ from sepclip.terminal import out, print_json
 def report(
     path: Annotated[
         Path,
-        typer.Argument(help="Folder of a run, a sweep, or an evaluation (with scores.json).", show_default=False),
+        typer.Argument(
+            help="Folder of a run, a sweep, or an evaluation (with scores.json), or the name of a model.",
+            show_default=False,
+        ),
     ],
     other: Annotated[
         Path | None,

@@ -7,17 +7,32 @@ import typer
 
 from sepclip.commands.options import Device, Json, KMeans, MaskSource, Precision
 from sepclip.errors import EXIT_USER_ERROR, counted
+from sepclip.pretrained.model_cards import CONFIG, DEFAULT, find_run, is_model, model_names, read_card
 from sepclip.terminal import out, print_json, say, say_some
 
 _LISTED_FILES = 10  # separated files that are listed one by one; the others are counted
 
 
 def separate(
-    run: Annotated[Path, typer.Argument(help="Folder of a trained run.", show_default=False)],
     files: Annotated[
         list[Path],
-        typer.Argument(help="Sound files, folders of sound files, or - for one on stdin.", show_default=False),
+        typer.Argument(
+            metavar="[RUN] FILE...",
+            help="Sound files, folders of sound files, or - for one on stdin; before them, a run can be given.",
+            show_default=False,
+        ),
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Model that ships with sepclip (`sepclip models` lists them) [{DEFAULT}].",
+            show_default=False,
+            autocompletion=model_names,
+        ),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder of a trained run, instead of a model.", show_default=False)
+    ] = None,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("separated"),
     overwrite: Annotated[bool, typer.Option(help="Replace results that already exist.")] = False,
     name: Annotated[str, typer.Option(help="Pattern for the names of the results.")] = "{name}_{source}",
@@ -56,7 +71,7 @@ def separate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Separate sound files of any format, length, rate and channel count.
+    """Separate sound files of any format, length, rate and channel count, with a pretrained model or your own run.
 
     The results keep the rate, length, channels, level and sample format of their input file. Long files are separated
     in overlapping blocks, joined so that each voice stays in one result; memory use does not grow with length. Existing
@@ -68,8 +83,11 @@ def separate(
     from sepclip.training.hardware import resolve_device, resolve_precision
     from sepclip.training.run import Run
 
+    chosen, files = _choose_run(files, model, run)
+    opened = Run.open(Path(chosen))
+    if is_model(chosen):
+        say(f"{chosen}: {read_card(str(chosen)).limits}")
     torch_device = resolve_device(device)
-    opened = Run.open(run)
     options = InferenceOptions(misi, channels, masks, resolve_precision(precision, torch_device))
     separator = opened.separator(torch_device, options, kmeans)
     result = separate_files(
@@ -78,7 +96,7 @@ def separate(
         out_folder,
         device=torch_device,
         weights_time=opened.trained_at(),
-        provenance={"run": run.resolve(), "kmeans": kmeans, "masks": masks, "misi": misi, "channels": channels},
+        provenance={"run": opened.path.resolve(), "kmeans": kmeans, "masks": masks, "misi": misi, "channels": channels},
         options=Options(format_name, subtype, overload, residual, name, overwrite, jobs),
     )
     if as_json:
@@ -107,3 +125,31 @@ def separate(
             most=50,
         )
         raise typer.Exit(EXIT_USER_ERROR)
+
+
+def _choose_run(files: list[Path], model: str | None, run: Path | None) -> tuple[str | Path, list[Path]]:
+    """Return the model or run to use, and the files: the first of them can be the run. Raises BadParameter if unclear.
+
+    Without any of the three, the default model is used.
+    """
+    if model is not None and run is not None:
+        raise typer.BadParameter("give either --model or --run")
+    first, *others = files
+    names_run = (first / CONFIG).is_file() or (not first.exists() and is_model(first))
+    if model is None and run is None and not names_run:
+        if not first.exists() and not first.suffix and str(first) != "-":
+            find_run(first)  # neither a file nor a run: not silently another model for the files after it
+        return DEFAULT, files
+    if names_run:
+        if model is not None or run is not None:
+            raise typer.BadParameter(
+                f"{first} is a run, and {'--model' if model else '--run'} is given too: leave one out"
+            )
+        if not others:
+            raise typer.BadParameter(f"give the files to separate after {first}")
+        return first, others
+    if model is not None:
+        read_card(model)  # the error for a wrong name lists the right ones
+        return model, files
+    assert run is not None
+    return run, files

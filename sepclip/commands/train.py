@@ -84,7 +84,8 @@ def train(
     init_from: Annotated[
         Path | None,
         typer.Option(
-            help=_help("init_from", "Run whose best weights initialise a new run (fine-tuning)."), show_default=False
+            help=_help("init_from", "Run or model whose best weights initialise a new run (fine-tuning)."),
+            show_default=False,
         ),
     ] = None,
     save_every: Annotated[

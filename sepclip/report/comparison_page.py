@@ -70,7 +70,7 @@ def comparison_page(first: Path, second: Path) -> Page:
         _add_scores(page, pair)
     if runs:
         # curves on common axes, the dynamics of each run, and the differences in configuration
-        histories = [MetricsHistory.read(path, name) for path, name in zip((first, second), names, strict=True)]
+        histories = [MetricsHistory.read(run.path, name) for run, name in zip(runs, names, strict=True)]
         page.add("training", "Training", ZOOM_HELP, grid([chart.markup() for chart in training_charts(histories)]))
         for number, (path, name) in enumerate(zip((first, second), names, strict=True), 1):
             records = read_dynamics(path)

@@ -16,10 +16,10 @@ from sepclip.training.run import Run
 
 def contents(path: Path) -> dict[str, str]:
     """Return what a run or a mixture set contains: short names to texts. Raises UserError for any other folder."""
-    if not path.exists():
-        raise UserError(f"{path}: no such folder")
     if is_run(path):
         return _run_contents(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such folder")
     if (path / SET_FILE).is_file():
         return _set_contents(path)
     raise UserError(f"{path} is neither a run (config.yaml) nor a mixture set ({SET_FILE})")
@@ -28,8 +28,8 @@ def contents(path: Path) -> dict[str, str]:
 def _run_contents(path: Path) -> dict[str, str]:
     """Return the settings of a run, its progress, the mean scores of each evaluation, and its report."""
     run = Run.open(path)
-    facts = {"run": str(path), **run_facts(run, MetricsHistory.read(path, path.name))}
-    facts["data"] = read_environment(path)["data"]["path"]
+    facts = {"run": str(path), **run_facts(run, MetricsHistory.read(run.path, path.name))}
+    facts["data"] = read_environment(run.path)["data"]["path"]
     facts["mixtures"] = str(run.layout)
     latest = checkpoint.find(run.checkpoint_path("last"))
     facts["checkpoint"] = f"at step {checkpoint.load_progress(latest).step:,}" if latest else "none yet"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sepclip.errors import UserError
+from sepclip.pretrained.model_cards import find_run
 from sepclip.report.charts import Chart
 from sepclip.report.comparison_page import ScoredPair, distinct_names, read_pair
 from sepclip.report.curves import MetricsHistory, dynamics_charts, read_dynamics, training_charts
@@ -68,7 +69,9 @@ def _charts(paths: Sequence[Path]) -> list[Chart]:
     if not all(is_run(path) for path in paths):
         return []
     names = [paths[0].name] if len(paths) == 1 else distinct_names(*paths)
-    charts = training_charts([MetricsHistory.read(path, name) for path, name in zip(paths, names, strict=True)])
+    charts = training_charts(
+        [MetricsHistory.read(find_run(path), name) for path, name in zip(paths, names, strict=True)]
+    )
     for number, path in enumerate(paths, 1):
         records = read_dynamics(path)
         if records is not None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sepclip.errors import UserError, counted
+from sepclip.pretrained.model_cards import is_model
 from sepclip.report.curves import GAIN as VALIDATION_GAIN
 from sepclip.report.curves import MetricsHistory, dynamics_charts, read_dynamics, training_charts
 from sepclip.report.examples import example_source, select_examples, validation_source
@@ -24,14 +25,14 @@ ZOOM_HELP = "Drag over a plot to zoom; all plots of this section move together."
 
 
 def is_run(path: Path) -> bool:
-    """Return whether a folder contains a run."""
-    return (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file()
+    """Return whether a folder contains a run, or ``path`` is the name of a model."""
+    return is_model(path) or ((path / CONFIG).is_file() and (path / ENVIRONMENT).is_file())
 
 
 def run_page(path: Path) -> Page:
-    """Return the page of a run. Raises UserError if ``path`` is not a run."""
+    """Return the page of a run or a model. Raises UserError if ``path`` is neither."""
     run = Run.open(path)
-    history = MetricsHistory.read(path, path.resolve().name)
+    history = MetricsHistory.read(run.path, path.resolve().name)
     all_scores = evaluations(path)
     page = Page("sepclip report of a run", path.resolve().name, _headline(history, all_scores), run_facts(run, history))
     # what to listen to, then the scores of each evaluation

@@ -21,7 +21,7 @@ def build_page(path: Path, other: Path | None = None) -> Page:
     Raises UserError for other folders.
     """
     for folder in filter(None, (path, other)):
-        if not folder.is_dir():
+        if not folder.is_dir() and not is_run(folder):
             raise UserError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
     if other is not None:
         # imports scipy, which the page at the end of a training does not need
@@ -51,6 +51,7 @@ def write_report(paths: Sequence[Path], out: Path | None = None) -> Path:
     if target.is_dir():
         target = target / name
     document = page.render()
+    target.parent.mkdir(parents=True, exist_ok=True)  # of a model there is no folder yet
     write_text(target, document)
     size = len(document.encode())
     if size > MOST_BYTES:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sepclip.errors import UserError
 from sepclip.model.inference import BlockSeparator, Channels, InferenceOptions, MaskSource
+from sepclip.pretrained.model_cards import DEFAULT
 from sepclip.separation.stream import separate_wave
 from sepclip.training.hardware import resolve_device, resolve_precision
 from sepclip.training.run import Run
@@ -26,7 +27,7 @@ class Separator:
     @classmethod
     def load(
         cls,
-        run: str | Path,
+        run: str | Path = DEFAULT,
         *,
         device: str = "auto",
         precision: str = "auto",
@@ -34,9 +35,9 @@ class Separator:
         channels: Channels = "mid",
         misi: int = 0,
     ) -> "Separator":
-        """Load the best weights of a run; the options are those of ``sepclip separate``.
+        """Load the best weights of a run, or the model of that name; the options are those of ``sepclip separate``.
 
-        Raises UserError if the folder is not a run or is damaged, or if the run does not support the options.
+        Raises UserError if there is no such run or model, if it is damaged, or if the run does not support the options.
         """
         torch_device = resolve_device(device)
         options = InferenceOptions(misi, channels, masks, resolve_precision(precision, torch_device))

@@ -22,6 +22,7 @@ from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.inference import BlockSeparator, InferenceOptions
 from sepclip.model.separator import SeparationModel, require_trainable
+from sepclip.pretrained.model_cards import find_run, is_model
 from sepclip.training import checkpoint, tensorboard
 from sepclip.training.hardware import AUTOMATIC, resolve_device, resolve_hardware
 from sepclip.training.state import build_separator
@@ -159,9 +160,11 @@ class Run:
 
     @classmethod
     def open(cls, path: Path) -> "Run":
-        """Open a run to use or inspect it. Raises UserError if ``path`` is not a run, or if its files are damaged."""
-        if not path.exists():
-            raise UserError(f"{path}: no such run; `sepclip train DATA --run {path}` creates one")
+        """Open a run, or the model that ``path`` names, to use or inspect it.
+
+        Raises UserError if ``path`` is neither, or if its files are damaged.
+        """
+        path = find_run(path)
         if not (path / CONFIG).is_file() or not (path / ENVIRONMENT).is_file():
             raise UserError(f"{path} is not a run ({CONFIG} or {ENVIRONMENT} is missing); `sepclip train` creates one")
         # the files of a run are read as untrusted: plain YAML and JSON (tests/training/test_hostile.py)
@@ -209,6 +212,8 @@ class Run:
             folder = checkpoint.find(self.checkpoint_path(which))
             if folder:
                 return folder
+        if (self.path / checkpoint.WEIGHTS).is_file():  # a model that ships with sepclip
+            return self.path
         raise UserError(f"{self.path} has no checkpoint yet: continue it with `sepclip train`")
 
 
@@ -228,9 +233,14 @@ def _shortens(key: str, old: Any, new: Any) -> bool:
 
 
 def _with_full_path(config: Config) -> Config:
-    """Return ``config`` with the full path of ``init_from``, as the run may be resumed from another folder."""
+    """Return ``config`` with the full path of ``init_from``, as the run may be resumed from another folder.
+
+    The name of a model stays a name, since the package may be elsewhere then.
+    """
     path = config.init_from
-    return config if path is None else config.model_copy(update={"init_from": str(Path(path).resolve())})
+    return (
+        config if path is None or is_model(path) else config.model_copy(update={"init_from": str(Path(path).resolve())})
+    )
 
 
 class Busy(UserError):
