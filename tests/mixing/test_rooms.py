@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -184,3 +187,18 @@ def test_noise_that_has_moved_is_told(corpus, noise, tmp_path):
     mixtures = MixtureSet.open(tmp_path / "out")
     with pytest.raises(UserError, match="noise"):
         mixtures.waves("tr", mixtures.recipes("tr")[0])
+
+
+def test_the_script_for_rooms_writes_rooms_that_can_be_used(tmp_path: Path) -> None:
+    pytest.importorskip("pyroomacoustics")
+    script = Path(__file__).parents[2] / "examples" / "make_rooms.py"
+    subprocess.run([sys.executable, script, tmp_path, "--rooms", "2", "--rate", "8000"], check=True)
+    for room in ("0000", "0001"):
+        responses = [read_response(path, 8000) for path in sorted((tmp_path / room).iterdir())]
+        assert len(responses) == 3
+        for response in responses:
+            assert response[0] == 1
+            # the energy falls by 60 dB within the longest reverberation time, half a second; there is an echo before
+            energy = np.cumsum(np.square(response[::-1], dtype=np.float64))[::-1]
+            assert energy[200] > 1e-3 * energy[0]
+            assert energy[4000:].max(initial=0) < 1e-4 * energy[0]

@@ -139,5 +139,5 @@ def test_models_are_listed_without_heavy_imports() -> None:
 
 
 def test_a_model_that_is_missing_from_python_is_named() -> None:
-    with pytest.raises(UserError, match="no such run or model.*the models are"):
+    with pytest.raises(UserError, match=r"no such run or model.*the models are"):
         Separator.load("nowhere")
