@@ -185,7 +185,7 @@ def test_what_help_imports_is_light(name: str) -> None:
 @pytest.mark.parametrize("name", modules())
 def test_files_stay_readable(name: str) -> None:
     # clip.py is made to be copied, so it must stay one file; all keys and all losses are each to be read in one place
-    most = {"clip": 900, "config.schema": 400, "model.losses": 400}.get(name, 350)
+    most = {"clip": 1000, "config.schema": 400, "model.losses": 400}.get(name, 350)
     assert len(modules()[name].read_text(encoding="utf-8").splitlines()) <= most
 
 
