@@ -321,7 +321,7 @@ class AutoClip(NormRule):
         return Step(norm, threshold, min(step.factor for step in steps.values()), parts=steps)
 
     def _check_names(self, names: list[str]) -> None:
-        """Choose the plain names of tensors that are new, from all names; ValueError if parts cannot be told apart."""
+        """Choose the plain names of tensors that are new, from all names; ValueError if two tensors have one name."""
         if self.per == "all":
             return
         if self.per == "layer":
