@@ -13,6 +13,7 @@ PACKAGE = Path(sepclip.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "startup": set(),
+    "unique_yaml": set(),
     "pretrained": set(),
     "clip": set(),
     "integrations": {"clip"},
@@ -20,10 +21,10 @@ LAYERS: dict[str, set[str]] = {
     "parallel": {"errors", "terminal"},
     "audio": {"errors"},
     "mixing": {"audio", "errors", "terminal"},
-    "corpora": {"mixing", "audio", "parallel", "errors", "terminal"},
+    "corpora": {"mixing", "audio", "parallel", "errors", "terminal", "unique_yaml"},
     "scoring": {"audio", "parallel", "errors", "terminal"},
     "model": {"audio", "errors"},
-    "config": {"clip", "model", "mixing", "audio", "errors"},
+    "config": {"clip", "model", "mixing", "audio", "errors", "unique_yaml"},
 }
 LAYERS["training"] = {"config", "model", "mixing", "audio", "clip", "parallel", "startup", "errors", "terminal"}
 LAYERS["separation"] = {"training", "model", "audio", "parallel", "errors", "terminal"}
