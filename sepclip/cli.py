@@ -24,7 +24,7 @@ from sepclip.commands.separate import separate
 from sepclip.commands.sweep import sweep
 from sepclip.commands.train import train
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR, Stopped, UserError
-from sepclip.terminal import notes, say
+from sepclip.terminal import print_error, say
 
 
 class _InOrderOfUse(TyperGroup):
@@ -99,7 +99,8 @@ def _exit_code(run: Callable[[], object]) -> int:
     try:
         run()
     except UserError as error:
-        return _fail(str(error))
+        print_error(error)
+        return EXIT_USER_ERROR
     except Stopped as stop:
         say(str(stop))
         return stop.exit_code
@@ -111,12 +112,6 @@ def _exit_code(run: Callable[[], object]) -> int:
         sys.stderr.close()  # nobody reads stdout any more, so do not print an error either
         return EXIT_USER_ERROR
     except OSError as error:  # such as a folder without permission to enter
-        path = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{path}{error.strerror or error}")
+        print_error(error)
+        return EXIT_USER_ERROR
     return 0
-
-
-def _fail(message: str) -> int:
-    """Print an error on stderr and return the exit code of a user error."""
-    notes.print(f"error: {message}", markup=False, soft_wrap=True, style="red")
-    return EXIT_USER_ERROR

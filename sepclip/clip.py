@@ -31,16 +31,18 @@ the threshold is absolute), name the attributes to save in ``memory``, and add t
 import inspect
 import math
 import re
+import sys
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-Parameters = torch.nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+Parameters = torch.nn.Module | Iterable[Tensor] | Iterable[tuple[str, Tensor]] | Iterable[Mapping[str, Any]]
+"""A module, its parameters with or without names, or the ``param_groups`` of an optimizer."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Rule:
     name: ClassVar[str]
     grammar: ClassVar[str]  # the text form, for error messages
     memory: ClassVar[tuple[str, ...]] = ()  # attributes that belong to the state: numbers, strings, lists or dicts
+    never_negative: ClassVar[tuple[str, ...]] = ()  # those of them that a saved state may not have below zero
+    _steps_without_gradient = 0  # in a row; not part of the state
     traits: frozenset[str]
     """Which gradients share a factor ("whole", "group" or "element"), and "scale-free" if scaling all norms by a
     constant leaves the factors unchanged. The tests choose by these which laws a rule must obey."""
@@ -95,12 +99,15 @@ class Rule:
     def __call__(self, parameters: Parameters) -> Step:
         """Clip the gradients of ``parameters``, named or not, in place, with one transfer from the device.
 
-        Raises TooManySkipped; TypeError for gradients whose true norm cannot be computed here; ValueError if the rule
-        needs names and gets none.
+        A tensor that is given twice counts once. Raises TooManySkipped; TypeError for gradients whose true norm cannot
+        be computed here; ValueError if there is nothing to clip (no parameters, tensors that cannot have a gradient, or
+        no gradient in two steps in a row), or if the rule needs names and gets none.
         """
+        distinct = _distinct(parameters)
+        self._check_names([name for name, _ in distinct])
         names, owners, gradients = [], [], []
         # collect what has a gradient; frozen parameters have none
-        for name, owner in _named(parameters):
+        for name, owner in distinct:
             gradient = owner.grad
             if gradient is not None:
                 names.append(name)
@@ -110,6 +117,9 @@ class Rule:
                     gradient.is_complex() or gradient.requires_grad or owner.__dict__
                 )
                 gradients.append(gradient if plain else _dense_gradient(name, owner))
+        if not gradients:
+            self._check_absence([owner for _, owner in distinct])
+        self._steps_without_gradient = 0 if gradients else self._steps_without_gradient + 1
         # the rule itself; everything else in this method is bookkeeping
         step = self._clip(names, owners, gradients)
         self.steps += 1
@@ -133,6 +143,20 @@ class Rule:
         """
         raise NotImplementedError
 
+    def _check_names(self, names: list[str]) -> None:
+        """Raise ValueError if the rule cannot use the names of all parameters, including those without a gradient."""
+
+    def _check_absence(self, owners: list[Tensor]) -> None:
+        """Raise ValueError if the absence of any gradient must be a mistake: the optimizer would move unclipped."""
+        hint = "give it model.parameters() in each step, because a generator that is kept is empty after the first"
+        _require(owners, f"{self!r} got no parameters: {hint}")
+        possible = any(owner.requires_grad for owner in owners)
+        hint = "give it model.parameters(), not buffers, detached tensors, .data or a frozen model"
+        _require(possible, f"none of the {len(owners)} tensors given to {self!r} can have a gradient: {hint}")
+        hint = "call the rule after backward(), with the parameters of the model that is trained and not of a copy"
+        repeated = self._steps_without_gradient > 0
+        _require(not repeated, f"{self!r} found no gradient in {len(owners)} tensors, two steps in a row: {hint}")
+
     def clipped_shares(self) -> dict[str, float]:
         """Return the share of clipped steps of each part that has a threshold of its own, the most clipped first."""
         return {}
@@ -142,7 +166,11 @@ class Rule:
         return {"rule": repr(self), **{key: getattr(self, key) for key in (*_COUNTERS, *self.memory)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state``. Raises ValueError, and changes nothing, if it belongs to another kind of rule."""
+        """Continue from ``state``. Raises ValueError, and changes nothing, if it is damaged or of another kind of rule.
+
+        A value is damaged if its type is not the one that the rule has for it.
+        """
+        _require(isinstance(state, Mapping), f"the state of a rule is a mapping, not {state!r:.40}")
         # only the name of the rule must agree, because its options may change between runs
         if re.split("[:,]", str(state.get("rule")))[0] != self.name:
             raise ValueError(f"the state belongs to the rule {state.get('rule')!r}, this is {self!r}")
@@ -150,6 +178,12 @@ class Rule:
         missing = self.state_dict().keys() - state.keys()
         if missing:
             raise ValueError(f"the state of {state['rule']!r} lacks {', '.join(sorted(missing))}")
+        for key in (*_COUNTERS, *self.memory):
+            least = 0 if key in _COUNTERS or key in self.never_negative else -math.inf
+            fits = _is_like(state[key], getattr(self, key), least)
+            _require(fits, f"the state of {state['rule']!r} is damaged: {key} is {state[key]!r:.40}")
+        most = max(state[key] for key in _COUNTERS)
+        _require(most <= state["steps"], f"the state of {state['rule']!r} is damaged: it counts more than its steps")
         self._restore(state)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -244,6 +278,9 @@ class AutoClip(NormRule):
         self.traits = frozenset({"whole" if per == "all" else "group"} | ({"scale-free"} if not eps else set()))
         self._histories: dict[str, History] = {}  # by part; "" is the history of the norm of all gradients
         self._counts: dict[str, list[int]] = {}  # of each part: its steps, and how many of them were clipped
+        self._plain_names: dict[str, str] = {}  # of each tensor: its name without the prefixes of wrappers,
+        self._parts: dict[str, str] = {}  # and its part
+        self._unnamed: int | None = None  # number of tensors without a name in a step
 
     def _threshold(self, norm: float, part: str = "") -> float:
         history = self._histories.get(part)
@@ -283,13 +320,40 @@ class AutoClip(NormRule):
         threshold = math.hypot(*(step.threshold for step in steps.values()))
         return Step(norm, threshold, min(step.factor for step in steps.values()), parts=steps)
 
-    def _members(self, names: list[str]) -> dict[str, list[int]]:
-        """Return the parts that have histories, each with the indices of its tensors in ``names``."""
+    def _check_names(self, names: list[str]) -> None:
+        """Choose the plain names of tensors that are new, from all names; ValueError if two tensors have one name."""
+        if self.per == "all":
+            return
         if self.per == "layer":
             _require_names(names, self)
+        self._check_unnamed(names)
+        # a name that was seen keeps its plain name, even if other names are given in this step
+        if not self._plain_names.keys() >= set(names):
+            plain = _without_wrappers(names, lambda name: self._part(name) in self._histories)
+            self._plain_names = dict(zip(names, plain, strict=True)) | self._plain_names
+            self._parts = {name: self._part(plain) for name, plain in self._plain_names.items()}
+        if len({self._plain_names[name] for name in names}) < len(names):
+            raise ValueError(f"{self!r} got two tensors of the same name: give each a name of its own")
+
+    def _check_unnamed(self, names: list[str]) -> None:
+        """Raise ValueError if the number of tensors without a name differs from that of the step before."""
+        # an index stands for the same tensor only if the list of tensors stays the same
+        count = sum(name.startswith(_UNNAMED) for name in names)
+        if self._unnamed is None:  # the first step: all indices of a restored history must still have a tensor
+            indices = [int(part[1:]) for part in self._histories if re.fullmatch(rf"{_UNNAMED}\d+", part)]
+            self._unnamed = max([count, *(index + 1 for index in indices)])
+        hint = "give all of them in each step, or use model.named_parameters()"
+        _require(count == self._unnamed, f"{self!r} got {count} tensors without names, {self._unnamed} before: {hint}")
+
+    def _part(self, plain_name: str) -> str:
+        """Return the part, which has a history, of a tensor."""
+        return layer_of(plain_name) if self.per == "layer" else plain_name
+
+    def _members(self, names: list[str]) -> dict[str, list[int]]:
+        """Return the parts that have histories, each with the indices of its tensors in ``names``."""
         members: dict[str, list[int]] = {}
-        for index, name in enumerate(_without_wrappers(names)):
-            members.setdefault(layer_of(name) if self.per == "layer" else name, []).append(index)
+        for index, name in enumerate(names):
+            members.setdefault(self._parts[name], []).append(index)
         return members
 
     def clipped_shares(self) -> dict[str, float]:
@@ -306,13 +370,20 @@ class AutoClip(NormRule):
     def _restore(self, state: dict[str, Any]) -> None:
         # The percentile may differ. But sorted norms have lost their order, and a window has lost the norms before it,
         # so the window can only be kept or shrunk.
-        saved = state["window"]
-        fits = saved == self.window or (saved and self.window and self.window < saved)
+        saved, histories, parts = state["window"], state["histories"], state["parts"]
+        fits = saved == self.window or (_is_like(saved, 0) and self.window and self.window < saved)
         if state["per"] != self.per or not fits:
             raise ValueError(f"the histories of {state['rule']!r} cannot be used by {self!r}")
+        # everything is checked before anything is changed
+        for name, by_part, sound in (("histories", histories, _are_norms), ("parts", parts, _are_part_counts)):
+            damage = f"the state of {state['rule']!r} is damaged: its {name}"
+            _require(isinstance(by_part, Mapping), f"{damage} are not a mapping")
+            for part, values in by_part.items():
+                _require(isinstance(part, str) and sound(values), f"{damage} have {values!r:.40} for {part!r:.40}")
         super()._restore(state)
-        self._histories = {part: History(self.window, norms) for part, norms in state["histories"].items()}
-        self._counts = {part: list(counts) for part, counts in state["parts"].items()}
+        self._histories = {part: History(self.window, norms) for part, norms in histories.items()}
+        self._counts = {part: list(counts) for part, counts in parts.items()}
+        self._plain_names, self._parts, self._unnamed = {}, {}, None
 
 
 class NoClipping(NormRule):
@@ -430,6 +501,7 @@ class MovingAverageRule(NormRule):
     """The base class of rules with a moving mean and variance: plain over ``warmup`` steps, then exponential."""
 
     memory = ("seen", "mean", "variance")
+    never_negative = ("seen", "variance")
 
     def __init__(self, value: float, decay: float, warmup: int, most_skipped: int):
         super().__init__(most_skipped)
@@ -509,7 +581,7 @@ class Pascanu(NormRule):
 
     name = "pascanu"
     grammar = "pascanu:M[,warmup=K] (M > 0)"
-    memory = ("seen", "total")
+    memory = never_negative = ("seen", "total")
 
     def __init__(self, value: float, warmup: int = 1000, most_skipped: int = 100):
         super().__init__(most_skipped)
@@ -692,21 +764,43 @@ def layer_of(name: str) -> str:
     return ".".join(filter(None, (module, layer[1]))) if layer else module or leaf
 
 
-def _named(parameters: Parameters) -> Iterable[tuple[str, Tensor]]:
-    """Yield the parameters with their names, or with ``#`` and their index if they have none."""
+def _distinct(parameters: Parameters) -> list[tuple[str, Tensor]]:
+    """Return each tensor of ``parameters`` once, with its name, or with ``#`` and its index if it has none."""
+    distinct: dict[int, tuple[str, Tensor]] = {}  # by identity: equal weights are different tensors
+    for name, owner in _named(parameters):
+        if id(owner) not in distinct:
+            distinct[id(owner)] = (f"{_UNNAMED}{len(distinct)}" if name is None else name, owner)
+    return list(distinct.values())
+
+
+def _named(parameters: object) -> Iterable[tuple[str | None, Tensor]]:
+    """Yield tensors with their names, None if they have none. Raises TypeError for anything but ``Parameters``."""
     if isinstance(parameters, torch.nn.Module):
         parameters = parameters.named_parameters()
-    if isinstance(parameters, Tensor):
-        parameters = [parameters]
-    for index, entry in enumerate(parameters):
-        yield entry if isinstance(entry, tuple) else (f"{_UNNAMED}{index}", entry)
+    single = isinstance(parameters, Tensor | Mapping | str) or not isinstance(parameters, Iterable)
+    for entry in [parameters] if single else parameters:  # type: ignore[attr-defined]
+        match entry:
+            case Tensor():
+                yield None, entry
+            case (str(), Tensor()):
+                yield entry
+            case {"params": tensors, "param_names": names}:  # a group of an optimizer of named parameters
+                yield from zip(names, tensors, strict=True)
+            case {"params": tensors}:
+                yield from _named(tensors)
+            case Mapping():  # from names to tensors
+                yield from _named(entry.items())
+            case _:
+                hint = "give a rule model.named_parameters(), model.parameters() or optimizer.param_groups"
+                raise TypeError(f"{entry!r:.40} is not a parameter: {hint}")
 
 
-def _without_wrappers(names: list[str]) -> list[str]:
+def _without_wrappers(names: list[str], is_known: Callable[[str], bool]) -> list[str]:
     """Return the names without the prefixes of wrappers, so that a run can resume with other wrappers."""
     names = [_WRAPPER.sub("", name) for name in names]
-    # DistributedDataParallel puts "module." before all names; before some only, it belongs to the model
-    while all(name.startswith("module.") for name in names):
+    # DistributedDataParallel puts "module." before all names; before some only, or before names with a history, it
+    # belongs to the model
+    while names and all(name.startswith("module.") for name in names) and not any(map(is_known, names)):
         names = [name.removeprefix("module.") for name in names]
     return names
 
@@ -853,6 +947,33 @@ def _parse_option(kind: Any, text: str, key: str) -> Any:
 
 def _format(value: object) -> str:
     return str(value).removesuffix(".0")  # auto:10 and not auto:10.0
+
+
+# Values of a saved state
+
+
+def _is_like(value: object, example: object, least: float = -math.inf) -> bool:
+    """Return whether ``value`` can replace ``example`` in the memory of a rule; a number must be at least ``least``."""
+    if not isinstance(example, int | float) or isinstance(example, bool):
+        return isinstance(value, type(example))
+    if not isinstance(value, int | float) or isinstance(value, bool) or value != value:
+        return False
+    if value < least or isinstance(example, int):
+        return value >= least and isinstance(value, int)
+    # JSON may turn 2.0 into 2; an integer can be too large for a float; some rules start at infinity
+    return abs(value) <= sys.float_info.max or (isinstance(value, float) and math.isinf(example))
+
+
+def _are_norms(values: object) -> bool:
+    most = sys.float_info.max
+    return isinstance(values, list) and all(isinstance(value, int | float) and 0 < value <= most for value in values)
+
+
+def _are_part_counts(values: object) -> bool:
+    """Return whether ``values`` are the number of steps of a part, and how many of them were clipped."""
+    if not (isinstance(values, list) and len(values) == 2 and all(_is_like(value, 0, 0) for value in values)):
+        return False
+    return bool(0 < values[0] >= values[1])
 
 
 def _require(condition: object, message: str) -> None:

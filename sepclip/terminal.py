@@ -52,6 +52,15 @@ def warn(message: str) -> None:
     notes.print(f"warning: {message}", markup=False, soft_wrap=True, style="yellow")
 
 
+def print_error(error: Exception) -> None:
+    """Print the message of an error on stderr; an error of the system with its path."""
+    message = str(error)
+    if isinstance(error, OSError):
+        path = f"{error.filename}: " if error.filename else ""
+        message = f"{path}{error.strerror or error}"
+    notes.print(f"error: {message}", markup=False, soft_wrap=True, style="red")
+
+
 def say_some(heading: str, lines: list[str], most: int = 10) -> None:
     """Print a heading, up to ``most`` lines below it (all if ``--verbose`` is set), and how many more there are."""
     say(heading)

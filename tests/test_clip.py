@@ -767,12 +767,167 @@ def test_adam_does_not_move_on_a_dropped_gradient(bad):
 
 @every_rule
 def test_parameters_without_any_gradient_are_a_zero_gradient(text):
-    for nothing in ([], [("p", torch.nn.Parameter(torch.ones(3)))]):
-        assert parse(text)(nothing).skipped == "gradient is zero"
+    assert parse(text)([("p", torch.nn.Parameter(torch.ones(3)))]).skipped == "gradient is zero"
     empty = torch.nn.Parameter(torch.ones(0))
     empty.grad = torch.ones(0)
     assert parse(text)([("p", empty)]).skipped == "gradient is zero"
     assert not parse(text)([("p", empty), *parameters(1.0)]).skipped
+
+
+# What a rule is given
+
+KEPT = {  # each is given to a rule in every step: the optimizer would move by gradients that the rule never sees
+    "generator": (lambda net: net.named_parameters(), "got no parameters"),
+    "filter": (lambda net: filter(lambda p: p[1].requires_grad, net.named_parameters()), "got no parameters"),
+    "zip": (lambda net: zip("abcd", net.parameters(), strict=True), "got no parameters"),
+    "empty list": (lambda net: [], "got no parameters"),
+    "groups without parameters": (lambda net: [{"params": []}], "got no parameters"),
+    "module without parameters": (lambda net: torch.nn.Tanh(), "got no parameters"),
+    "copy": (lambda net: list(copy.deepcopy(net).named_parameters()), "found no gradient in 4 tensors, two steps"),
+    "data": (lambda net: [(n, p.data) for n, p in net.named_parameters()], "can have a gradient"),
+    "detached": (lambda net: [(n, p.detach()) for n, p in net.named_parameters()], "can have a gradient"),
+    "buffers": (lambda net: list(torch.nn.BatchNorm1d(4).named_buffers()), "can have a gradient"),
+    "state dict": (lambda net: net.state_dict(), "can have a gradient"),
+    "frozen": (lambda net: copy.deepcopy(net).requires_grad_(False), "can have a gradient"),
+}
+
+
+def small_net():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
+
+
+def steps_with(rule, net, given, steps=3):
+    for _ in range(steps):
+        net.zero_grad()
+        net(torch.ones(2, 8)).sum().backward()
+        yield rule(given)
+
+
+@every_rule
+@pytest.mark.parametrize("kind", KEPT)
+def test_parameters_that_never_have_a_gradient_are_refused(text, kind):
+    give, reason = KEPT[kind]
+    rule, net = parse(text), small_net()
+    with pytest.raises(ValueError, match=reason):
+        list(steps_with(rule, net, give(net)))
+
+
+def test_single_steps_without_a_gradient_are_skipped():
+    rule, net = parse("auto:50"), small_net()
+    for _ in range(3):
+        net.zero_grad()
+        assert rule(net).skipped == "gradient is zero"
+        assert not next(steps_with(rule, net, net)).skipped
+    assert (rule.steps, rule.skipped) == (6, 3)
+
+
+GIVEN = {
+    "groups": lambda net: torch.optim.SGD(net.parameters(), 0.1).param_groups,
+    "groups with names": lambda net: torch.optim.SGD(net.named_parameters(), 0.1).param_groups,
+    "two groups": lambda net: torch.optim.SGD([{"params": m.parameters()} for m in (net[0], net[2])], 0.1).param_groups,
+    "one group": lambda net: torch.optim.SGD(net.parameters(), 0.1).param_groups[0],
+    "dictionary": lambda net: dict(net.named_parameters()),
+    "twice": lambda net: [*net.parameters(), *net.parameters()],
+    "twice, with two names": lambda net: [*net.named_parameters(), *net.named_parameters("again")],
+    "groups that overlap": lambda net: [{"params": list(net.parameters())}, {"params": [net[0].weight]}],
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+@pytest.mark.parametrize("text", ["norm:0.001", "value:0.001", "agc:0.001", "auto:50,per=tensor"])
+def test_rule_takes_groups_and_counts_a_tensor_once(text, kind):
+    plain, net = small_net(), small_net()
+    want = list(steps_with(parse(text), plain, plain))
+    got = list(steps_with(parse(text), net, GIVEN[kind](net)))
+    assert [step.norm for step in got] == [step.norm for step in want]
+    assert [step.factor for step in got] == [step.factor for step in want]
+    assert [list(step.parts.values()) for step in got] == [list(step.parts.values()) for step in want]
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(net.parameters(), plain.parameters(), strict=True))
+
+
+def test_groups_with_names_have_layers():
+    net = small_net()
+    (step,) = steps_with(parse("auto:50,per=layer"), net, GIVEN["groups with names"](net), steps=1)
+    assert set(step.parts) == {"0", "2"}
+
+
+@pytest.mark.parametrize("wrong", ["weights", 3, None, ["a"], [("a", 1)], [[1.0]], [torch.nn.Linear(1, 1)], {"a": 1}])
+def test_other_arguments_are_refused(wrong):
+    with pytest.raises(TypeError, match=r"is not a parameter: give a rule model.named_parameters\(\)"):
+        parse("norm:1")(wrong)
+
+
+# Names that decide the parts
+
+
+class Trunk(torch.nn.Module):
+    """A network with a submodule called ``module``, as if it were wrapped."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.module = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
+        self.head = torch.nn.Linear(8, 1)
+
+    def backward(self, step, scale=1.0, head=True):
+        self.zero_grad()
+        hidden = self.module(torch.randn(4, 8, generator=torch.Generator().manual_seed(step)))
+        ((self.head(hidden) if head else hidden).sum() * scale).backward()
+
+
+def with_gradient(net):
+    return [(name, owner) for name, owner in net.named_parameters() if owner.grad is not None]
+
+
+@pytest.mark.parametrize("give", [Trunk.named_parameters, with_gradient])
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("text", ["auto:50,per=layer", "auto:50,per=tensor"])
+def test_parts_do_not_depend_on_which_tensors_have_a_gradient(text, resume, give):
+    """A spike in a step in which the head has no gradient is clipped against the history of its layer."""
+    net, rule = Trunk(), parse(text)
+    for step in range(30):
+        net.backward(step)
+        rule(give(net))
+    if resume:
+        state, rule = rule.state_dict(), parse(text)
+        rule.load_state_dict(state)
+    net.backward(30, scale=1e4, head=False)
+    spike = rule(give(net))
+    assert all(part.startswith("module.") and step.factor < 1e-2 for part, step in spike.parts.items())
+    assert {len(norms) for part, norms in rule.state_dict()["histories"].items() if "module" in part} == {31}
+
+
+def test_parts_stay_the_same_when_a_frozen_layer_joins():
+    net, rule = Trunk(), parse("auto:50,per=layer")
+    for step in range(6):
+        net.backward(step, head=step > 2)
+        rule(with_gradient(net))
+    assert [len(norms) for norms in rule.state_dict()["histories"].values()] == [6, 6, 3]
+
+
+def test_unnamed_tensors_must_stay_the_same_number():
+    net, rule = Trunk(), parse("auto:50,per=tensor")
+    net.backward(0)
+    rule(net.parameters())
+    net.backward(1, head=False)
+    assert len(rule(net.parameters()).parts) == 4
+    with pytest.raises(ValueError, match=r"got 4 tensors without names, 6 before: give all .*named_parameters\(\)"):
+        rule([owner for _, owner in with_gradient(net)])
+    restored = parse("auto:50,per=tensor")
+    restored.load_state_dict(rule.state_dict())
+    with pytest.raises(ValueError, match="got 4 tensors without names, 6 before"):
+        restored([owner for _, owner in with_gradient(net)])
+
+
+@pytest.mark.parametrize("per", ["layer", "tensor"])
+def test_two_tensors_of_one_name_are_refused(per):
+    net = small_net()
+    net(torch.ones(1, 8)).sum().backward()
+    pairs = [*net[0].named_parameters(), *net[2].named_parameters()]
+    with pytest.raises(ValueError, match="two tensors of the same name"):
+        parse(f"auto:50,per={per}")(pairs)
+    assert not parse("auto:50")(pairs).skipped
 
 
 @every_rule
@@ -855,6 +1010,44 @@ def test_incomplete_state_is_refused(text):
         del state[key]
         with pytest.raises(ValueError, match=f"lacks {key}|the state belongs to the rule None"):
             parse(text).load_state_dict(state)
+
+
+DAMAGE = [
+    *((key, value) for key in ("steps", "clipped", "skipped") for value in (-1, 1.5, None, "7", [], True)),
+    ("steps", 0),
+    *(
+        ("histories", value)
+        for value in (None, [], {"": None}, {"": 3}, {"": "abc"}, {"": ["x"]}, {"": [[1.0]]}, {3: []})
+    ),
+    *(("histories", {"": [value]}) for value in (0.0, -1.0, math.nan, math.inf, None, 10**400)),
+    *(("parts", value) for value in (None, [], {"a": 3}, {"a": [1]}, {"a": [1, 2]}, {"a": [0, 0]}, {"a": ["1", 0]})),
+    *(("window", value) for value in ("9", [9], 2.5)),
+    ("per", ["layer"]),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), DAMAGE)
+def test_damaged_state_of_autoclip_is_refused_and_changes_nothing(key, value):
+    rule = parse("auto:50,window=4")
+    run(rule, NORMS)
+    before = rule.state_dict()
+    with pytest.raises(ValueError, match=r"is damaged|cannot be used by"):
+        rule.load_state_dict({**before, key: value})
+    assert rule.state_dict() == before
+
+
+@every_rule
+def test_damaged_state_is_refused(text):
+    rule = parse(text)
+    run(rule, NORMS)
+    for wrong in (None, [], "state", 3):
+        with pytest.raises(ValueError, match="the state of a rule is a mapping"):
+            parse(text).load_state_dict(wrong)
+    for key in rule.memory:
+        for wrong in (None, "x", [], math.nan, True, 10**400, -1.0 if key in rule.never_negative else {}):
+            if (key, wrong) != ("seen", 10**400):  # many steps, but a whole number
+                with pytest.raises(ValueError, match=f"is damaged: {key} is"):
+                    parse(text).load_state_dict({**rule.state_dict(), key: wrong})
 
 
 # Gradients of every kind

@@ -10,6 +10,7 @@ from sepclip.config.load import configs_folder, differences, flatten, load_confi
 from sepclip.config.schema import Config
 from sepclip.errors import UserError
 from sepclip.model.networks import NETWORKS
+from sepclip.unique_yaml import load_yaml
 
 
 def test_base_holds_every_key_with_a_comment() -> None:
@@ -217,3 +218,46 @@ def test_kmeans_settings_can_change_after_training() -> None:
 def test_a_wrong_kmeans_setting_is_refused(loss: str, text: str, word: str) -> None:
     with pytest.raises(UserError, match=re.escape(word)):
         with_kmeans(load_config(settings=[f"loss.name={loss}"]), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("train:\n  steps: 5\n  steps: 6\n", ["recipe.yaml is not YAML", "'steps' is given twice", "line 3"]),
+        ("train:\n  steps: 5\nclip: none\ntrain:\n  keep: 2\n", ["'train' is given twice", "line 4"]),
+        ("train: {steps: 5}\ntrain.steps: 6\n", ["train.steps is given twice"]),
+        ("train:\nclip: none\n", ["recipe.yaml: the section train is empty", "or remove it"]),
+        ("train: {}\n", ["section train is empty"]),
+        ("train: {steps: {}}\n", ["train.steps"]),
+        ("train:\n  steps: 5\n  epochs: 6\n", ["train.steps would override train.epochs"]),
+    ],
+)
+def test_recipe_with_a_key_twice_or_an_empty_section_is_refused(text: str, words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        load_config(str(tmp_path / "recipe.yaml"))
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_merged_yaml_mappings_may_repeat_a_key() -> None:
+    assert load_yaml("a: &a {x: 1}\nb: {<<: *a, x: 2}\n") == {"a": {"x": 1}, "b": {"x": 2}}
+
+
+def test_epochs_replace_the_steps_of_a_recipe(tmp_path: Path) -> None:
+    assert load_config("demo").train.steps == 1200
+    for config in (
+        load_config("demo", ["train.epochs=3"]),
+        load_config("demo", flags={"train.epochs": 3}),
+        load_config("demo", changes=[("set", {"train": {"epochs": 3}})]),
+    ):
+        assert (config.train.epochs, config.train.steps) == (3, None)
+    assert load_config("demo", ["train.epochs=3", "train.steps=null"]).train.epochs == 3
+    for settings, flags in ((["train.epochs=3", "train.steps=4"], {}), (["train.epochs=3"], {"train.steps": 4})):
+        with pytest.raises(UserError, match=r"train\.steps would override train\.epochs"):
+            load_config("demo", settings, flags)
+    # the configuration of a run has both keys
+    (tmp_path / "config.yaml").write_text(load_config("demo").to_yaml())
+    again = load_config(str(tmp_path / "config.yaml"))
+    assert (again.train.steps, again.train.epochs) == (1200, 100)
+    assert load_config(str(tmp_path / "config.yaml"), flags={"train.epochs": 3}).train.steps is None

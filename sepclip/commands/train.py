@@ -36,10 +36,17 @@ def _help(flag: str, text: str) -> str:
 
 
 def train(
-    data: Annotated[Path, typer.Argument(help="Mixture set written by `sepclip prepare`.", show_default=False)],
     run_folder: Annotated[
         Path, typer.Option("--run", help="Folder of the run. Created, or resumed if it exists.", show_default=False)
     ],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Mixture set written by `sepclip prepare`. Without it, RUN resumes on its own data and, unless you "
+            "give --config, with its own configuration.",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +73,13 @@ def train(
         str | None, typer.Option(help=_help("device", "auto (cuda if available, otherwise cpu), cpu, cuda or cuda:N."))
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help=_help("steps", "Total number of steps of the run; overrides epochs."), min=1)
+        int | None,
+        typer.Option(
+            help=_help(
+                "steps", "Total number of steps of the run; overrides epochs. More lengthen a run, fewer end it."
+            ),
+            min=1,
+        ),
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(help=_help("epochs", "Number of passes over the training mixtures."), min=1)
@@ -136,6 +149,12 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Set any key of configs/base.yaml, such as model.layers=2."),
     ] = None,
+    fresh_clip: Annotated[
+        bool,
+        typer.Option(
+            "--fresh-clip", help="Resume with an empty history of the clipping rule, which may be another one."
+        ),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write scalars for TensorBoard to RUN/tensorboard.")
     ] = False,
@@ -145,7 +164,10 @@ def train(
     rirs_root: RirsRoot = None,
     as_json: Json = False,
 ) -> None:
-    """Train a separator. The same command resumes it; Ctrl-C saves and stops, SIGUSR1 saves and continues.
+    """Train a separator. The same command, or --run RUN alone, resumes it; Ctrl-C saves and stops, SIGUSR1 saves.
+
+    With more steps or epochs a run is lengthened: it continues as if it had been longer from the start, except with the
+    schedule `cosine`.
 
     Several GPUs: `torchrun --nproc-per-node N -m sepclip -- train ...` gives the same result.
 
@@ -164,21 +186,23 @@ def train(
 
     if steps is not None and epochs is not None:
         raise typer.BadParameter("give --steps or --epochs, not both")
-    # --epochs also has to clear the steps of a recipe, which would override it
-    overrides = ["train.steps=null"] if epochs is not None else []
     flags = {key: _config_value(flag, arguments[flag]) for flag, key in FLAG_KEYS.items()}
     flag_names = {key: f"--{flag.replace('_', '-')}" for flag, key in FLAG_KEYS.items()}
     with joined() as ranks:
-        resolved = load_config(config, [*(settings or ()), *overrides], flags, flag_names=flag_names)
+        before = None if data else Run.open(run_folder)
+        changes = [(str(run_folder), before.config.model_dump())] if before and config is None else []
+        resolved = load_config(config, settings or (), flags, changes=changes, flag_names=flag_names)
         if tensorboard:
             require_tensorboard()
-        mixtures = MixtureSet.open(data, root, noise=noise_root, rirs=rirs_root)
+        places = {"root": root, "noise": noise_root, "rirs": rirs_root}
+        mixtures = MixtureSet.open(data, **places) if data else Run.open(run_folder).open_data(**places)
         run = ranks.first_then_others(
-            lambda: Run.start_or_resume(run_folder, resolved, mixtures), lambda: Run.open(run_folder)
+            lambda: Run.start_or_resume(run_folder, resolved, mixtures, fresh_clip=fresh_clip),
+            lambda: Run.open(run_folder),
         )
         if tensorboard and ranks.first:
             (run_folder / FOLDER).mkdir(exist_ok=True)  # this training writes the scalars if the folder exists
-        summary = train_run(run, mixtures, ranks, profile=profile)
+        summary = train_run(run, mixtures, ranks, profile=profile, fresh_clip=fresh_clip)
     if ranks.first:
         page = _write_report(run_folder, wanted=report, already_trained=summary["already"])
         _print_summary(run_folder, summary, page, as_json)
@@ -206,15 +230,24 @@ def _print_summary(run_folder: Path, summary: Mapping[str, Any], page: Path | No
     best = summary["best_valid_si_sdr_improvement"]
     score = "no validation score" if best is None else f"{best:.2f} dB SI-SDR improvement"
     out.print(
-        f"{run_folder} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps in "
-        f"{summary['seconds']:.0f} s, best at step {summary['best_step']} ({score} on the validation excerpts), "
-        f"{_clipping(summary)}",
+        f"{run_folder} {'was already' if summary['already'] else 'is'} trained: {summary['steps']} steps "
+        f"in {summary['seconds']:.0f} s{_end(summary['ended'])}, best at step {summary['best_step']} "
+        f"({score} on the validation excerpts), {_clipping(summary)}",
         markup=False,
         soft_wrap=True,
     )
     show_lines(training_lines(run_folder))
     if page:
         out.print(f"report (figures, audio): {page}", markup=False, soft_wrap=True)
+
+
+def _end(reason: str) -> str:
+    """Return why a training ended before its last step; an empty text if it did not."""
+    texts = {
+        "early stopping": ", ended by early stopping (train.early_stopping validations without an improvement)",
+        "time": ", ended by train.max_minutes",
+    }
+    return texts.get(reason, "")
 
 
 def _write_report(run_folder: Path, *, wanted: bool, already_trained: bool) -> Path | None:

@@ -1,7 +1,8 @@
 """Reading and resolving configurations: base.yaml has every key; a recipe file and ``--set`` change some of them."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 from sepclip.config.schema import Config
 from sepclip.errors import UserError
 from sepclip.model.losses import LOSSES
+from sepclip.unique_yaml import load_yaml
 
 
 def configs_folder() -> Path:
@@ -36,6 +38,7 @@ def load_config(
     Raises UserError for unknown keys and values that are not allowed.
     """
     tree = read_yaml(configs_folder() / "base.yaml")
+    flags = {key: value for key, value in (flags or {}).items() if value is not None}
     if recipe is not None:
         recipe_tree = read_yaml(shipped_path(recipe, "--config"))
         if "grid" in recipe_tree:
@@ -43,19 +46,21 @@ def load_config(
         _merge(tree, recipe_tree, recipe)
     for where, change in changes:
         _merge(tree, change, where)
+    given: dict[str, Any] = {}  # by --set and flags
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {setting}: write it as key=value, such as model.layers=2")
         try:
-            parsed = yaml.safe_load(value)
+            parsed = load_yaml(value)
         except yaml.YAMLError as error:
             raise UserError(f"--set {setting}: {value!r} is not a YAML value") from error
+        given[key.strip()] = parsed
         _set(tree, key.strip(), parsed, f"--set {setting}")
-    flags = {key: value for key, value in (flags or {}).items() if value is not None}
     names = {key: name for key, name in (flag_names or {}).items() if key in flags}
     for key, value in flags.items():
         _set(tree, key, value, names.get(key, key))
+    _choose_length(tree, given | flags, "the command")
     return _validated(tree, names)
 
 
@@ -97,13 +102,15 @@ def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the leaves of ``tree`` by dotted keys."""
-    flat: dict[str, Any] = {}
+    return dict(_leaves(tree, prefix))
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:  # an empty section too, which is an error where it is used
+            yield f"{prefix}{key}", value
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -112,7 +119,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises UserError if the file cannot be read, is not YAML, or has no keys.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -156,8 +163,24 @@ def _validated(tree: dict[str, Any], flag_names: Mapping[str, str] | None = None
 
 def _merge(tree: dict[str, Any], changes: dict[str, Any], source: str) -> None:
     """Set every leaf of ``changes`` in ``tree``; ``source`` is where they come from."""
-    for key, value in flatten(changes).items():
+    leaves = flatten(changes)
+    for key, value in leaves.items():
         _set(tree, key, value, source)
+    spellings = Counter(key for key, _ in _leaves(changes))
+    if twice := [key for key, count in spellings.items() if count > 1]:
+        raise UserError(f"{source}: {twice[0]} is given twice, below its section and with a dot: remove one")
+    whole = {key for key in flatten(tree) if key.startswith("train.")} <= leaves.keys()
+    if not whole:  # as in the configuration of a run, which has both keys
+        _choose_length(tree, leaves, source)
+
+
+def _choose_length(tree: dict[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Let ``train.epochs``, if it is one of the keys ``given`` by a source, override steps of the sources before."""
+    if given.get("train.epochs") is None:
+        return
+    if given.get("train.steps") is not None:
+        raise UserError(f"{source}: train.steps would override train.epochs: give one of them")
+    tree["train"]["steps"] = None
 
 
 def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
@@ -166,6 +189,10 @@ def _set(tree: dict[str, Any], key: str, value: Any, source: str) -> None:
     branch: Any = tree
     for section in sections:
         branch = branch.get(section) if isinstance(branch, dict) else None
+    if isinstance(branch, dict) and isinstance(branch.get(last), dict) and value in (None, {}):
+        raise UserError(
+            f"{source}: the section {key} is empty: write its keys with their values below it, or remove it"
+        )
     if not isinstance(branch, dict) or last not in branch or isinstance(branch[last], dict):
         known = list(flatten(tree))
         by_leaf = [name for name in known if name.split(".")[-1] == last]

@@ -221,7 +221,7 @@ class Optimizer(_Section):
     epsilon: float = Field(gt=0)
     momentum: float = Field(ge=0, lt=1)
     weight_decay: float = Field(ge=0)
-    schedule: Literal["constant", "cosine", "plateau"]
+    schedule: Literal["constant", "hold", "cosine", "plateau"]
     patience: int = Field(ge=0)
     warmup_steps: int = Field(ge=0)
 

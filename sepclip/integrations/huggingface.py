@@ -14,7 +14,7 @@ import math
 from typing import Any
 
 from sepclip.clip import Rule
-from sepclip.integrations import as_rule
+from sepclip.integrations import as_rule, warn_of_empty_history
 from sepclip.integrations.optimizer import OptimizerClip, clip_before_step
 
 TESTED = "transformers 4.51 to 5.23"
@@ -24,7 +24,8 @@ class ClipMixin:
     """A base class to put before the Trainer. It adds the argument ``clip``: a rule or its text.
 
     It logs ``grad_norm``, ``clip_threshold``, ``clipped_share`` and ``skipped_steps`` with the loss. From the beginning
-    of training, ``trainer.clip`` is the rule attached to the optimizer.
+    of training, ``trainer.clip`` is the rule attached to the optimizer. ``fresh_clip=True`` ignores the history of a
+    checkpoint.
 
     Raises ValueError for a ``max_grad_norm`` other than the default, and for DeepSpeed and FSDP.
     """
@@ -32,8 +33,10 @@ class ClipMixin:
     args: Any
     model: Any
 
-    def __init__(self, *args: Any, clip: Rule | str, **kwargs: Any):
+    def __init__(self, *args: Any, clip: Rule | str, fresh_clip: bool = False, **kwargs: Any):
         self._rule = as_rule(clip)
+        self._fresh = fresh_clip
+        self._resumes = False  # from a checkpoint, until the first step after it
         self.clip: OptimizerClip | None = None
         super().__init__(*args, **kwargs)
         if not hasattr(super(), "create_optimizer"):
@@ -58,8 +61,13 @@ class ClipMixin:
         optimizer = super().create_optimizer(*args, **kwargs)  # type: ignore[misc]
         inner = getattr(optimizer, "optimizer", optimizer)  # wrapped by Accelerate in a second train()
         if self.clip is None or self.clip.optimizer is not inner:
-            self.clip = clip_before_step(inner, self._rule, self.model.named_parameters())
+            self.clip = clip_before_step(inner, self._rule, self.model, fresh=self._fresh)
         return optimizer
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does, and warn if the checkpoint to resume from has no history of the rule."""
+        self._resumes = bool(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Train on a batch as the Trainer does. Raises RuntimeError if no rule is attached."""
@@ -68,6 +76,10 @@ class ClipMixin:
                 f"{self._rule!r} is not attached, because create_optimizer() of ClipMixin was never called: "
                 f"call it through super() in your own, or use {TESTED}"
             )
+        # with save_only_model the checkpoint has no optimizer, whose state would have contained the history
+        if self._resumes and not self.clip.rule.steps and not (self.clip.warned or self._fresh):
+            warn_of_empty_history(self.clip.rule, "the checkpoint")
+        self._resumes = False
         return super().training_step(*args, **kwargs)  # type: ignore[misc]
 
     def _get_grad_norm(self, *_: Any, **__: Any) -> None:

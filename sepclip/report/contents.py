@@ -12,6 +12,7 @@ from sepclip.report.scores import GAIN, evaluations, mean_and_median, values_of
 from sepclip.report.write_report import NAME
 from sepclip.training import checkpoint
 from sepclip.training.run import Run
+from sepclip.training.state import EARLY_STOPPING, TIME
 
 
 def contents(path: Path) -> dict[str, str]:
@@ -32,7 +33,11 @@ def _run_contents(path: Path) -> dict[str, str]:
     facts["data"] = read_environment(run.path)["data"]["path"]
     facts["mixtures"] = str(run.layout)
     latest = checkpoint.find(run.checkpoint_path("last"))
-    facts["checkpoint"] = f"at step {checkpoint.load_progress(latest).step:,}" if latest else "none yet"
+    facts["checkpoint"] = "none yet"
+    if latest:
+        progress = checkpoint.load_progress(latest)
+        ends = {EARLY_STOPPING: ", ended by early stopping", TIME: ", ended by train.max_minutes"}
+        facts["checkpoint"] = f"at step {progress.step:,}{ends.get(progress.ended, '')}"
     for scores in evaluations(path):
         values = values_of(scores.rows, GAIN)
         facts[scores.folder.name] = (

@@ -104,8 +104,8 @@ def load_grid(
         axes[SEED] = [{SEED: seed} for seed in seeds]
     _refuse_settings_of_the_grid(path, axes, settings, steps)
     # what all cells have in common
-    fixed = file.get("set") or {}
-    if not isinstance(fixed, dict):
+    fixed = file.get("set", {})
+    if not isinstance(fixed, dict) or ("set" in file and not fixed):
         raise UserError(f"{path}: set: {fixed!r} is not allowed: write keys with one value each below it")
     recipe = _recipe(path, file.get("config"))
     # one configuration for each combination of values

@@ -10,7 +10,7 @@ import os
 import shutil
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -22,11 +22,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sepclip.audio.files import write_text
 from sepclip.errors import UserError
-from sepclip.training.state import Progress, StateMismatch, TrainingState
+from sepclip.training.state import ENDS, UNKNOWN, Progress, StateMismatch, TrainingState
 
 WEIGHTS, AVERAGE, REST, COUNTERS = "weights.safetensors", "average.safetensors", "state.pt", "state.json"
 VERSION = 1  # of the format of a checkpoint
+_ADDED = {"falls_to": 0, "ended": UNKNOWN}  # counters that version 0.1 did not have
 # what the readers of torch, safetensors and json raise for a file that is cut short, changed or hostile; only calls of
 # these readers are guarded with it, so that an error in our own code stays a traceback
 _UNREADABLE = (
@@ -52,20 +54,49 @@ def save(folder: Path, state: TrainingState, keep: int = 1) -> None:
     ``keep``: the number of latest checkpoints to keep, this one included. Raises UserError, with the previous
     checkpoint still in place, if the disk is full or the folder cannot be written.
     """
-    new, old = folder.with_name(f"{folder.name}.new"), _old(folder)
     # collected outside the try block, since an error in here would be a bug and not a full disk
     rest = state.rest()
     counters = {"version": VERSION, **asdict(state.progress)}
-    try:
-        # fill a new folder and flush it, so that its files are complete before it gets its name
-        # a save that was killed may have left one of this name
-        shutil.rmtree(new, ignore_errors=True)
+
+    def fill(new: Path) -> None:
         new.mkdir(parents=True)
         _save_weights(state.separator, new / WEIGHTS)
         if state.average is not None:
             _save_weights(state.average.separator, new / AVERAGE)
         torch.save(rest, new / REST)
         (new / COUNTERS).write_text(json.dumps(counters, indent=1) + "\n", encoding="utf-8")
+
+    _replace(folder, fill, keep)
+
+
+def copy(source: Path, folder: Path) -> None:
+    """Make the checkpoint ``folder`` a copy of ``source``, as :func:`save` does; without a ``source`` remove it."""
+    place = find(source)
+    if place is not None:
+        _replace(folder, lambda new: shutil.copytree(place, new), 1)
+    else:
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint if there is one."""
+    for place in (_old(folder), folder):  # in this order, or a kill would bring the old one back
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def write_progress(folder: Path, progress: Progress) -> None:
+    """Replace the progress of the checkpoint ``folder`` in one step."""
+    write_text(folder / COUNTERS, json.dumps({"version": VERSION, **asdict(progress)}, indent=1) + "\n")
+
+
+def _replace(folder: Path, fill: Callable[[Path], object], keep: int) -> None:
+    """Replace the checkpoint ``folder``, in one step, with what ``fill`` writes into a new folder."""
+    new, old = folder.with_name(f"{folder.name}.new"), _old(folder)
+    try:
+        # fill a new folder and flush it, so that its files are complete before it gets its name
+        # a save that was killed may have left one of this name
+        shutil.rmtree(new, ignore_errors=True)
+        fill(new)
         for file in new.iterdir():
             _flush(file)
         # swap the two by renaming; a kill between the renames leaves only the old one, which then must stay
@@ -83,6 +114,13 @@ def save(folder: Path, state: TrainingState, keep: int = 1) -> None:
         shutil.rmtree(new, ignore_errors=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         raise UserError(f"{folder} cannot be written: {reason}; the checkpoint before is still there") from error
+
+
+def drop_later(folder: Path, step: int) -> None:
+    """Remove the earlier checkpoints that were kept of ``folder`` if they are of steps after ``step``."""
+    for kept in folder.parent.glob(f"{folder.name}-[0-9]*"):
+        if int(kept.name.rpartition("-")[2]) > step:
+            shutil.rmtree(kept, ignore_errors=True)
 
 
 def find(folder: Path) -> Path | None:
@@ -108,8 +146,8 @@ def load_weights(folder: Path, separator: nn.Module) -> None:
     _load_weights(average if average.is_file() else folder / WEIGHTS, separator)
 
 
-def load(folder: Path, state: TrainingState) -> None:
-    """Load a whole checkpoint into ``state``.
+def load(folder: Path, state: TrainingState, *, fresh_clip: bool = False) -> None:
+    """Load a whole checkpoint into ``state``, with ``fresh_clip`` all but the history of the clip rule.
 
     Raises UserError if a file of it is damaged, or if it is of another network or clip rule.
     """
@@ -123,8 +161,10 @@ def load(folder: Path, state: TrainingState) -> None:
             # on the CPU, whatever device saved it: the optimizer moves its moments to their parameters, bit for bit
             rest = torch.load(folder / REST, weights_only=True, map_location="cpu")
         with _damage_as_user_error(folder, (ValueError,)):
-            state.require_compatible(rest)
-        state.restore(progress, rest)  # unguarded: it cannot fail now, unless there is a bug in it
+            state.require_compatible(rest, fresh_clip=fresh_clip)
+        state.restore(
+            progress, rest, fresh_clip=fresh_clip
+        )  # unguarded: it cannot fail now, unless there is a bug in it
     except StateMismatch as error:
         raise _mismatch(folder, str(error)) from error
 
@@ -183,9 +223,14 @@ def _progress(counters: object) -> Progress:
         raise ValueError(f"made by another version of sepclip: {COUNTERS} is not of version {VERSION}")
     # exactly the fields of Progress, so that a counter which a later version adds needs a new VERSION
     kinds = get_type_hints(Progress)
+    counters = {**_ADDED, **counters}
     if counters.keys() != kinds.keys():
         raise ValueError(f"{COUNTERS} lacks or has too many counters: {', '.join(counters.keys() ^ kinds.keys())}")
+    if counters["ended"] not in ENDS:
+        raise ValueError(f"ended is {counters['ended']!r:.40}")
     for name, kind in kinds.items():
+        if name == "ended":
+            continue
         _require_number(name, counters[name], kind)
     return Progress(**counters)
 

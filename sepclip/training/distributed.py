@@ -6,6 +6,7 @@ Gradients are summed explicitly, in one buffer per step, instead of by Distribut
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from torch import Tensor
 
 from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError
 from sepclip.mixing.batches import Share
-from sepclip.terminal import enable_output
+from sepclip.terminal import enable_output, print_error
 
 T = TypeVar("T")
-# keys of the shared store: the rank of the process that reports a failure; the number of processes that have ended
-_FAILED, _ENDED = "sepclip/failed", "sepclip/ended"
+# keys of the shared store: the rank of the process that reports a failure; whether it has; the number of processes that
+# have ended
+_FAILED, _PRINTED, _ENDED = "sepclip/failed", "sepclip/printed", "sepclip/ended"
+_PRINT_SECONDS = 30.0  # that the others wait for the report, before torchrun ends all processes because one has ended
 _FAREWELL_SECONDS = 2.0  # that the reporting process waits for the others to end
 _PATIENCE = timedelta(minutes=30)  # that a process waits for another one, which may be validating or saving
 
@@ -146,11 +149,12 @@ def joined() -> Iterator[Ranks]:
         yield ranks
     except Stopped:
         raise
-    except BaseException:
-        if not _reports_failure(store, ranks):
+    except BaseException as error:
+        if not _report_failure(store, ranks, error):
             sys.stdout.flush()
             os._exit(EXIT_USER_ERROR)  # not sys.exit: at a normal exit the lost connections would print errors
-        enable_output(True)
+        if isinstance(error, Exception):
+            raise SystemExit(EXIT_USER_ERROR) from None  # its message is printed
         raise
     dist.destroy_process_group()
 
@@ -163,14 +167,23 @@ def _ranks_of_torchrun() -> Ranks:
     return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
 
 
-def _reports_failure(store: Any, ranks: Ranks) -> bool:
-    """Return whether this process reports a failure: the first one that gets here does.
+def _report_failure(store: Any, ranks: Ranks, error: BaseException) -> bool:
+    """Print ``error`` if this process is the first one that gets here; return whether it is.
 
-    It waits a moment for the others, since the store may end with one of them.
+    It prints before any process ends, because torchrun then ends all others, and waits a moment for them, since the
+    store may end with this process.
     """
+    reports, printed = True, False
     try:
         # atomic in the store: of several processes that fail together exactly one gets its own number back
         reports = bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
+        if reports:
+            _print(error)
+            printed = True
+            store.set(_PRINTED, "")
+        else:
+            store.wait([_PRINTED], timedelta(seconds=_PRINT_SECONDS))
+            printed = True
         store.add(_ENDED, 1)
         # with NCCL the destruction could wait for processes that have already ended
         if not torch.cuda.is_available():
@@ -179,9 +192,21 @@ def _reports_failure(store: Any, ranks: Ranks) -> bool:
             while store.add(_ENDED, 0) < ranks.size and time.monotonic() < deadline:
                 time.sleep(0.02)
             time.sleep(0.2 * ranks.first)  # this process may host the store, and then must end last
-    except RuntimeError:  # the store has ended with a process that was killed
-        return True
+    except RuntimeError:  # the store has ended with a process that was killed, or the report takes too long
+        if not printed:
+            _print(error)
+            return True
     return reports
+
+
+def _print(error: BaseException) -> None:
+    """Print the message of an error that the command line would print, or the traceback of any other."""
+    enable_output(True)
+    if isinstance(error, UserError | OSError):
+        print_error(error)
+    elif isinstance(error, Exception):
+        traceback.print_exception(error)
+    sys.stderr.flush()
 
 
 @contextmanager

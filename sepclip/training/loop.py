@@ -1,7 +1,7 @@
 """The training loop."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from sepclip.mixing.batches import Batches, training_data
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.validation_crops import ValidationCrops
 from sepclip.model.separator import SeparationModel
-from sepclip.terminal import say
+from sepclip.terminal import say, warn
 from sepclip.training import checkpoint
 from sepclip.training.clock import Clock
 from sepclip.training.diagnosis import NonFiniteReporter, ProgressMonitor, out_of_memory_as_user_error
@@ -20,11 +20,27 @@ from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.dynamics import DynamicsRecorder
 from sepclip.training.feed import Feed
 from sepclip.training.hardware import configure_torch, reader_count, worker_count
+from sepclip.training.lengthening import (
+    BEST,
+    HOLD,
+    HOLD_BEST,
+    LAST,
+    end_reason,
+    keep_counted_best,
+    return_to_course,
+)
 from sepclip.training.profiling import VALIDATION, profiling, stage
 from sepclip.training.run import DYNAMICS, METRICS, TRACE, Run
-from sepclip.training.run_log import RunLog, TrainingSummary, progress_row, training_summary, validation_row
+from sepclip.training.run_log import (
+    RunLog,
+    TrainingSummary,
+    progress_row,
+    training_summary,
+    validation_row,
+    was_validated,
+)
 from sepclip.training.signals import SignalRequests
-from sepclip.training.state import TrainingState, build_separator, dtype_of, seed_dropout
+from sepclip.training.state import UNKNOWN, TrainingState, build_separator, dtype_of, seed_dropout
 from sepclip.training.step import mean_loss, take_step
 from sepclip.training.validation import validate
 
@@ -35,19 +51,25 @@ class TrainingResult(TrainingSummary):
     already: bool
 
 
-def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = False) -> TrainingResult:
+def train(
+    run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = False, fresh_clip: bool = False
+) -> TrainingResult:
     """Train a run from its last checkpoint, or from the start, to its last step; return the summary.
 
-    ``profile`` measures the stages of a few steps. Raises Stopped after Ctrl-C or a termination, with everything saved,
-    and UserError if training cannot continue.
+    ``profile`` measures the stages of a few steps; ``fresh_clip`` drops the history of the clip rule. Raises Stopped
+    after Ctrl-C or a termination, with everything saved, and UserError if training cannot continue.
     """
     lock = run.lock() if ranks.first else nullcontext()
     with lock, SignalRequests() as signals, out_of_memory_as_user_error(run.config):
-        training = Training.prepare(run, data, ranks)
-        already = training.ended
+        training = Training.prepare(run, data, ranks, fresh_clip=fresh_clip)
+        already = training.finished
         if not already:
             _train(training, signals, run.path / TRACE if profile and ranks.first else None)
-        return {"already": already, **training_summary(training.state, run.path / METRICS)}
+        # the best checkpoint knows a validation that only ended the training
+        best = checkpoint.find(run.checkpoint_path(BEST)) if ranks.first else None
+        progress = checkpoint.load_progress(best) if best else training.state.progress
+        summary = training_summary(training.state, run.path / METRICS, progress, training.end_reason)
+        return {"already": already, **summary}
 
 
 def _train(training: "Training", signals: SignalRequests, trace: Path | None = None) -> None:
@@ -59,10 +81,16 @@ def _train(training: "Training", signals: SignalRequests, trace: Path | None = N
     with (
         # must come first: it forks processes, which is unsafe once RunLog's display thread runs
         training.feed() as feed,
-        RunLog(run.path / METRICS if ranks.first else None, training.steps, state.step) as log,
+        RunLog(run.path / METRICS if ranks.first else None, training.steps, state, training.valid_every) as log,
         profiling(trace) as end_profiled_step,
     ):
+        state.progress.ended = ""
         while not training.ended:
+            # once: keep the checkpoint before the learning rate falls, from which a longer run continues
+            if state.step >= state.schedule.held_steps and not state.progress.falls_to:
+                log.flush()
+                training.save_before_fall()
+
             # each step: fetch the batch and seed dropout; both depend only on seed and step: a resumed run repeats them
             seed_dropout(config.seed, state.step, ranks.rank)
             with stage("data"), clock.waiting():
@@ -80,30 +108,54 @@ def _train(training: "Training", signals: SignalRequests, trace: Path | None = N
             action = training.agree(signals, clock)
 
             # every `train.log_every` steps, and before each validation: a row of means since the last row
-            validates = training.ended or state.step % training.valid_every == 0
+            validates = state.step % training.valid_every == 0
             if validates or state.step % config.train.log_every == 0:
                 log.record(progress_row(state, clock.waited_share()))
 
-            # every `train.valid_every` steps, and at the end: validate, adapt the learning rate, keep the best weights
+            # every `train.valid_every` steps: validate, adapt the learning rate, keep the best weights
             if validates:
                 with stage(VALIDATION):
                     scores = validate(state.eval_separator, training.crops, config, state.device, ranks)
                 log.record(validation_row(state.step, scores))
                 loss, gain = scores["valid_loss"], scores["valid_si_sdr_improvement"]
                 if state.note_validation(loss, gain, by=config.train.best_by):
-                    training.save("best")
+                    training.save(BEST)
             log.advance(state.step)
 
             # after each validation, every `train.save_every`, and on a signal: save, the rows of the log first
-            if validates or action.exit_code or action.save:
+            if (validates or action.exit_code or action.save) and not training.ended:
                 log.flush()
-                training.save("last", config.train.keep)
+                training.save(LAST, config.train.keep)
                 clock.note_save()
             end_profiled_step()
             if action.exit_code and not training.ended:
                 raise Stopped(
                     f"saved at step {state.step} of {training.steps}: the same command resumes", action.exit_code
                 )
+        _finish(training, log, clock)
+
+
+def _finish(training: "Training", log: RunLog, clock: Clock) -> None:
+    """Validate unless the last step did, and save the end of a training; a longer run continues as without this."""
+    state, config, ranks = training.state, training.run.config, training.ranks
+    counted, recent = state.progress, (state.recent, state.recent_since)
+    if state.step % training.valid_every:
+        if state.recent:
+            log.record(progress_row(state, clock.waited_share()))
+        scores = validate(state.eval_separator, training.crops, config, state.device, ranks)
+        log.record(validation_row(state.step, scores))
+        loss, gain = scores["valid_loss"], scores["valid_si_sdr_improvement"]
+        best = state.progress_if_best(loss, gain, by=config.train.best_by)
+        if best is not None:
+            if ranks.first:
+                keep_counted_best(training.run.checkpoints)
+            state.progress = replace(best, ended=training.end_reason)
+            training.save(BEST)
+    # plateau, early stopping and the next row of the log do not see this validation
+    state.progress, (state.recent, state.recent_since) = counted, recent
+    state.progress.ended = training.end_reason
+    log.flush()
+    training.save(LAST, config.train.keep)
 
 
 def _description(config: Config, steps: int, separator: SeparationModel) -> str:
@@ -135,9 +187,10 @@ class Training:
     steps: int
     valid_every: int
     time_up: bool = False
+    finished: bool = False  # ended, with its last validation, before this command
 
     @classmethod
-    def prepare(cls, run: Run, data: MixtureSet, ranks: Ranks) -> "Training":
+    def prepare(cls, run: Run, data: MixtureSet, ranks: Ranks, *, fresh_clip: bool = False) -> "Training":
         """Build the data and the state of a training, and load its last checkpoint if there is one.
 
         Raises UserError if the settings, the data or the checkpoint do not allow it to train.
@@ -149,17 +202,26 @@ class Training:
         separator = build_separator(config, data.layout)
         batches, crops = _open_data(config, data, separator.stft, ranks)
         steps = config.train.steps or config.train.epochs * batches.steps_per_epoch
+        valid_every = config.train.valid_every or batches.steps_per_epoch
+        # before the checkpoint is read: what a shorter run left that a longer one does not have
+        if ranks.first:
+            return_to_course(run.checkpoints, steps, config.train)
+        ranks.any([False])  # a barrier
         # load another run's weights first: the state copies them as the start of its weight average
-        last = checkpoint.find(run.checkpoint_path("last"))
+        last = checkpoint.find(run.checkpoint_path(LAST))
         if not last:
             run.load_initial_weights(separator)
         state = TrainingState.start(config, separator, device, steps)
-        training = cls(run, ranks, state, batches, crops, steps, config.train.valid_every or batches.steps_per_epoch)
+        training = cls(run, ranks, state, batches, crops, steps, valid_every)
         if last:
-            checkpoint.load(last, state)
+            checkpoint.load(last, state, fresh_clip=fresh_clip)
             training.time_up = training._time_is_up()
-            if not training.ended:
-                say(f"resuming {run.path} at step {state.step} of {steps}")
+            training.finished = training.ended and (
+                was_validated(run.path / METRICS, state.step)
+                if state.progress.ended == UNKNOWN
+                else bool(state.progress.ended)
+            )
+            training._say_how_it_continues()
         else:
             say(f"training {run.path}: {_description(config, steps, separator)}")
         training._require_agreement()
@@ -168,8 +230,26 @@ class Training:
     @property
     def ended(self) -> bool:
         """Whether the last step is finished, the time is up, or validations no longer improve."""
-        patience, progress = self.run.config.train.early_stopping, self.state.progress
-        return progress.step >= self.steps or self.time_up or (patience is not None and progress.since_best >= patience)
+        return bool(self.end_reason)
+
+    @property
+    def end_reason(self) -> str:
+        """Why the training has ended; empty if it has not."""
+        return end_reason(self.state.progress, self.steps, self.run.config.train, time_up=self.time_up)
+
+    def _say_how_it_continues(self) -> None:
+        """Print where a run resumes, or that it has more steps than its configuration says."""
+        state = self.state
+        if not self.ended:
+            say(f"resuming {self.run.path} at step {state.step} of {self.steps}")
+            if state.step > state.schedule.held_steps and not state.progress.falls_to:
+                held = state.schedule.held_steps
+                warn(
+                    f"the learning rate falls from step {state.step} on, not {held}: the run differs from one that had "
+                    f"{self.steps} steps from the start"
+                )
+        elif state.step > self.steps:
+            say(f"{self.run.path} has {state.step} steps already, more than {self.steps}: it ends with them")
 
     def feed(self) -> Feed:
         """Return the feed of batches that starts at the next step."""
@@ -208,6 +288,13 @@ class Training:
         self._require_agreement()
         if self.ranks.first:
             checkpoint.save(self.run.checkpoint_path(which), self.state, keep)
+
+    def save_before_fall(self) -> None:
+        """Save the checkpoint from which a longer run continues, and the best one at this step."""
+        if self.ranks.first:
+            checkpoint.copy(self.run.checkpoint_path(BEST), self.run.checkpoint_path(HOLD_BEST))
+        self.save(HOLD)
+        self.state.progress.falls_to = self.steps
 
     def _require_agreement(self) -> None:
         """Raise UserError if step, sum of the weights or the last loss, norm and threshold differ between processes."""

@@ -23,6 +23,7 @@ from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.model.inference import BlockSeparator, InferenceOptions
 from sepclip.model.separator import SeparationModel, require_trainable
 from sepclip.pretrained.model_cards import find_run, is_model
+from sepclip.terminal import say, warn
 from sepclip.training import checkpoint, tensorboard
 from sepclip.training.hardware import AUTOMATIC, resolve_device, resolve_hardware
 from sepclip.training.state import build_separator
@@ -97,8 +98,10 @@ class Run:
     layout: Layout
 
     @classmethod
-    def start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
+    def start_or_resume(cls, path: Path, config: Config, data: MixtureSet, *, fresh_clip: bool = False) -> "Run":
         """Create the folder of a new run, or return the run in it if it has the same ``config`` and ``data``.
+
+        ``fresh_clip`` allows another clip rule, whose history starts when the run resumes.
 
         Raises UserError if the folder contains something else, a run with another configuration or other data, or one
         that another process is training.
@@ -107,14 +110,16 @@ class Run:
             raise UserError(f"{path} is a file: choose a folder for the run")
         # locked only while the files are compared or written; ``train`` locks the run again for as long as it takes
         with hold(path) if path.exists() else nullcontext():
-            return cls._start_or_resume(path, config, data)
+            return cls._start_or_resume(path, config, data, fresh_clip)
 
     @classmethod
-    def _start_or_resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
+    def _start_or_resume(cls, path: Path, config: Config, data: MixtureSet, fresh_clip: bool) -> "Run":
         # without a checkpoint there is nothing to resume, and the settings of a failed first attempt do not bind
         last = checkpoint.find(path / "checkpoints" / "last")
         if last and (path / CONFIG).is_file() and (path / ENVIRONMENT).is_file():
-            return cls._resume(path, config, data)
+            return cls._resume(path, config, data, fresh_clip)
+        if fresh_clip:
+            say(f"--fresh-clip: {path} has no checkpoint to resume, so its clip rule has no history yet")
         # hidden files are ignored: a kill while the first file was being written leaves one
         others = sorted(child.name for child in path.glob("[!.]*") if child.name not in _FILES)
         if others:
@@ -133,7 +138,7 @@ class Run:
         return cls(path, config, layout)
 
     @classmethod
-    def _resume(cls, path: Path, config: Config, data: MixtureSet) -> "Run":
+    def _resume(cls, path: Path, config: Config, data: MixtureSet, fresh_clip: bool) -> "Run":
         run, config = cls.open(path), _with_full_path(config)
         # the data must be the same
         if run.layout != data.layout:
@@ -144,13 +149,17 @@ class Run:
         # so must the settings be, except those that do not change the results
         changes = differences(run.config, config)
         automatic = {key for key in AUTOMATIC if changes.get(key, ("", ""))[1] == "auto"}
-        allowed = MAY_CHANGE | automatic
-        if config.optimizer.schedule == "cosine":  # its learning rates depend on the number of steps
-            allowed = allowed - {"train.epochs", "train.steps"}
-        refused = {key: change for key, change in changes.items() if key not in allowed or _shortens(key, *change)}
+        allowed = MAY_CHANGE | automatic | ({"clip"} if fresh_clip else set())
+        refused = {key: change for key, change in changes.items() if key not in allowed}
         if refused:
             text = "; ".join(f"{key} was {old}, now {new}" for key, (old, new) in refused.items())
-            raise UserError(f"{path} is a run with other settings ({text}): use those, or choose another --run")
+            hint = "; --fresh-clip changes the clip rule and starts with an empty history" if "clip" in refused else ""
+            raise UserError(f"{path} is a run with other settings ({text}): use those, or choose another --run{hint}")
+        if config.optimizer.schedule == "cosine" and changes.keys() & {"train.epochs", "train.steps"}:
+            warn(
+                "the learning rates of the cosine schedule depend on the number of steps: this run differs from one "
+                "that had the new number from the start; with optimizer.schedule=hold it would not"
+            )
         # what was resolved when the run started stays as it is
         config = config.model_copy(update={key: changes[key][0] for key in automatic})
         resolve_device(config.device)
@@ -170,6 +179,10 @@ class Run:
         # the files of a run are read as untrusted: plain YAML and JSON (tests/training/test_hostile.py)
         return cls(path, load_run_config(path / CONFIG), _layout(_read_environment(path)))
 
+    def open_data(self, *, root: Path | None = None, noise: Path | None = None, rirs: Path | None = None) -> MixtureSet:
+        """Open the mixture set that the run was trained on, where it was then; UserError if it is not there."""
+        return MixtureSet.open(Path(_read_environment(self.path)["data"]["path"]), root, noise=noise, rirs=rirs)
+
     def load_initial_weights(self, separator: SeparationModel) -> None:
         """Load the weights of the run ``init_from``, if set, into ``separator``; UserError if they do not fit."""
         initial_run = _initial_run(self.config, self.layout)
@@ -180,9 +193,14 @@ class Run:
         """Lock the run for this process, until the end of the block or a kill; UserError if another one trains it."""
         return hold(self.path)
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of all checkpoints."""
+        return self.path / "checkpoints"
+
     def checkpoint_path(self, which: str) -> Path:
         """Return the folder of the checkpoint ``last`` or ``best``."""
-        return self.path / "checkpoints" / which
+        return self.checkpoints / which
 
     def separator(
         self, device: torch.device, options: InferenceOptions = InferenceOptions(), kmeans: str | None = None
@@ -225,11 +243,6 @@ def _initial_run(config: Config, layout: Layout) -> Run | None:
     if run.layout != layout:
         raise UserError(f"--init-from {run.path}: it separates {run.layout}, these mixtures have {layout}")
     return run
-
-
-def _shortens(key: str, old: Any, new: Any) -> bool:
-    """Return whether a change makes a run shorter than it was planned, which is refused: steps cannot be undone."""
-    return key in ("train.steps", "train.epochs") and old is not None and new is not None and new < old
 
 
 def _with_full_path(config: Config) -> Config:

@@ -26,6 +26,7 @@ from sepclip import terminal
 from sepclip.audio.files import write_text
 from sepclip.errors import UserError
 from sepclip.terminal import notes, say
+from sepclip.training.state import Progress as RunProgress
 from sepclip.training.state import TrainingState
 from sepclip.training.tensorboard import TensorBoardWriter
 from sepclip.training.validation import ValidationScores
@@ -80,6 +81,7 @@ class TrainingSummary(TypedDict):
     threshold: float | None  # as last recorded
     clipped_share: float
     skipped_steps: int
+    ended: str  # why: "steps", "early stopping", "time"
     clipped_share_of: dict[str, float]  # by layer or tensor
 
 
@@ -101,6 +103,24 @@ def cut_rows(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             break
     write_text(path, "".join(kept))
+
+
+def _cut_end(path: Path, state: TrainingState, valid_every: int) -> None:
+    """Remove the rows of an end at the step of ``state`` that a longer run does not have."""
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    while lines and json.loads(lines[-1])["step"] == state.step > 0:
+        # steps that still wait for their row, and a validation that was not due
+        if not (state.step % valid_every if "valid_loss" in json.loads(lines[-1]) else state.recent):
+            break
+        del lines[-1]
+    write_text(path, "".join(lines))
+
+
+def was_validated(path: Path, step: int) -> bool:
+    """Return whether the last validation in a file of rows was at ``step``."""
+    return last_row_with(path, "valid_loss").get("step") == step
 
 
 def last_row_with(path: Path, key: str) -> dict[str, float | None]:
@@ -159,21 +179,25 @@ def validation_row(step: int, scores: ValidationScores) -> ValidationRow:
     }
 
 
-def training_summary(state: TrainingState, metrics: Path) -> TrainingSummary:
-    """Return the summary of a run; gradient norm and threshold are read from its file of ``metrics``."""
+def training_summary(state: TrainingState, metrics: Path, best: RunProgress, ended: str) -> TrainingSummary:
+    """Return the summary of a run; gradient norm and threshold are read from its file of ``metrics``.
+
+    ``best``: the progress of the best checkpoint; ``ended``: why the training has ended.
+    """
     # not from ``recent``, which is empty after a row has been written
     last_row = last_row_with(metrics, "grad_norm")
     return {
         "steps": state.step,
         "seconds": round(state.progress.seconds, 1),
-        "best_step": state.progress.best_step,
-        "best_valid_loss": state.progress.best_loss,
-        "best_valid_si_sdr_improvement": state.progress.best_score,
+        "best_step": best.best_step,
+        "best_valid_loss": best.best_loss,
+        "best_valid_si_sdr_improvement": best.best_score,
         "clip": repr(state.clip),
         "grad_norm": last_row.get("grad_norm"),
         "threshold": last_row.get("threshold"),
         "clipped_share": state.clip.clipped / max(state.clip.steps, 1),
         "skipped_steps": state.skipped,
+        "ended": ended,
         "clipped_share_of": state.clip.clipped_shares(),
     }
 
@@ -184,11 +208,12 @@ class RunLog:
     Without a ``path``, as in all processes of a training except the first, it does nothing.
     """
 
-    def __init__(self, path: Path | None, steps: int, start: int):
-        self._path, self._steps = path, steps
+    def __init__(self, path: Path | None, steps: int, state: TrainingState, valid_every: int):
+        self._path, self._steps, start = path, steps, state.step
         # a resumed run takes its last steps again, and their rows
         if path is not None:
             cut_rows(path, start)
+            _cut_end(path, state, valid_every)
         self._tensorboard = None if path is None else TensorBoardWriter(path)
         self._latest: dict[str, object] = {}  # values by key
         self._last_plain = time.monotonic()

@@ -40,7 +40,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: Settings) -> t
 class Schedule:
     """The learning rate of each step: ``learning_rate`` times a warm-up factor times the factor of the ``schedule``.
 
-    Warm-up: k / W for step k (from 1) of the first W. ``cosine``: (1 + cos(pi t)) / 2, in which t rises from 0 after
+    Warm-up: k / W for step k (from 1) of the first W. ``hold``: 1, then (S - k) / F for the step after k of S steps, in
+    the last F = S // 5 of them. ``cosine``: (1 + cos(pi t)) / 2, in which t rises from 0 after
     the warm-up to 1 at the last of ``steps``. ``plateau``: halved whenever more than ``patience`` validations in a row
     had no lower loss; lower means by at least 1e-4 of the best one, for losses below zero too.
     """
@@ -50,6 +51,11 @@ class Schedule:
         # all that a checkpoint needs: without them the rate is a function of the step number
         self.halvings, self.best_loss, self.worse = 0, math.inf, 0
 
+    @property
+    def held_steps(self) -> int:
+        """The number of steps before the rate of ``hold`` begins to fall; all steps with the other schedules."""
+        return self._steps - self._steps // 5 if self._settings.schedule == "hold" else self._steps
+
     def rate(self, step: int) -> float:
         """Return the learning rate of the step after ``step`` steps."""
         settings, warmup = self._settings, self._settings.warmup_steps
@@ -58,6 +64,8 @@ class Schedule:
         # no restarts (Loshchilov and Hutter 2017 with one period); a step beyond the last keeps the rate zero
         if settings.schedule == "cosine" and step > warmup:
             rate *= (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, self._steps - warmup)))) / 2
+        if self.held_steps <= step and settings.schedule == "hold":
+            rate *= max(0, self._steps - step) / max(1, self._steps - self.held_steps)
         # from a counter, not by halving a stored rate: a resumed run computes the same bits
         return float(rate * 0.5**self.halvings)
 

@@ -1,7 +1,7 @@
 """The state of a training: everything that must survive a restart, in one object."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -35,9 +35,15 @@ class StateMismatch(ValueError):
     """A saved state is of another network or clip rule; the message names which, and the difference."""
 
 
+# why a training has ended
+STEPS, EARLY_STOPPING, TIME = "steps", "early stopping", "time"
+UNKNOWN = "unknown"  # in a checkpoint of version 0.1
+ENDS = ("", STEPS, EARLY_STOPPING, TIME, UNKNOWN)
+
+
 @dataclass
 class Progress:
-    """The progress of a run as plain numbers: the content of a checkpoint's ``state.json``."""
+    """The progress of a run as plain numbers and a word: the content of a checkpoint's ``state.json``."""
 
     step: int = 0
     seconds: float = 0.0  # total training time
@@ -49,6 +55,8 @@ class Progress:
     refused_in_a_row: int = 0
     first_loss: float = 0.0  # running mean of the loss over the first steps
     stall_loss: float = 0.0  # running mean over the last steps before the check that the loss has fallen
+    falls_to: int = 0  # total steps for which the rate of `hold` has begun to fall; 0: it has not
+    ended: str = ""  # why the training ended at this checkpoint, one of ENDS; empty: it did not
 
 
 @dataclass
@@ -123,6 +131,15 @@ class TrainingState:
         """
         # the schedule follows the loss whatever decides which checkpoint is the best
         self.schedule.note_validation(loss)
+        best = self.progress_if_best(loss, si_sdr_improvement, by=by)
+        if best is not None:
+            self.progress = best
+            return True
+        self.progress.since_best += 1
+        return False
+
+    def progress_if_best(self, loss: float, si_sdr_improvement: float, *, by: str) -> Progress | None:
+        """Return the progress with these scores of a validation if they are the best so far, otherwise None."""
         progress = self.progress
         # as numbers of which the higher is better; None is the start, since JSON has no infinity
         score, best = (
@@ -131,12 +148,9 @@ class TrainingState:
             else (-loss, None if progress.best_loss is None else -progress.best_loss)
         )
         # ties keep the earlier checkpoint: fewer steps for the same score
-        if math.isfinite(score) and (best is None or score > best):
-            progress.best_step, progress.best_loss, progress.best_score = self.step, loss, si_sdr_improvement
-            progress.since_best = 0
-            return True
-        progress.since_best += 1
-        return False
+        if not math.isfinite(score) or (best is not None and score <= best):
+            return None
+        return replace(progress, best_step=self.step, best_loss=loss, best_score=si_sdr_improvement, since_best=0)
 
     def rest(self) -> dict[str, Any]:
         """Return everything except weights and progress, as tensors and plain data."""
@@ -149,16 +163,19 @@ class TrainingState:
             "recent_since": self.recent_since,
         }
 
-    def require_compatible(self, rest: object) -> None:
+    def require_compatible(self, rest: object, *, fresh_clip: bool = False) -> None:
         """Raise ValueError if ``rest`` does not have the structure of :meth:`rest`, so that it cannot be restored.
 
-        Raises StateMismatch, which is one, if its optimizer is that of another network.
+        Raises StateMismatch, which is one, if its optimizer is that of another network. ``fresh_clip``: the state of
+        the clip rule will not be used.
         """
         optimizer = self.optimizer.state_dict()
         # the moments have no template: torch creates them in the first step, so a new state has none to compare with
         template = {**self.rest(), "optimizer": {"state": {}, "param_groups": []}}
         if not self.scaler.is_enabled():
             template.pop("scaler")
+        if fresh_clip:
+            template.pop("clip")
         _require_like(rest, template, "its state")
         assert isinstance(rest, dict)
         # what a template cannot say: three numbers in each row
@@ -168,16 +185,18 @@ class TrainingState:
         _require_groups(rest["optimizer"]["param_groups"], optimizer["param_groups"])
         _require_shapes(rest["optimizer"]["state"], list(self.separator.parameters()))
 
-    def restore(self, progress: Progress, rest: dict[str, Any]) -> None:
+    def restore(self, progress: Progress, rest: dict[str, Any], *, fresh_clip: bool = False) -> None:
         """Continue from ``progress`` and from what :meth:`rest` returned; the weights are loaded separately.
 
-        ``rest`` must be compatible: see :meth:`require_compatible`. Raises StateMismatch if it is of another clip rule.
+        ``rest`` must be compatible: see :meth:`require_compatible`. Raises StateMismatch if it is of another clip rule,
+        unless ``fresh_clip`` leaves the rule of this state as it is, without a history.
         """
         # the learning rate of the optimizer is loaded too, but every step sets it again from the schedule
         self.optimizer.load_state_dict(rest["optimizer"])
         self.schedule.load_state_dict(rest["schedule"])
         try:
-            self.clip.load_state_dict(rest["clip"])
+            if not fresh_clip:
+                self.clip.load_state_dict(rest["clip"])
         except ValueError as error:  # the one documented error of a rule; any other is a bug in it
             raise StateMismatch(f"another clip rule ({error})") from error
         if self.scaler.is_enabled():  # the state of a disabled one is empty

@@ -1,6 +1,7 @@
 """The Trainer mixin equals a loop with the rule called by hand; the Trainer's own clipping is off."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -36,13 +37,14 @@ class ScaledTrainer(ClippedTrainer):
         self.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
 
 
-def trainer(data, clip=RULE, kind=ClippedTrainer, make=adam, decay_every=10**9, **settings):
+def trainer(data, clip=RULE, kind=ClippedTrainer, make=adam, decay_every=10**9, fresh_clip=False, **settings):
     settings = {"num_train_epochs": 1, "logging_steps": 1, "save_strategy": "no", **settings}
     arguments = TrainingArguments("out", use_cpu=True, report_to="none", disable_tqdm=True, **settings)
     model = Model()
     optimizer = make and make(model.net)
     scheduler = make and torch.optim.lr_scheduler.StepLR(optimizer, decay_every, gamma=0.5)
-    return kind(clip=clip, model=model, args=arguments, train_dataset=data, optimizers=(optimizer, scheduler))
+    given = {"model": model, "args": arguments, "train_dataset": data, "optimizers": (optimizer, scheduler)}
+    return kind(clip=clip, fresh_clip=fresh_clip, **given)
 
 
 @pytest.mark.parametrize("text", RULES)
@@ -120,10 +122,36 @@ def test_resumed_run_equals_the_uninterrupted_one(make):
     assert resumed.clip.rule.steps == 16
 
 
+@pytest.mark.parametrize("make", [adam, None], ids=["given optimizer", "the Trainer's own"])
+def test_checkpoint_without_the_optimizer_warns(make):
+    data = batches(8)
+    trainer(data, make=make, save_strategy="steps", save_steps=5, save_only_model=True).train()
+    resumed = trainer(data, make=make, num_train_epochs=2)
+    with pytest.warns(RuntimeWarning, match="the checkpoint has no history of a clipping rule") as warned:
+        resumed.train(resume_from_checkpoint="out/checkpoint-5")
+    assert len([warning for warning in warned if "history" in str(warning.message)]) == 1
+    resumed = trainer(data, make=make, num_train_epochs=2, fresh_clip=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        resumed.train(resume_from_checkpoint="out/checkpoint-5")
+
+
+def test_another_rule_is_refused_on_resume_unless_fresh():
+    data = batches(8)
+    trainer(data, save_strategy="steps", save_steps=5).train()
+    with pytest.raises(ValueError, match=r"belongs to the rule 'auto:50'.*ClipMixin: fresh_clip=True"):
+        trainer(data, "zclip:2", num_train_epochs=2).train(resume_from_checkpoint="out/checkpoint-5")
+    fresh = trainer(data, "zclip:2", num_train_epochs=2, fresh_clip=True)
+    fresh.train(resume_from_checkpoint="out/checkpoint-5")
+    assert fresh.clip.rule.steps == 11
+
+
 def test_second_training_keeps_the_history():
     clipped = trainer(batches(4))
     clipped.train()
-    clipped.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        clipped.train()
     assert clipped.clip.rule.steps == 8
 
 

@@ -3,14 +3,17 @@
 import csv
 import importlib.util
 import sys
+import warnings
 
 import lightning.pytorch as pl
 import pytest
 import pytorch_lightning as older
 import torch
 from lightning.pytorch import strategies
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.tuner import Tuner
 
 from sepclip.clip import AutoClip, Step, TooManySkipped, parse
 from sepclip.integrations import lightning as adapter
@@ -218,6 +221,119 @@ def test_second_fit_of_a_trainer_keeps_the_history():
     trainer.fit_loop.max_epochs = 3
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
     assert clip.rules[0].steps == 15
+
+
+class Scaled(Module):
+    """Its gradients are ``scale`` times as large."""
+
+    def __init__(self, scale):
+        super().__init__(lambda net: torch.optim.SGD(net.parameters(), 1e-6))
+        self.scale, self.lr = scale, 1e-6
+
+    def training_step(self, batch, _):
+        return loss(self.net, batch) * self.scale
+
+
+def test_second_model_gets_a_fresh_history():
+    clip, data = GradientClipping("auto:10"), batches(10)
+    fit(Scaled(1), data, clip)
+    first = clip.rules[0]
+    fit(Scaled(1000), data[:1], clip)
+    assert (clip.last[0].factor, clip.rules[0].steps, first.steps) == (1, 1, 10)
+
+
+def test_second_model_after_the_learning_rate_finder_gets_a_fresh_history(tmp_path):
+    clip, data = GradientClipping("auto:10"), torch.utils.data.DataLoader(batches(10), batch_size=None)
+    settings = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "default_root_dir": tmp_path}
+    fit(Scaled(1), batches(10), clip)
+    trainer = pl.Trainer(max_steps=1, callbacks=[clip], enable_checkpointing=False, **settings)
+    module = Scaled(1000)
+    Tuner(trainer).lr_find(module, data, num_training=5)
+    trainer.fit(module, data)
+    assert (clip.last[0].factor, clip.rules[0].steps) == (1, 1)
+
+
+@pytest.mark.parametrize("clip_first", [True, False])
+def test_learning_rate_finder_gives_no_warning_and_keeps_the_history(tmp_path, clip_first, recwarn):
+    clip, finder = GradientClipping(RULE), LearningRateFinder(num_training_steps=5)
+    callbacks = [clip, finder] if clip_first else [finder, clip]
+    fit(Scaled(1), batches(4), *callbacks, default_root_dir=tmp_path).save_checkpoint(tmp_path / "half.ckpt")
+    first = set(clip.rules[0].state_dict()["histories"][""])
+    assert len(first) == 4
+    clip, finder = GradientClipping(RULE), LearningRateFinder(num_training_steps=5)
+    callbacks = [clip, finder] if clip_first else [finder, clip]
+    more = {"resume": tmp_path / "half.ckpt", "max_epochs": 2, "default_root_dir": tmp_path}
+    fit(Scaled(1), batches(4), *callbacks, **more)
+    assert first < set(clip.rules[0].state_dict()["histories"][""])
+    assert not [warning for warning in recwarn if "history" in str(warning.message)]
+
+
+def test_finder_does_not_hide_a_checkpoint_without_a_history(tmp_path):
+    fit(Scaled(1), batches(2)).save_checkpoint(tmp_path / "bare.ckpt")
+    callbacks = [GradientClipping(RULE), LearningRateFinder(num_training_steps=5)]
+    more = {"resume": tmp_path / "bare.ckpt", "max_epochs": 2, "default_root_dir": tmp_path}
+    with pytest.warns(RuntimeWarning, match="the checkpoint has no history of a clipping rule"):
+        fit(Scaled(1), batches(2), *callbacks, **more)
+
+
+def test_another_rule_is_refused_on_resume_unless_fresh(tmp_path):
+    data = batches(4)
+    fit(Module(), data, GradientClipping(RULE)).save_checkpoint(tmp_path / "half.ckpt")
+    more = {"resume": tmp_path / "half.ckpt", "max_epochs": 2}
+    with pytest.raises(ValueError, match=r"belongs to the rule 'auto:50'.*write GradientClipping\(..., fresh=True\)"):
+        fit(Module(), data, GradientClipping("zclip:2"), **more)
+    clip = GradientClipping("zclip:2", fresh=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fit(Module(), data, clip, **more)
+    assert clip.rules[0].steps == 4
+
+
+class Growing(Module):
+    """Trains its last layer first; a layer that it creates during training joins after two steps."""
+
+    def __init__(self, *, registered):
+        super().__init__(lambda net: torch.optim.SGD(net[2].parameters(), 0.01))
+        self.registered = registered
+
+    def on_train_batch_start(self, batch, index):
+        if index == 2:
+            later = torch.nn.Linear(4, 1)
+            if self.registered:
+                self.later = later
+            else:
+                self.hidden = [later]
+            self.optimizers().add_param_group({"params": later.parameters()})
+
+    def training_step(self, batch, index):
+        later = self.hidden[0] if hasattr(self, "hidden") else getattr(self, "later", None)
+        return loss(self.net, batch) + (later(batch[0]).square().mean() if later else 0)
+
+
+def test_parameters_that_join_during_training_are_clipped():
+    clip = GradientClipping("auto:50,per=layer")
+    fit(Growing(registered=True), batches(4), clip)
+    assert set(clip.last[0].parts) == {"net.2", "later"}
+    with pytest.raises(ValueError, match=r"2 tensors without a name.*make them parameters of the LightningModule"):
+        fit(Growing(registered=False), batches(4), GradientClipping(RULE))
+
+
+def test_optimizer_without_gradients_is_not_a_step_of_its_rule():
+    class Alternating(Adversaries):
+        def training_step(self, batch, index):
+            optimizers = self.optimizers()
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            self.manual_backward(self.losses(batch)[index % 4 == 3]())
+            for optimizer, net in zip(optimizers, self.nets, strict=True):
+                if net is not self.nets[index % 4 == 3]:
+                    net.zero_grad()
+                optimizer.step()
+
+    clip = GradientClipping(RULE)
+    with pytest.warns(RuntimeWarning, match="no parameter of the optimizer has a gradient"):
+        fit(Alternating(), batches(8), clip)
+    assert [rule.steps for rule in clip.rules] == [6, 2]
 
 
 def test_checkpoint_without_a_history_warns(tmp_path):

@@ -141,8 +141,19 @@ def test_a_state_of_another_kind_of_rule_is_refused():
     _, clip = hooked(batches(3))
     optimizer = adam(network())
     clip_before_step(optimizer, "norm:1")
-    with pytest.raises(ValueError, match="auto"):
+    with pytest.raises(ValueError, match=r"belongs to the rule 'auto:50'.*give clip_before_step fresh=True"):
         optimizer.load_state_dict(clip.optimizer.state_dict())
+
+
+def test_fresh_rule_ignores_a_saved_history():
+    _, clip = hooked(batches(3))
+    optimizer = adam(network())
+    fresh = clip_before_step(optimizer, "norm:1", fresh=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.load_state_dict(clip.optimizer.state_dict())
+    assert fresh.rule.steps == 0
+    assert len(optimizer.state) == 4  # the moments are loaded
 
 
 def test_a_closure_is_refused():
@@ -203,6 +214,40 @@ def test_parameters_added_later_are_clipped_too():
     optimizer.step()
     assert math.sqrt(sum(float(p.grad.square().sum()) for p in net.parameters())) == pytest.approx(0.001)
     assert clip.rule.clipped == 1
+
+
+def test_model_gives_the_names_of_parameters_that_it_gets_later():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    clips = clip_before_step(optimizer, "auto:50,per=layer", net)
+    net.append(torch.nn.Linear(1, 1))
+    optimizer.add_param_group({"params": net[3].parameters()})
+    loss(net, batches(1)[0]).backward()
+    optimizer.step()
+    assert set(clips.last.parts) == {"0", "2", "3"}
+
+
+def test_unknown_parameter_during_training_is_refused_with_a_remedy():
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    clip_before_step(optimizer, RULE, net.named_parameters())
+    net.append(torch.nn.Linear(1, 1))
+    optimizer.add_param_group({"params": net[3].parameters()})
+    loss(net, batches(1)[0]).backward()
+    with pytest.raises(ValueError, match=r"2 tensors without a name.*give clip_before_step the model itself"):
+        optimizer.step()
+
+
+@pytest.mark.filterwarnings("ignore:.*no parameter of the optimizer has a gradient")
+def test_optimizer_that_is_used_now_and_then_is_clipped_when_it_is_used():
+    net = network()
+    clip = clip_before_step(adam(net), RULE, net)
+    for number, batch in enumerate(batches(9), 1):
+        clip.optimizer.zero_grad()
+        if number % 3 == 0:
+            loss(net, batch).backward()
+        clip.optimizer.step()
+    assert (clip.rule.steps, clip.rule.skipped) == (3, 0)
 
 
 def test_two_rules_on_one_optimizer_are_refused_and_remove_frees_it():

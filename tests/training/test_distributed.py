@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -165,8 +167,6 @@ def test_histories_and_weights_are_equal_to_the_last_bit_in_all_processes(small_
 def test_an_unreadable_file_in_one_process_stops_all_with_one_message(
     split, workers, small_set: Path, tmp_path: Path
 ) -> None:
-    import shutil
-
     data = tmp_path / "set"
     shutil.copytree(small_set, data)
     recipes = MixtureSet.open(data).recipes(split)
@@ -244,3 +244,57 @@ def test_torchrun_training_saves_when_it_is_stopped(small_set: Path, tmp_path: P
     assert outputs.count("the same command resumes") == 1
     more[more.index(100000)] = checkpoint.load_progress(run / "checkpoints" / "last").step + 100001
     assert rows(run)[-1]["step"] <= checkpoint.load_progress(run / "checkpoints" / "last").step
+
+
+def user_errors(data: Path, tiny_run: Path, folder: Path) -> dict[str, tuple[list[object], str]]:
+    """Return kinds of errors: in all processes at once, in the first only, and in the last only during training."""
+    broken = folder / "broken"
+    shutil.copytree(data, broken)
+    wave = broken / "cv" / "s1" / f"{MixtureSet.open(broken).recipes('cv')[-1].name}.wav"
+    wave.write_bytes(wave.read_bytes()[:1000])
+    damaged = folder / "damaged"
+    shutil.copytree(tiny_run, damaged)
+    (damaged / "checkpoints" / "last" / checkpoint.REST).write_bytes(b"damaged")
+    other = folder / "other"
+    other.mkdir()
+    (other / "thesis.txt").touch()
+    small = ("--set", "data.batch_size=2", "--steps", 20)
+    tiny = ["train", data, "--run", damaged, "--steps", 30, *(part for setting in TINY for part in ("--set", setting))]
+    return {
+        "unknown key": (command(data, folder / "a", "--set", "model.layer=2"), "did you mean model.layers"),
+        "no set": (command(folder / "nowhere", folder / "b"), "nowhere"),
+        "folder of something else": (command(data, other), "already contains something else"),
+        "damaged checkpoint": (tiny, "is damaged"),
+        "unreadable file of one process": (command(broken, folder / "c", *small), wave.name),
+    }
+
+
+def test_errors_are_printed_every_time_although_the_first_end_ends_all(
+    small_set: Path, tiny_run: Path, tmp_path: Path
+) -> None:
+    """As torchrun does, but without its seconds of imports: once a process has ended, the others are terminated."""
+    for name, (arguments, words) in user_errors(small_set, tiny_run, tmp_path).items():
+        for number in range(10):
+            folder = tmp_path / f"{name} {number}"
+            processes = start_all(2, arguments, folder)
+            wait([process.sentinel for process in processes], 120)
+            for process in processes:
+                process.terminate()
+            _, outputs = end_all(processes, folder)
+            errors = [line for line in "".join(outputs).splitlines() if "error:" in line]
+            assert len(errors) == 1, (name, outputs)
+            assert words in errors[0], name
+            assert "Traceback" not in "".join(outputs)
+
+
+@pytest.mark.slow
+def test_errors_are_printed_under_torchrun(small_set: Path, tiny_run: Path, tmp_path: Path) -> None:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "sepclip"]
+    for name, (arguments, words) in user_errors(small_set, tiny_run, tmp_path).items():
+        for _ in range(2):
+            line = list(map(str, [*start, "--", *arguments]))
+            result = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+            assert result.returncode == 1
+            errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+            assert len(errors) == 1, (name, result.stderr)
+            assert words in errors[0], name

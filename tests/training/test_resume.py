@@ -1,10 +1,16 @@
 """A run that was stopped in any way and resumed by the same command equals the undisturbed run."""
 
+import contextlib
 import json
 import os
+import pty
 import random
+import select
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -178,7 +184,7 @@ def test_a_run_killed_within_saves_resumes_exactly(small_set: Path, whole, tmp_p
     assert_same_run(run, undisturbed)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
 def test_a_signal_finishes_the_step_saves_and_stops(
     number: int, code: int, whole, small_set: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +200,56 @@ def test_a_signal_finishes_the_step_saves_and_stops(
     assert 0 < step_of(run) < STEPS
     assert launch.run(command(small_set, run, *settings), log)[0] == 0
     assert_same_run(run, undisturbed)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_closed_terminal_saves_and_stops_unless_nohup_ignores_it(
+    ignored: bool, small_set: Path, tmp_path: Path
+) -> None:
+    """The process leads a session on a terminal that is closed; what it prints from then on is lost."""
+    run, (terminal, its_end) = tmp_path / "run", pty.openpty()
+    more = ("--steps", 100_000, "--save-every", "60min", "--set", "train.valid_every=100000")
+    arguments = [sys.executable, "-m", "sepclip", *map(str, command(small_set, run, *more))]
+
+    def begin() -> None:
+        os.login_tty(its_end)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    process = subprocess.Popen(arguments, preexec_fn=begin)
+    os.close(its_end)
+    closing = threading.Event()
+    reader = threading.Thread(target=drain, args=(terminal, closing))
+    reader.start()
+
+    def rows() -> int:
+        return len((run / "metrics.jsonl").read_text().splitlines()) if (run / "metrics.jsonl").exists() else 0
+
+    try:
+        wait_until(rows, process)
+        assert step_of(run) == 0
+        if ignored:
+            os.kill(process.pid, signal.SIGHUP)
+            before = rows()
+            wait_until(lambda: rows() > before + 1, process)
+        else:
+            closing.set()
+            reader.join()
+            os.close(terminal)
+            assert process.wait(60) == 143
+            assert step_of(run) > 0
+    finally:
+        process.kill()
+        process.wait()
+        closing.set()
+        reader.join()
+
+
+def drain(terminal: int, closing: threading.Event) -> None:
+    """Read what a terminal shows until it is about to be closed."""
+    while not closing.is_set():
+        if select.select([terminal], [], [], 0.05)[0]:
+            with contextlib.suppress(OSError):
+                os.read(terminal, 1 << 16)
 
 
 def test_sigusr1_saves_and_the_training_continues(small_set: Path, tmp_path: Path) -> None:
@@ -237,8 +293,8 @@ def test_a_resumed_run_keeps_its_automatic_settings(small_set: Path, tmp_path: P
     assert code == 1
     assert f"precision was {config.precision}, now fp64" in output
     code, output = launch.run(command(small_set, run, "--steps", 7), log)
-    assert code == 1
-    assert "train.steps was 8, now 7" in output
+    assert code == 0, output
+    assert "has 8 steps already, more than 7" in output
 
 
 def test_the_allocator_changes_no_bit(small_set: Path, tmp_path: Path) -> None:

@@ -31,7 +31,17 @@ def test_cosine_schedule_falls_from_the_full_rate_to_zero() -> None:
     assert tested.rate(101) == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["constant", "cosine", "plateau"])
+def test_hold_schedule_is_constant_and_then_falls_in_a_line() -> None:
+    tested = schedule("schedule=hold")
+    assert [tested.rate(step) for step in (0, 1, 79, 80)] == [0.01] * 4
+    assert [tested.rate(step) for step in (85, 90, 99)] == pytest.approx([0.0075, 0.005, 0.0005])
+    assert [tested.rate(step) for step in (100, 101)] == [0, 0]
+    assert tested.held_steps == 80
+    assert [schedule("schedule=hold", steps=steps).held_steps for steps in (1, 4, 5, 9, 10)] == [1, 4, 4, 8, 8]
+    assert schedule("schedule=cosine").held_steps == 100
+
+
+@pytest.mark.parametrize("kind", ["constant", "hold", "cosine", "plateau"])
 def test_warm_up_rises_in_equal_steps(kind: str) -> None:
     tested = schedule(f"schedule={kind}", "warmup_steps=10")
     assert [tested.rate(step) for step in range(10)] == pytest.approx([0.001 * k for k in range(1, 11)])

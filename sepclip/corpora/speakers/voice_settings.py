@@ -108,8 +108,10 @@ def read_voice_lists(path: Path) -> dict[str, tuple[str, ...]]:
     """
     import yaml
 
+    from sepclip.unique_yaml import load_yaml
+
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--voices {path} cannot be read: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
