@@ -180,13 +180,16 @@ def _score_by_functions(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -
         for index, row in enumerate(rows):
             if row.reason in ("silent reference", "silent estimate"):
                 continue
+            # the mixture last: that it has no score, for the improvement, costs the estimate nothing
+            values = [math.nan, math.nan]
             try:
-                score = _function_score(name, waves.est[index], waves, index)
-                mixture_score = _function_score(name, waves.mixture, waves, index) if plan.improvements else math.nan
+                values[0] = _function_score(name, waves.est[index], waves, index)
+                if plan.improvements and METRICS[name].improves:
+                    values[1] = _function_score(name, waves.mixture, waves, index)
             except ValueError as error:
-                _set_reason([row], f"{METRICS[name].title}: {error}")
-                continue
-            _set_score_and_improvement(row, name, score, mixture_score)
+                of_mixture = " of the mixture" if math.isfinite(values[0]) else ""
+                _set_reason([row], f"{METRICS[name].title}{of_mixture}: {error}")
+            _set_score_and_improvement(row, name, *values)
 
 
 def _function_score(name: str, est: FloatWaves, waves: Waves, source: int) -> float:
