@@ -71,6 +71,7 @@ class Provenance(TypedDict, total=False):
     estimate_pattern: str | None  # position of name and source in the paths of estimates, if given
     reference_pattern: str | None  # the same for references
     pairs: str  # CSV that lists all files
+    trim_seconds: float | None  # largest difference in length that was cut off, if given
 
 
 class ScoreDocument(Provenance):
