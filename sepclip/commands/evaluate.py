@@ -247,6 +247,7 @@ def _evaluate_run(
     roots: Mapping[str, Path | None],
 ) -> tuple[Path, "ScoreDocument"]:
     """Score a run on a split of a mixture set; returns the folder of the scores, and the scores."""
+    from sepclip.evaluation.leakage import find_leakage
     from sepclip.evaluation.sets import evaluate_set
     from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.model.inference import InferenceOptions
@@ -254,14 +255,16 @@ def _evaluate_run(
     from sepclip.training.run import Run
 
     device = resolve_device(device_name)
-    separator = Run.open(run).separator(device, InferenceOptions(masks=masks), kmeans)
+    trained_run = Run.open(run)
+    separator = trained_run.separator(device, InferenceOptions(masks=masks), kmeans)
+    mixtures = MixtureSet.open(data, **roots)
     # settings other than the run's are in the name, so that they do not overwrite its own scores
     settings = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
     suffix = (f"-{','.join(settings)}" if settings else "") + (f"-first{request.limit}" if request.limit else "")
     folder = request.out_folder or run / "eval" / f"{data.resolve().name}-{split}{suffix}"
     document = evaluate_set(
         separator,
-        MixtureSet.open(data, **roots),
+        mixtures,
         split,
         folder,
         {
@@ -269,6 +272,7 @@ def _evaluate_run(
             "limit": request.limit,
             "masks": separator.masks_from,
             "kmeans": separator.kmeans_settings(),
+            "leakage": find_leakage(mixtures, split, trained_run.training_sets, request.limit),
         },
         device=device,
         plan=request.plan,

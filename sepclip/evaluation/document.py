@@ -54,6 +54,17 @@ class Summary(ColumnStatistics):
     worst: WorstFiles
 
 
+class Leakage(TypedDict):
+    """Which scored mixtures contain what the run was trained on; ``leakage.py`` says what counts as the same."""
+
+    trained_on: list[str]  # folders of the sets: that of the run, and those of the runs that it began from
+    unknown: str | None  # why nothing could be compared; the lists are empty then
+    mixtures: int  # scored
+    recordings: list[str]  # names of mixtures with a recording of the training
+    unseen: int  # mixtures whose group is called unseen
+    voices: list[str]  # names of those that have a voice of the training
+
+
 class Provenance(TypedDict, total=False):
     """What was scored; the command decides which of these keys are present."""
 
@@ -65,6 +76,7 @@ class Provenance(TypedDict, total=False):
     training: Mapping[str, object]  # of a sweep: the summary of the training
     data: str  # folder of the mixture set
     split: str  # tr, cv or tt
+    leakage: Leakage  # for a run on a set
     estimates: str  # folder of separated files
     references: str  # folder of true sources
     mixtures: str | None  # folder of mixtures, if given
