@@ -262,6 +262,8 @@ def _evaluate_run(
     settings = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
     suffix = (f"-{','.join(settings)}" if settings else "") + (f"-first{request.limit}" if request.limit else "")
     folder = request.out_folder or run / "eval" / f"{data.resolve().name}-{split}{suffix}"
+    leakage = find_leakage(mixtures, split, trained_run.training_sets, request.limit)
+    options: EvaluationOptions = {**request.options, "leakage": leakage}
     document = evaluate_set(
         separator,
         mixtures,
@@ -272,12 +274,11 @@ def _evaluate_run(
             "limit": request.limit,
             "masks": separator.masks_from,
             "kmeans": separator.kmeans_settings(),
-            "leakage": find_leakage(mixtures, split, trained_run.training_sets, request.limit),
         },
         device=device,
         plan=request.plan,
         limit=request.limit,
-        **request.options,
+        **options,
     )
     return folder, document
 

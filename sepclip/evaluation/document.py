@@ -44,18 +44,8 @@ class WorstFiles(TypedDict):
     files: list[WorstFile]
 
 
-class Summary(ColumnStatistics):
-    """The statistics of all rows, and the same for parts of them, by the name of the part."""
-
-    groups: dict[str, ColumnStatistics]  # of the mixture set, such as seen and unseen
-    sexes: dict[str, ColumnStatistics]  # "same sex" and "different sexes"
-    input_snr: dict[str, ColumnStatistics]  # by ranges of the mixture's SNR
-    sources: NotRequired[dict[str, ColumnStatistics]]  # only if sources have a fixed order, such as stems
-    worst: WorstFiles
-
-
 class Leakage(TypedDict):
-    """Which scored mixtures contain what the run was trained on; ``leakage.py`` says what counts as the same."""
+    """The scored mixtures that contain what the run was trained on; ``leakage.py`` says what counts as the same."""
 
     trained_on: list[str]  # folders of the sets: that of the run, and those of the runs that it began from
     unknown: str | None  # why nothing could be compared; the lists are empty then
@@ -63,6 +53,17 @@ class Leakage(TypedDict):
     recordings: list[str]  # names of mixtures with a recording of the training
     unseen: int  # mixtures whose group is called unseen
     voices: list[str]  # names of those that have a voice of the training
+
+
+class Summary(ColumnStatistics):
+    """The statistics of all rows, and the same for parts of them, by the name of the part."""
+
+    groups: dict[str, ColumnStatistics]  # of the mixture set, such as seen and unseen
+    sexes: dict[str, ColumnStatistics]  # "same sex" and "different sexes"
+    input_snr: dict[str, ColumnStatistics]  # by ranges of the mixture's SNR
+    sources: NotRequired[dict[str, ColumnStatistics]]  # only if sources have a fixed order, such as stems
+    leakage: NotRequired[Leakage]  # only of a run on a set
+    worst: WorstFiles
 
 
 class Provenance(TypedDict, total=False):
@@ -76,7 +77,6 @@ class Provenance(TypedDict, total=False):
     training: Mapping[str, object]  # of a sweep: the summary of the training
     data: str  # folder of the mixture set
     split: str  # tr, cv or tt
-    leakage: Leakage  # for a run on a set
     estimates: str  # folder of separated files
     references: str  # folder of true sources
     mixtures: str | None  # folder of mixtures, if given

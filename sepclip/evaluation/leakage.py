@@ -72,12 +72,16 @@ def find_leakage(
 
 def _open_training_set(path: Path, digest: str, data: MixtureSet) -> MixtureSet:
     """Return the set with ``digest``, at ``path`` or, if it was moved, ``data`` itself; raises UserError without it."""
+    try:
+        mixtures = MixtureSet.open(path)
+        if mixtures.digest == digest:
+            return mixtures
+        error = UserError(f"{path} is no longer the set that the run was trained on")
+    except UserError as not_there:
+        error = not_there
     if data.digest == digest:
         return data
-    mixtures = MixtureSet.open(path)
-    if mixtures.digest != digest:
-        raise UserError(f"{path} is no longer the set that the run was trained on")
-    return mixtures
+    raise error
 
 
 def _recordings(recipe: Recipe) -> Iterable[tuple[Source, str]]:

@@ -15,7 +15,7 @@ def to_markdown(document: ScoreDocument) -> str:
     """Return ``scores.md``: all columns, the parts, the worst files, missing scores, and the definitions."""
     summary, titles = document["summary"], document["titles"]
     lines = ["# Scores", "", *_summary_table(document), ""]
-    leakage = document.get("leakage")
+    leakage = document["summary"].get("leakage")
     for line in leakage_lines(leakage) if leakage else ():
         lines += [f"{line[0].upper()}{line[1:]}.", ""]
     shares = {name: share for name, share in summary["oracle_share"].items() if share is not None}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from sepclip.evaluation.document import ColumnStatistics, Interval, Summary, WorstFiles
+from sepclip.evaluation.document import ColumnStatistics, Interval, Leakage, Summary, WorstFiles
 from sepclip.scoring.items import ScoreRow
 from sepclip.scoring.table import ORACLES
 
@@ -22,9 +22,10 @@ _Parts = dict[str, ColumnStatistics]  # by the name of the part
 
 
 class _Sources(TypedDict, total=False):
-    """The part of a Summary that only sources in a fixed order have."""
+    """The part of a Summary that only sources in a fixed order have, and what is added later."""
 
     sources: _Parts
+    leakage: Leakage
 
 
 def summarise(rows: Sequence[ScoreRow], columns: Sequence[str]) -> ColumnStatistics:

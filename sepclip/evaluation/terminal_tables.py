@@ -96,7 +96,7 @@ def print_scores(document: ScoreDocument, columns: Sequence[str] | None = None) 
     out.print(score_table(document, columns))
     for line in _part_lines(document) if columns is None else ():
         out.print(line, markup=False, soft_wrap=True)
-    leakage = document.get("leakage")
+    leakage = document["summary"].get("leakage")
     for line in leakage_lines(leakage) if leakage else ():
         out.print(line, markup=False, soft_wrap=True)
     reasons = {row["name"]: row["reason"] for row in document["rows"] if row["reason"]}

@@ -71,7 +71,7 @@ def scored_data(scores: Scores) -> str:
     origin = scores.origin
     if "run" in origin:
         limit = f", the first {origin['limit']}" if origin.get("limit") else ""
-        leakage = origin.get("leakage")
+        leakage = scores.leakage
         lines = [f"{line[0].upper()}{line[1:]}." for line in leakage_lines(leakage)] if leakage else []
         return " ".join([f"The split {origin.get('split')} of {origin.get('data')}{limit}.", *lines])
     if "pairs" in origin:
