@@ -18,7 +18,7 @@ from sepclip.audio.files import write_text
 from sepclip.errors import counted
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.sweep.grid import Grid
-from sepclip.sweep.intervals import Estimate, estimate_difference, estimate_mean
+from sepclip.sweep.intervals import Estimate, estimate_difference, estimate_mean, few_seeds_notes
 from sepclip.sweep.results import METRICS, TITLES, Result
 from sepclip.terminal import out
 
@@ -64,7 +64,7 @@ class Entry:
             return "reference"
         if self.difference is None:
             return "-"
-        return _with_interval(f"{self.difference.mean:+.2f}", self.difference) + "*" * self.difference.excludes_zero
+        return _with_interval(f"{self.difference.mean:+.2f}", self.difference) + "*" * self.difference.marked
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Table:
         if self.grid.reference is not None:
             heading = (
                 f"Difference to {self.grid.keys[0]} {self.grid.reference} in dB on the same files and seeds "
-                "(*: the interval leaves out 0)"
+                "(*: three seeds or more, and the interval leaves out 0)"
             )
             parts.append((heading, [[entry.difference_text() for entry in row] for row in self.entries]))
         return parts
@@ -124,11 +124,13 @@ class Table:
         )
 
     def remarks(self) -> list[str]:
-        """Return the remarks below the table: how much is missing, has failed or was excluded."""
+        """Return the remarks below the table: too few seeds, and how much is missing, has failed or was excluded."""
         entries = [entry for row in self.entries for entry in row]
         wanted, done = sum(entry.wanted for entry in entries), sum(entry.done for entry in entries)
         failed, excluded = sum(entry.failed for entry in entries), sum(entry.excluded for entry in entries)
-        remarks = []
+        estimates = [estimate for entry in entries for estimate in (entry.estimate, entry.difference) if estimate]
+        notes = few_seeds_notes(estimate.seeds for estimate in estimates)
+        remarks = [f"{note[0].upper()}{note[1:]}." for note in notes]
         if done < wanted:
             remarks.append(f"Not complete: {done} of {counted(wanted, 'cell')} done, {failed} failed.")
         if excluded:
@@ -183,6 +185,7 @@ class Table:
                     **_interval("mean", estimate),
                     "reference": self.grid.reference,
                     **_interval("difference", entry.difference),
+                    "difference_seeds": entry.difference.seeds if entry.difference else 0,
                     "seeds": estimate.seeds if estimate else 0,
                     "files": estimate.files if estimate else 0,
                     "seeds_wanted": entry.wanted,
