@@ -112,7 +112,7 @@ class PairComparison(TypedDict):
     wins: float | None  # share of files in which the second is better; a tie counts half
     p: float | None  # Wilcoxon's signed-rank test
     differences: list[float]  # one for each of ``MetricComparison.names``
-    p_holm: NotRequired[float | None]  # ``p`` corrected for the number of pairs (Holm 1979)
+    p_holm: NotRequired[float | None]  # ``p`` corrected for all pairs in all scores (Holm 1979)
 
 
 class MetricComparison(TypedDict):

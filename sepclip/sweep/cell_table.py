@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -20,7 +19,7 @@ from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.sweep.grid import Grid
 from sepclip.sweep.intervals import Estimate, estimate_difference, estimate_mean, few_seeds_notes
 from sepclip.sweep.results import METRICS, TITLES, Result
-from sepclip.terminal import out
+from sepclip.terminal import out, print_table
 
 SCHEMA_VERSION = 1
 RUNS, LOGS = "runs", "logs"  # folders inside the folder of the sweep
@@ -151,9 +150,7 @@ class Table:
             for title, texts in zip(self.row_titles(), rows, strict=True):
                 table.add_row(Text(title), *map(Text, texts))
             out.print(heading, markup=False, soft_wrap=True)
-            # a console as wide as the table, since rich would cut off the last columns on a narrow terminal
-            needed = out.measure(table, options=out.options.update(max_width=10_000)).maximum
-            Console(width=max(out.width, needed), highlight=False).print(table)
+            print_table(table)
         for remark in self.remarks():
             out.print(remark, markup=False, soft_wrap=True)
 
