@@ -149,6 +149,18 @@ def test_table1_has_the_cells_of_the_paper(name: str, hidden: int) -> None:
     assert grid.seeds == ((0, 1, 2) if name == "table1" else (0,))
 
 
+@NEEDS_ALL_LOSSES
+def test_clustering_losses_of_table1_make_masks_as_nussl() -> None:
+    grid = load_grid("table1")
+    masks = {cell.labels[1]: (cell.config.kmeans.masks, cell.config.kmeans.fit) for cell in grid.cells}
+    nussl, others = ("soft", "loudest"), ("binary", "vad")
+    assert masks == {"dc": nussl, "wkm": nussl, "mi": others, "chimera": others, "snr": others}
+    # the cells of other losses are those of earlier sweeps
+    digests = {cell.labels: cell.digest for cell in grid.cells if cell.seed == 0}
+    assert digests["auto:10", "mi"] == "e420231e1daa"
+    assert digests["auto:10", "snr"] == "827f4cdf6bf1"
+
+
 # the interval
 
 
