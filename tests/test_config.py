@@ -39,7 +39,7 @@ def test_recipes_of_clustering_losses_make_masks_as_nussl() -> None:
 
 
 def test_spaces_around_the_options_of_a_clip_rule_are_allowed() -> None:
-    assert load_config(settings=["clip=auto: 10, window =5"]).clip == "auto:10,window=5"
+    assert load_config(settings=["clip=auto:10, window =5"]).clip == "auto:10,window=5"
 
 
 def test_numbers_without_a_point_are_numbers() -> None:
