@@ -355,6 +355,8 @@ def test_table_of_another_metric_and_group_uses_the_same_runs(
     assert code == 0
     assert "SI-SDR improvement" in stdout
     assert "3 files, 1 seed" in stdout
+    assert "one seed: over files only" in stdout
+    assert "*" not in stdout.replace("(*:", "")
     assert (out / "table.svg").read_bytes() != (finished_sweep / "table.svg").read_bytes()
 
 

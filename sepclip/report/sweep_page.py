@@ -166,7 +166,7 @@ def sweep_page(path: Path) -> Page:
     }
     page = Page("sepclip report of a sweep", path.resolve().name, _headline(sweep), facts)
     # the table, as means and as differences to the reference
-    notes = "".join(f" {note[0].upper()}{note[1:]}." for note in few_seeds_notes(one.seeds for one in sweep.entries))
+    notes = "".join(f" Intervals of {note}." for note in few_seeds_notes(one.seeds for one in sweep.entries))
     over = "seeds and files" if any(entry.seeds > 1 for entry in sweep.entries) else "files"
     lead = f"Mean ± half-width of the 95 % interval over {over}, in dB. A stronger colour is a higher score.{notes}"
     page.add("table", f"{metric} by {' and '.join(keys[:2])}", lead, _heatmap(sweep))

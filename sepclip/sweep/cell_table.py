@@ -129,7 +129,7 @@ class Table:
         failed, excluded = sum(entry.failed for entry in entries), sum(entry.excluded for entry in entries)
         estimates = [estimate for entry in entries for estimate in (entry.estimate, entry.difference) if estimate]
         notes = few_seeds_notes(estimate.seeds for estimate in estimates)
-        remarks = [f"{note[0].upper()}{note[1:]}." for note in notes]
+        remarks = [f"Intervals of {note}." for note in notes]
         if done < wanted:
             remarks.append(f"Not complete: {done} of {counted(wanted, 'cell')} done, {failed} failed.")
         if excluded:
