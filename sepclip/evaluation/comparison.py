@@ -7,7 +7,6 @@ from statistics import fmean, median
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import Comparison, MetricComparison, PairComparison, ScoreDocument, read_scores
@@ -178,6 +177,8 @@ def compare_pair(first: str, second: str, differences: NDArray[np.float64]) -> P
 
     The order matters: the bootstrap draws places and not files.
     """
+    from scipy import stats  # takes a second, and the report imports this module for pages without a comparison too
+
     differences = np.where(np.abs(differences) < SAME_DB, 0.0, differences)
     if not differences.size:
         return {

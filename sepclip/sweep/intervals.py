@@ -23,7 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 LEVEL = 0.95
 LEAST_SEEDS = 3  # for an asterisk
@@ -80,7 +79,10 @@ def estimate(scores: NDArray[np.float64]) -> Estimate:
 
 
 def _half_width(variance: float, freedom: int) -> float:
-    # stdtrit is the quantile function of Student's t; scipy.stats has it too, but takes longer to import
+    # imported here, because every training imports this module for its report;
+    # stdtrit is the quantile function of Student's t: scipy.stats has it too, but takes longer to import
+    from scipy.special import stdtrit
+
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(variance)
 
 
