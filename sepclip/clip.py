@@ -634,7 +634,7 @@ def parse(text: str) -> Rule:
         # then the options, each at most once
         texts = dict(zip(required, [value], strict=False))
         for pair in pairs:
-            key, _, value = pair.partition("=")
+            key, _, value = (part.strip() for part in pair.partition("="))
             if key not in options or key in texts:
                 raise ValueError(f"{key} is given twice" if key in texts else f"there is no option {key!r}")
             texts[key] = value

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 T = TypeVar("T")
@@ -39,6 +40,17 @@ volume = Volume()
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
     sys.stdout.write(json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def print_table(table: Table) -> None:
+    """Print a table on stdout. Numbers are never wrapped, even if the terminal is too narrow."""
+    # a console as wide as the table, since rich would cut off the last columns on a narrow terminal
+    Console(width=max(out.width, table_width(table)), highlight=False).print(table)
+
+
+def table_width(table: Table) -> int:
+    """Return the columns that a table needs."""
+    return out.measure(table, options=out.options.update(max_width=10_000)).maximum
 
 
 def say(message: str) -> None:

@@ -33,6 +33,16 @@ def test_every_recipe_is_valid_and_changes_something(name: str) -> None:
         assert plain == value or plain == float(value)
 
 
+def test_recipes_of_clustering_losses_make_masks_as_nussl() -> None:
+    for name in ("paper/dc", "paper/wkm"):
+        kmeans = load_config(name).kmeans
+        assert (kmeans.masks, kmeans.fit) == ("soft", "loudest")
+
+
+def test_spaces_around_the_options_of_a_clip_rule_are_allowed() -> None:
+    assert load_config(settings=["clip=auto:10, window =5"]).clip == "auto:10,window=5"
+
+
 def test_numbers_without_a_point_are_numbers() -> None:
     # PyYAML reads 1e-3 as a string
     assert load_config().optimizer.learning_rate == 0.001

@@ -23,7 +23,7 @@ from sepclip.model.losses import LOSSES
 from sepclip.sweep import run_cells
 from sepclip.sweep.cell_table import Table
 from sepclip.sweep.grid import load_grid
-from sepclip.sweep.intervals import estimate, estimate_difference, estimate_mean
+from sepclip.sweep.intervals import estimate, estimate_difference, estimate_mean, few_seeds_notes
 from sepclip.sweep.results import METRICS, Result
 from sepclip.training.run import hold
 from tests.conftest import SPEECH, TINY, assert_told, sepclip
@@ -145,6 +145,20 @@ def test_table1_has_the_cells_of_the_paper(name: str, hidden: int) -> None:
     assert [row[0] for row in grid.rows()] == [f"auto:{p}" for p in (0, 1, 10, 25, 50, 90, 100)]
     assert grid.columns() == PAPER
     assert {cell.config.model.hidden for cell in grid.cells} == {hidden}
+    # enough seeds for asterisks in the table of the paper; the small one takes half an hour with one
+    assert grid.seeds == ((0, 1, 2) if name == "table1" else (0,))
+
+
+@NEEDS_ALL_LOSSES
+def test_clustering_losses_of_table1_make_masks_as_nussl() -> None:
+    grid = load_grid("table1")
+    masks = {cell.labels[1]: (cell.config.kmeans.masks, cell.config.kmeans.fit) for cell in grid.cells}
+    nussl, others = ("soft", "loudest"), ("binary", "vad")
+    assert masks == {"dc": nussl, "wkm": nussl, "mi": others, "chimera": others, "snr": others}
+    # the cells of other losses are those of earlier sweeps
+    digests = {cell.labels: cell.digest for cell in grid.cells if cell.seed == 0}
+    assert digests["auto:10", "mi"] == "e420231e1daa"
+    assert digests["auto:10", "snr"] == "827f4cdf6bf1"
 
 
 # the interval
@@ -182,6 +196,27 @@ def test_interval_contains_the_true_mean_as_often_as_stated(seed_effect: float) 
         result = estimate(scores + chance.normal(size=(3, 40)))
         inside += abs(result.mean - 10) < result.half_width
     assert 0.935 <= inside / 500 <= 0.99
+
+
+@pytest.mark.parametrize("seeds", [3, 4])
+@pytest.mark.parametrize(("seed_effect", "file_effect"), [(0.1, 0.0), (0.05, 0.3), (1.0, 0.3)])
+def test_interval_covers_small_effects_of_the_seed_too(seeds: int, seed_effect: float, file_effect: float) -> None:
+    """Effects of the seed as small as the residual, which a clipped variance component takes for none."""
+    chance, inside, draws = np.random.default_rng(2), 0, 1000
+    for _ in range(draws):
+        effects = seed_effect * chance.normal(size=(seeds, 1)) + file_effect * chance.normal(size=(1, 200))
+        result = estimate(effects + chance.normal(size=(seeds, 200)))
+        inside += abs(result.mean) < result.half_width
+    assert inside / draws >= 0.93
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_asterisks_need_three_seeds(seeds: int) -> None:
+    result = estimate(5 + np.random.default_rng(0).normal(0, 0.01, (seeds, 50)))
+    assert result.excludes_zero
+    assert result.marked == (seeds == 3)
+    notes = ["one seed: over files only, no asterisk"], ["two seeds: a wide interval, no asterisk"], []
+    assert few_seeds_notes([seeds, seeds, 5]) == notes[seeds - 1]
 
 
 def test_difference_is_paired_by_seed_and_file() -> None:
@@ -320,6 +355,8 @@ def test_table_of_another_metric_and_group_uses_the_same_runs(
     assert code == 0
     assert "SI-SDR improvement" in stdout
     assert "3 files, 1 seed" in stdout
+    assert "one seed: over files only" in stdout
+    assert "*" not in stdout.replace("(*:", "")
     assert (out / "table.svg").read_bytes() != (finished_sweep / "table.svg").read_bytes()
 
 

@@ -56,9 +56,9 @@ _SET_ONLY: _Refusals = {
     )
 }
 _FILES_ONLY: _Refusals = {
-    ("mixtures", "estimate_pattern", "reference_pattern", "fixed_order"): (
-        "--mixtures, --estimate-pattern, --reference-pattern and --fixed-order go with --estimates and --references, "
-        "or with --pairs"
+    ("mixtures", "estimate_pattern", "reference_pattern", "fixed_order", "trim"): (
+        "--mixtures, --estimate-pattern, --reference-pattern, --fixed-order and --trim go with --estimates and "
+        "--references, or with --pairs"
     )
 }
 _FOLDERS_ONLY: _Refusals = {
@@ -87,7 +87,8 @@ def evaluate(
     mixtures: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the mixtures NAME.wav [REFERENCES/mix, else the sum of the references].",
+            help="Folder of the mixtures: NAME.wav, mix/NAME.wav, or mixture in the place of a source [those beside "
+            "the references, else the sum of the references].",
             show_default=False,
         ),
     ] = None,
@@ -114,6 +115,16 @@ def evaluate(
         bool,
         typer.Option("--fixed-order", help="Pair sources by name instead of by the best SI-SDR, as for stems."),
     ] = False,
+    trim: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Cut files that differ in length by up to so much to the shorter [a hop of about 8 ms].",
+            min=0,
+            max=1,
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split of DATA: tr, cv or tt [tt].", show_default=False)] = None,
     limit: Annotated[int | None, typer.Option(help="Score only the first so many files.", min=1)] = None,
     out_folder: Annotated[
@@ -195,10 +206,10 @@ def evaluate(
         assert estimates is not None
         assert references is not None
         patterns = {"estimate_pattern": estimate_pattern, "reference_pattern": reference_pattern}
-        folder, document = _evaluate_folders(request, estimates, references, mixtures, patterns, fixed_order)
+        folder, document = _evaluate_folders(request, estimates, references, mixtures, patterns, fixed_order, trim)
     else:
         assert pairs is not None
-        folder, document = _evaluate_pairs(request, pairs, fixed_order)
+        folder, document = _evaluate_pairs(request, pairs, fixed_order, trim)
     if as_json:
         print_json(dict(document))
     else:
@@ -238,6 +249,7 @@ def _evaluate_run(
     roots: Mapping[str, Path | None],
 ) -> tuple[Path, "ScoreDocument"]:
     """Score a run on a split of a mixture set; returns the folder of the scores, and the scores."""
+    from sepclip.evaluation.leakage import find_leakage
     from sepclip.evaluation.sets import evaluate_set
     from sepclip.mixing.mixture_set import MixtureSet
     from sepclip.model.inference import InferenceOptions
@@ -245,14 +257,18 @@ def _evaluate_run(
     from sepclip.training.run import Run
 
     device = resolve_device(device_name)
-    separator = Run.open(run).separator(device, InferenceOptions(masks=masks), kmeans)
+    trained_run = Run.open(run)
+    separator = trained_run.separator(device, InferenceOptions(masks=masks), kmeans)
+    mixtures = MixtureSet.open(data, **roots)
     # settings other than the run's are in the name, so that they do not overwrite its own scores
     settings = [*([f"masks={masks}"] if masks else []), *([kmeans.replace(" ", "")] if kmeans else [])]
     suffix = (f"-{','.join(settings)}" if settings else "") + (f"-first{request.limit}" if request.limit else "")
     folder = request.out_folder or run / "eval" / f"{data.resolve().name}-{split}{suffix}"
+    leakage = find_leakage(mixtures, split, trained_run.training_sets, request.limit)
+    options: EvaluationOptions = {**request.options, "leakage": leakage}
     document = evaluate_set(
         separator,
-        MixtureSet.open(data, **roots),
+        mixtures,
         split,
         folder,
         {
@@ -264,7 +280,7 @@ def _evaluate_run(
         device=device,
         plan=request.plan,
         limit=request.limit,
-        **request.options,
+        **options,
     )
     return folder, document
 
@@ -276,6 +292,7 @@ def _evaluate_folders(
     mixtures: Path | None,
     patterns: Mapping[str, str | None],
     fixed_order: bool,
+    trim: float | None,
 ) -> tuple[Path, "ScoreDocument"]:
     """Score a folder of estimates; returns the folder of the scores, and the scores."""
     from sepclip.evaluation.folders import evaluate_folders
@@ -291,18 +308,27 @@ def _evaluate_folders(
         estimate_pattern=patterns["estimate_pattern"],
         reference_pattern=patterns["reference_pattern"],
         fixed_order=fixed_order,
+        trim_seconds=trim,
         **request.options,
     )
     return folder, document
 
 
-def _evaluate_pairs(request: _Request, table: Path, fixed_order: bool) -> tuple[Path, "ScoreDocument"]:
+def _evaluate_pairs(
+    request: _Request, table: Path, fixed_order: bool, trim: float | None
+) -> tuple[Path, "ScoreDocument"]:
     """Score the files that a CSV lists; returns the folder of the scores, and the scores."""
-    from sepclip.evaluation.folders import evaluate_pairs
+    from sepclip.evaluation.pair_table import evaluate_pairs
 
     folder = request.out_folder or table.parent
     document = evaluate_pairs(
-        table, folder, request.plan, limit=request.limit, fixed_order=fixed_order, **request.options
+        table,
+        folder,
+        request.plan,
+        limit=request.limit,
+        fixed_order=fixed_order,
+        trim_seconds=trim,
+        **request.options,
     )
     return folder, document
 

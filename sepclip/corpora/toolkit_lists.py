@@ -17,6 +17,7 @@ from sepclip.mixing.mixture_set import SetDocument
 from sepclip.mixing.recipe import Recipe
 
 SPEECHBRAIN_FILE = "speechbrain.csv"
+NOISE = "noise"  # folder of what noisy mixtures have beside their sources
 
 
 def write_lists(out: Path, recipes: Mapping[str, Sequence[Recipe]], layout: Layout, about: SetDocument) -> None:
@@ -34,6 +35,8 @@ def write_lists(out: Path, recipes: Mapping[str, Sequence[Recipe]], layout: Layo
             names, lengths = (recipe.name for recipe in mixtures), (recipe.length for recipe in mixtures)
             rows = zip(names, *columns.values(), lengths, strict=True)
             texts[f"mixture_{split}_{mixture}.csv"] = _csv(header, rows)
+        if mixtures and all((folder / NOISE / f"{recipe.name}.wav").is_file() for recipe in mixtures):
+            waves[NOISE] = [f"{folder}/{NOISE}/{recipe.name}.wav" for recipe in mixtures]
         texts[SPEECHBRAIN_FILE] = _speechbrain(mixtures, waves, layout.rate_hz)
         for name, text in texts.items():
             if not (folder / name).is_file() or (folder / name).read_bytes() != text.encode():

@@ -22,10 +22,11 @@ from sepclip.audio.files import WAV_HEADER, replace_file, write_sound, write_tex
 from sepclip.audio.layout import Layout
 from sepclip.corpora.preflight import Preflight
 from sepclip.corpora.speakers.statistics import statistics_line
-from sepclip.corpora.toolkit_lists import write_lists
+from sepclip.corpora.toolkit_lists import NOISE, write_lists
 from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import FORMAT, SET_FILE, UNFINISHED_FILE, MixtureSet, SetReport, with_defaults
 from sepclip.mixing.recipe import SPLITS, Recipe
+from sepclip.mixing.render import FULL_SCALE
 from sepclip.parallel import in_processes
 
 _TEMPORARY = ".*.tmp"  # as replace_file names them
@@ -49,8 +50,9 @@ class PlannedSet:
     def missing_bytes(self) -> int:
         """The bytes of audio that are still to be written."""
         parts, channels = 1 + self.layout.sources, self.layout.channels
-        lengths = [recipe.length for recipes in self.recipes.values() for recipe in recipes]
-        needed = sum(parts * (WAV_HEADER + 2 * channels * length) for length in lengths)
+        # a noisy mixture has one more file
+        files = [(recipe.length, parts + bool(recipe.noise)) for recipes in self.recipes.values() for recipe in recipes]
+        needed = sum(count * (WAV_HEADER + 2 * channels * length) for length, count in files)
         written = sum(file.stat().st_size for split in SPLITS for file in (self.out / split).glob("*/*.wav"))
         return max(0, needed - written)
 
@@ -223,6 +225,7 @@ def _write_audio(sets: Sequence[PlannedSet], render: RenderAll, jobs: int | None
 
     def files(split: str, number: int, recipe: Recipe) -> list[Path]:
         folder, parts = sets[number].out / split, ("mix", *sets[number].layout.names)
+        parts = (*parts, NOISE) if recipe.noise else parts
         return [folder / part / f"{recipe.name}.wav" for part in parts]
 
     def is_complete(split: str, number: int, recipe: Recipe) -> bool:
@@ -233,12 +236,21 @@ def _write_audio(sets: Sequence[PlannedSet], render: RenderAll, jobs: int | None
         split, _ = mixture
         missing = [item for item in recipes_by_mixture[mixture] if not is_complete(split, *item)]
         for (number, recipe), waves in zip(missing, render(missing) if missing else (), strict=True):
+            if recipe.noise:  # for other toolkits, which add it to the sources
+                waves = np.concatenate([waves, _residual(waves)])
             for file, wave in zip(files(split, number, recipe), waves, strict=True):
                 write_sound(file, wave, sets[number].layout.rate_hz, flush=False)
 
     for _ in in_processes(write, list(recipes_by_mixture), "writing mixtures", jobs):
         pass
     os.sync()  # all waves at once: a flush for each would take minutes
+
+
+def _residual(waves: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Return what a mixture (1 + S, T) has beside its sources (1, T): its noise, and its echo if they are dry."""
+    beside = waves[:1].astype(np.int32) - waves[1:].sum(0, dtype=np.int32, keepdims=True)
+    rounded: NDArray[np.int16] = beside.clip(-FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
+    return rounded
 
 
 def _finish(planned: PlannedSet, digest: str, *, audio: bool) -> None:

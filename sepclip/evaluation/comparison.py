@@ -7,7 +7,6 @@ from statistics import fmean, median
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import Comparison, MetricComparison, PairComparison, ScoreDocument, read_scores
@@ -17,7 +16,7 @@ from sepclip.scoring.table import METRICS
 
 SAME_DB = 1e-6  # the scores of one estimate by the two engines differ by less
 SAME_SNR_DB = 0.01  # with files of 16 bits or more, the SNRs of the same mixture and references differ by far less
-_HEADS = ["score", "systems", "files", "means", "difference", "95 %", "median", "better in", "p (Holm)"]
+_HEADS = ["score", "systems", "files", "means", "difference", "95 %", "median", "better", "p (Holm)"]
 
 FileKey = tuple[str, tuple[str, ...]]  # name and sources
 RowsByFile = dict[FileKey, list[FlatRow]]
@@ -28,15 +27,16 @@ def compare(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> Comp
 
     A run is replaced by its scores of the one set on which all given runs are scored. A file counts once, with the mean
     over its sources, if all systems have a score for all of them. ``interval``: 95 % of the mean difference by the
-    bootstrap over files. ``p``: Wilcoxon's signed-rank test; ``p_holm``: corrected for the pairs of systems within a
-    score. ``wins``: the share of files in which the second is better, ties counting half.
+    bootstrap over files. ``p``: Wilcoxon's signed-rank test; ``p_holm``: corrected for all pairs of systems in all
+    scores. ``wins``: the share of files in which the second is better, ties counting half.
 
     Raises UserError if scores differ in their definitions or in their files' references, or have no file in common.
     """
     if len(paths) < 2:
         raise UserError("give two scores or more to compare")
     paths = _resolve_runs(paths)
-    documents = {label: read_scores(path) for label, path in zip(_short_labels(paths), paths, strict=True)}
+    read = [read_scores(path) for path in paths]  # before the labels: a path that does not exist has none
+    documents = dict(zip(_short_labels(paths), read, strict=True))
     names = _common_metrics(documents, metrics)
     _require_same_mixtures(documents)
     # the files that all systems have with the same sources
@@ -46,13 +46,15 @@ def compare(paths: Sequence[Path], metrics: Sequence[str] | None = None) -> Comp
     if not common:
         raise UserError(f"{', '.join(documents)} have no file with the same sources in common")
     first = next(iter(documents.values()))
+    scores = {name: _compare_metric(name, systems, common) for name in names}
+    correct_all([pair for metric in scores.values() for pair in metric["pairs"]])
     return {
         "systems": {label: str(path) for label, path in zip(documents, paths, strict=True)},
         "metrics": {name: first["metrics"][name] for name in names},
         "titles": {name: first["titles"][name] for name in names},
         "files": len(common),
         "left_out": left_out,
-        "scores": {name: _compare_metric(name, systems, common) for name in names},
+        "scores": scores,
     }
 
 
@@ -74,10 +76,12 @@ def _resolve_runs(paths: Sequence[Path]) -> list[Path]:
 
 def _short_labels(paths: Sequence[Path]) -> list[str]:
     """Return a short name for each path: its run, or as many of its last folders as make it unique."""
-    folders = [(path if path.is_dir() else path.parent).resolve().parts for path in paths]
-    for path, parts in zip(paths, folders, strict=True):
-        if folders.count(parts) > 1:
+    files = [(path / "scores.json" if path.is_dir() else path).resolve() for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        if files.count(file) > 1:
             raise UserError(f"{path} is given twice: give different scores")
+    # a file of another name counts as a folder of that name
+    folders = [(file.parent if file.name == "scores.json" else file.with_suffix("")).parts for file in files]
     runs = [parts[-3] if parts[-2:-1] == ("eval",) and len(parts) > 2 else parts[-1] for parts in folders]
     if len(set(runs)) == len(runs):
         return runs
@@ -147,11 +151,9 @@ def _compare_metric(name: str, systems: Mapping[str, RowsByFile], common: Sequen
         label: np.array([fmean(row[name] for row in files[key]) for key in usable]) for label, files in systems.items()
     }
     pairs = [
-        _compare_pair(first, second, means[second] - means[first])
+        compare_pair(first, second, means[second] - means[first])
         for first, second in itertools.combinations(systems, 2)
     ]
-    for pair, corrected in zip(pairs, holm([pair["p"] for pair in pairs]), strict=True):
-        pair["p_holm"] = corrected
     return {
         "files": len(usable),
         "means": {label: float(values.mean()) if usable else None for label, values in means.items()},
@@ -160,8 +162,23 @@ def _compare_metric(name: str, systems: Mapping[str, RowsByFile], common: Sequen
     }
 
 
-def _compare_pair(first: str, second: str, differences: NDArray[np.float64]) -> PairComparison:
-    """Return the statistics of ``differences`` (files,), ``second`` minus ``first``."""
+def correct_all(pairs: Sequence[PairComparison]) -> None:
+    """Write ``p_holm`` into all pairs: their p values, corrected for their number.
+
+    Pairs without any difference, such as the oracles of two systems, do not count: they cannot be found to differ.
+    """
+    values = [pair["p"] if any(pair["differences"]) else None for pair in pairs]
+    for pair, corrected in zip(pairs, holm(values), strict=True):
+        pair["p_holm"] = pair["p"] if corrected is None else corrected
+
+
+def compare_pair(first: str, second: str, differences: NDArray[np.float64]) -> PairComparison:
+    """Return the statistics of ``differences`` (files,), ``second`` minus ``first``, in the order of the files' names.
+
+    The order matters: the bootstrap draws places and not files.
+    """
+    from scipy import stats  # takes a second, and the report imports this module for pages without a comparison too
+
     differences = np.where(np.abs(differences) < SAME_DB, 0.0, differences)
     if not differences.size:
         return {
@@ -211,15 +228,20 @@ def _cells(pair: PairComparison, means: Mapping[str, float | None]) -> list[str]
     """Return the figures of one pair of systems; dashes if no file has a score in all systems."""
     if pair["mean"] is None:
         return ["-"] * 6
-    low, high = pair["interval"] or (None, None)
     return [
         f"{means[pair['second']]:.2f}, {means[pair['first']]:.2f}",
         f"{pair['mean']:+.2f}",
-        "-" if low is None else f"{low:+.2f} to {high:+.2f}",
+        interval_text(pair),
         f"{pair['median']:+.2f}",
         f"{pair['wins']:.0%}",
         f"{pair['p_holm']:.2g}",
     ]
+
+
+def interval_text(pair: PairComparison) -> str:
+    """Return the interval of a difference, such as ``+1.00 to +3.00``; a dash if there is none."""
+    low, high = pair["interval"] or (None, None)
+    return "-" if low is None else f"{low:+.2f} to {high:+.2f}"
 
 
 def left_out_message(result: Comparison) -> str | None:

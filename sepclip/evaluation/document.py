@@ -44,6 +44,17 @@ class WorstFiles(TypedDict):
     files: list[WorstFile]
 
 
+class Leakage(TypedDict):
+    """The scored mixtures that contain what the run was trained on; ``leakage.py`` says what counts as the same."""
+
+    trained_on: list[str]  # folders of the sets: that of the run, and those of the runs that it began from
+    unknown: str | None  # why nothing could be compared; the lists are empty then
+    mixtures: int  # scored
+    recordings: list[str]  # names of mixtures with a recording of the training
+    unseen: int  # mixtures whose group is called unseen
+    voices: list[str]  # names of those that have a voice of the training
+
+
 class Summary(ColumnStatistics):
     """The statistics of all rows, and the same for parts of them, by the name of the part."""
 
@@ -51,6 +62,7 @@ class Summary(ColumnStatistics):
     sexes: dict[str, ColumnStatistics]  # "same sex" and "different sexes"
     input_snr: dict[str, ColumnStatistics]  # by ranges of the mixture's SNR
     sources: NotRequired[dict[str, ColumnStatistics]]  # only if sources have a fixed order, such as stems
+    leakage: NotRequired[Leakage]  # only of a run on a set
     worst: WorstFiles
 
 
@@ -71,6 +83,7 @@ class Provenance(TypedDict, total=False):
     estimate_pattern: str | None  # position of name and source in the paths of estimates, if given
     reference_pattern: str | None  # the same for references
     pairs: str  # CSV that lists all files
+    trim_seconds: float | None  # largest difference in length that was cut off, if given
 
 
 class ScoreDocument(Provenance):
@@ -99,7 +112,7 @@ class PairComparison(TypedDict):
     wins: float | None  # share of files in which the second is better; a tie counts half
     p: float | None  # Wilcoxon's signed-rank test
     differences: list[float]  # one for each of ``MetricComparison.names``
-    p_holm: NotRequired[float | None]  # ``p`` corrected for the number of pairs (Holm 1979)
+    p_holm: NotRequired[float | None]  # ``p`` corrected for all pairs in all scores (Holm 1979)
 
 
 class MetricComparison(TypedDict):

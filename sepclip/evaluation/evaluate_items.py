@@ -11,7 +11,7 @@ from typing import TypedDict, Unpack
 
 import sepclip
 from sepclip.errors import UserError, counted
-from sepclip.evaluation.document import SCHEMA_VERSION, Provenance, ScoreDocument
+from sepclip.evaluation.document import SCHEMA_VERSION, Leakage, Provenance, ScoreDocument
 from sepclip.evaluation.journal import Journal
 from sepclip.evaluation.summary import reason_kind, summarise_parts
 from sepclip.evaluation.write_scores import track_path, write_scores, write_track
@@ -29,6 +29,7 @@ class EvaluationOptions(TypedDict, total=False):
     jobs: int | None  # processes that score; None: one per core, 0: this process
     memory_gib: float | None  # for all of them together; None: 80 % of what is free
     museval_json: bool  # also write a file for each track, as museval does
+    leakage: Leakage  # of the training into the items, for the summary
 
 
 def evaluate_items(
@@ -65,6 +66,8 @@ def evaluate_items(
         journal.remove()
         raise _nothing_scored(all_rows)
     document = build_document(all_rows, about, plan, fixed_order=any(item.fixed_order for item in items))
+    if "leakage" in options:
+        document["summary"]["leakage"] = options["leakage"]
     write_scores(folder, document)
     journal.remove()
     return document

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from sepclip.evaluation.document import Interval, ScoreDocument
+from sepclip.evaluation.leakage import leakage_lines
 from sepclip.scoring.table import ORACLES
 
 _Part = Literal["groups", "sexes", "input_snr", "sources"]
@@ -14,6 +15,9 @@ def to_markdown(document: ScoreDocument) -> str:
     """Return ``scores.md``: all columns, the parts, the worst files, missing scores, and the definitions."""
     summary, titles = document["summary"], document["titles"]
     lines = ["# Scores", "", *_summary_table(document), ""]
+    leakage = document["summary"].get("leakage")
+    for line in leakage_lines(leakage) if leakage else ():
+        lines += [f"{line[0].upper()}{line[1:]}.", ""]
     shares = {name: share for name, share in summary["oracle_share"].items() if share is not None}
     if shares:
         reached = ", ".join(f"{ORACLES[name][0]} {share:.0%}" for name, share in shares.items())

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from statistics import fmean
 from typing import TypedDict
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from sepclip.evaluation.document import ColumnStatistics, Interval, Summary, WorstFiles
+from sepclip.evaluation.document import ColumnStatistics, Interval, Leakage, Summary, WorstFiles
 from sepclip.scoring.items import ScoreRow
 from sepclip.scoring.table import ORACLES
 
@@ -22,9 +23,10 @@ _Parts = dict[str, ColumnStatistics]  # by the name of the part
 
 
 class _Sources(TypedDict, total=False):
-    """The part of a Summary that only sources in a fixed order have."""
+    """The part of a Summary that only sources in a fixed order have, and what is added later."""
 
     sources: _Parts
+    leakage: Leakage
 
 
 def summarise(rows: Sequence[ScoreRow], columns: Sequence[str]) -> ColumnStatistics:
@@ -101,9 +103,7 @@ def _intervals(rows: Sequence[ScoreRow], files: Sequence[str], values: NDArray[n
     np.add.at(sums, file_of_row, np.nan_to_num(values))
     np.add.at(counts, file_of_row, ~np.isnan(values))
     # how often each resample has each file; a mean of a resample is then a ratio of two products
-    rng = np.random.Generator(np.random.PCG64(_SEED))
-    resamples = rng.integers(len(files), size=(RESAMPLES, len(files)))
-    times = np.stack([np.bincount(sample, minlength=len(files)) for sample in resamples]).astype(np.float64)
+    times = _resamples(len(files))
     with np.errstate(invalid="ignore"):  # a resample may have no score of a column
         means = (times @ sums) / (times @ counts)  # (resamples, columns)
     enough = (counts > 0).sum(0) >= 2
@@ -111,6 +111,14 @@ def _intervals(rows: Sequence[ScoreRow], files: Sequence[str], values: NDArray[n
         np.nanpercentile(means[:, column], (2.5, 97.5)).tolist() if enough[column] else None
         for column in range(values.shape[1])
     ]
+
+
+@lru_cache(maxsize=1)  # a comparison has dozens of intervals over the same files
+def _resamples(files: int) -> NDArray[np.float64]:
+    """Return how often each of the resamples (RESAMPLES, files) has each file."""
+    rng = np.random.Generator(np.random.PCG64(_SEED))
+    resamples = rng.integers(files, size=(RESAMPLES, files))
+    return np.stack([np.bincount(sample, minlength=files) for sample in resamples]).astype(np.float64)
 
 
 def percentile_interval(values: NDArray[np.float64]) -> Interval | None:

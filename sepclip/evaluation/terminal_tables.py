@@ -8,6 +8,7 @@ from rich.table import Table
 
 from sepclip.errors import counted
 from sepclip.evaluation.document import ColumnStatistics, ScoreDocument
+from sepclip.evaluation.leakage import leakage_lines
 from sepclip.scoring.table import METRICS, ORACLES
 from sepclip.terminal import out, say, say_some
 
@@ -94,6 +95,9 @@ def print_scores(document: ScoreDocument, columns: Sequence[str] | None = None) 
     """
     out.print(score_table(document, columns))
     for line in _part_lines(document) if columns is None else ():
+        out.print(line, markup=False, soft_wrap=True)
+    leakage = document["summary"].get("leakage")
+    for line in leakage_lines(leakage) if leakage else ():
         out.print(line, markup=False, soft_wrap=True)
     reasons = {row["name"]: row["reason"] for row in document["rows"] if row["reason"]}
     if reasons:

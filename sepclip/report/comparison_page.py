@@ -1,10 +1,14 @@
 """The page that compares two runs, or two evaluations, on the same files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from sepclip.errors import UserError, counted
+from sepclip.evaluation.comparison import compare_pair, correct_all, interval_text
+from sepclip.evaluation.document import PairComparison
 from sepclip.report.curves import MetricsHistory, dynamics_charts, read_dynamics, training_charts
 from sepclip.report.examples import example_source, select_examples
 from sepclip.report.facts import configuration_differences
@@ -15,10 +19,10 @@ from sepclip.report.run_page import PLAYER_HELP, ZOOM_HELP, add_listening_error,
 from sepclip.report.scores import FILE, Scores, evaluations
 from sepclip.report.svg import histogram, scatter
 from sepclip.report.tables import Value, grid, sortable
-from sepclip.sweep.intervals import Estimate, estimate_difference
 from sepclip.terminal import warn
 from sepclip.training.run import Run
 
+_LEVEL = 0.05  # p below which a difference gets an asterisk
 _RANKS = {"best": "largest gain", "median": "median", "worst": "largest loss"}  # of the differences
 
 
@@ -35,11 +39,16 @@ class ScoredPair:
         first, second = self.first.by_file(metric), self.second.by_file(metric)
         return {name: (first[name], second[name]) for name in first if name in second}
 
-    def difference(self, metric: str) -> Estimate | None:
-        """Return the mean of the second minus the first, paired by file, with its interval."""
-        values = self.values(metric)
-        first, second = ({name: pair[index] for name, pair in values.items()} for index in (0, 1))
-        return estimate_difference({0: second}, {0: first})  # as two sweep cells with one seed
+    def differences(self, metrics: Sequence[str]) -> dict[str, PairComparison]:
+        """Return the second minus the first, by metric, as `sepclip compare` does; corrected for these metrics."""
+        result = {}
+        for metric in metrics:
+            values = self.values(metric)
+            result[metric] = compare_pair(
+                *self.names, np.array([values[name][1] - values[name][0] for name in sorted(values)])
+            )
+        correct_all(list(result.values()))
+        return result
 
     def metrics(self) -> list[str]:
         """Return the metrics that both evaluations have."""
@@ -129,13 +138,11 @@ def _add_scores(page: Page, pair: ScoredPair) -> None:
     title, values = pair.first.titles[metric], pair.values(metric)
     differences = {name: second - first for name, (first, second) in values.items()}
     # the headline, with two digits, because two runs may be close
-    difference = pair.difference(metric)
-    if difference is not None:
-        width = difference.half_width
-        interval = "" if width is None else f" ± {width:.2f} (95 % interval over files)"
-        files = counted(difference.files, "file")
-        meaning = f"{title}, {pair.names[1]} minus {pair.names[0]}, mean of {files}{interval}"
-        page.headline = Headline(signed(difference.mean, "", 2), "dB", meaning)
+    difference = pair.differences([metric])[metric]
+    if difference["mean"] is not None:
+        interval = f" (95 % interval over files: {interval_text(difference)})" if difference["interval"] else ""
+        meaning = f"{title}, {pair.names[1]} minus {pair.names[0]}, mean of {counted(len(values), 'file')}{interval}"
+        page.headline = Headline(signed(difference["mean"], "", 2), "dB", meaning)
     _add_listening(page, pair, differences, title)
     # the list of files, the largest loss first
     order = sorted(values, key=lambda name: differences[name])
@@ -148,8 +155,8 @@ def _add_scores(page: Page, pair: ScoredPair) -> None:
     )
     pictures = grid([scatter(values, pair.names, "dB", f"{title} of each file"), distribution])
     lead = (
-        f"{scored_data(pair.first)} Differences are between the same files; an asterisk marks those whose 95 % "
-        "interval excludes 0."
+        f"{scored_data(pair.first)} Differences are between the same files, with their 95 % interval over files "
+        f"(bootstrap); an asterisk marks p < {_LEVEL} by Wilcoxon's test, corrected for all scores in the table (Holm)."
     )
     page.add("scores", "Scores", lead, _table(pair), pictures, tag("h3", "All files"), files_table)
 
@@ -174,17 +181,15 @@ def _add_listening(page: Page, pair: ScoredPair, differences: Mapping[str, float
 
 def _table(pair: ScoredPair) -> Markup:
     """Return the means of both systems for each metric, their difference and the share of files that are better."""
-    titles = ("mean, dB", *pair.names, "difference", "better files")
-    rows = []
-    for metric in pair.differing_metrics() or pair.metrics():
+    titles = ("mean, dB", *pair.names, "difference", "95 %", "better files")
+    metrics, rows = pair.differing_metrics() or pair.metrics(), []
+    for metric, difference in pair.differences(metrics).items():
         values = list(pair.values(metric).values())
         first, second = (sum(scores[index] for scores in values) / len(values) for index in (0, 1))
-        estimate = pair.difference(metric)
-        width = estimate.half_width if estimate else None
-        difference = f"{second - first:+.2f}" + ("" if width is None else f" ± {width:.2f}")
-        star = "*" if estimate and estimate.excludes_zero else ""
-        better = sum(second > first for first, second in values) / len(values)
-        cells = (minus(f"{first:.2f}"), minus(f"{second:.2f}"), minus(difference) + star, f"{better:.0%}")
+        certain = difference["p_holm"] is not None and difference["p_holm"] < _LEVEL
+        number = minus(f"{difference['mean']:+.2f}") + "*" * certain
+        means = (minus(f"{first:.2f}"), minus(f"{second:.2f}"))
+        cells = (*means, number, minus(interval_text(difference)), f"{difference['wins']:.0%}")
         rows.append(tag("tr", tag("th", pair.first.titles[metric], scope="row"), (tag("td", cell) for cell in cells)))
     head = tag("tr", (tag("th", title, scope="col") for title in titles))
     return tag("div", tag("table", tag("thead", head), tag("tbody", rows), class_="wide"), class_="scroll")

@@ -57,9 +57,10 @@ def example_source(scores: Scores) -> ExampleSource:
             lambda names: folder_items(
                 estimates,
                 references,
-                Path(mixtures) if mixtures else None,
+                _find_again(mixtures, scores.folder) if mixtures else None,
                 only=names,
                 fixed_order=scores.grouping == "source",
+                trim_seconds=origin.get("trim_seconds"),
                 estimate_pattern=origin.get("estimate_pattern"),
                 reference_pattern=origin.get("reference_pattern"),
             )

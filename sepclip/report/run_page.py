@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import fmean
 
 from sepclip.errors import UserError, counted
+from sepclip.evaluation.leakage import leakage_lines
 from sepclip.pretrained.model_cards import is_model
 from sepclip.report.curves import GAIN as VALIDATION_GAIN
 from sepclip.report.curves import MetricsHistory, dynamics_charts, read_dynamics, training_charts
@@ -71,7 +72,9 @@ def scored_data(scores: Scores) -> str:
     origin = scores.origin
     if "run" in origin:
         limit = f", the first {origin['limit']}" if origin.get("limit") else ""
-        return f"The split {origin.get('split')} of {origin.get('data')}{limit}."
+        leakage = scores.leakage
+        lines = [f"{line[0].upper()}{line[1:]}." for line in leakage_lines(leakage)] if leakage else []
+        return " ".join([f"The split {origin.get('split')} of {origin.get('data')}{limit}.", *lines])
     if "pairs" in origin:
         return f"The files of the table {origin['pairs']}."
     return f"{origin.get('estimates')} against {origin.get('references')}."

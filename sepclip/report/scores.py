@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Any, Literal, cast
 
 from sepclip.errors import UserError
-from sepclip.evaluation.document import Provenance
+from sepclip.evaluation.document import Leakage, Provenance
 from sepclip.report.markup import minus
 
 FILE = "scores.json"
@@ -63,6 +63,7 @@ class Scores:
     definitions: dict[str, str]
     rows: list[SourceScores]
     grouping: Literal["group", "source"]
+    leakage: Leakage | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Scores":
@@ -89,6 +90,7 @@ class Scores:
             titles_with_units,
             definitions,
             rows,
+            leakage=document.get("summary", {}).get("leakage"),
             grouping="source" if document.get("sources") == _FIXED_ORDER else "group",
         )
 

@@ -15,6 +15,7 @@ from sepclip.report.facts import facts_table
 from sepclip.report.markup import Content, Markup, minus, tag
 from sepclip.report.page import Headline, Page
 from sepclip.report.tables import Value, grid, sortable
+from sepclip.sweep.intervals import LEAST_SEEDS, few_seeds_notes
 from sepclip.sweep.results import TITLES
 
 CELLS, TABLE = "cells.json", "table.csv"
@@ -33,6 +34,7 @@ class HeatmapEntry:
     difference_half_width: float | None
     is_reference: bool
     seeds: int
+    difference_seeds: int
     wanted: int
 
     def column(self) -> str | None:
@@ -132,6 +134,7 @@ def _heatmap_entry(row: dict[str, str], keys: Sequence[str]) -> HeatmapEntry:
         difference_half_width=half_width("difference"),
         is_reference=bool(row["reference"]) and row[keys[0]] == row["reference"],
         seeds=int(row["seeds"]),
+        difference_seeds=int(row.get("difference_seeds", row["seeds"])),  # a column that 0.1 did not write
         wanted=int(row["seeds_wanted"]),
     )
 
@@ -163,13 +166,15 @@ def sweep_page(path: Path) -> Page:
     }
     page = Page("sepclip report of a sweep", path.resolve().name, _headline(sweep), facts)
     # the table, as means and as differences to the reference
-    lead = "Mean ± half-width of the 95 % interval over seeds and files, in dB. A stronger colour is a higher score."
+    notes = "".join(f" Intervals of {note}." for note in few_seeds_notes(one.seeds for one in sweep.entries))
+    over = "seeds and files" if any(entry.seeds > 1 for entry in sweep.entries) else "files"
+    lead = f"Mean ± half-width of the 95 % interval over {over}, in dB. A stronger colour is a higher score.{notes}"
     page.add("table", f"{metric} by {' and '.join(keys[:2])}", lead, _heatmap(sweep))
     reference = next((entry.labels[0] for entry in sweep.entries if entry.is_reference), None)
     if reference is not None:
         lead = (
-            f"Difference to {keys[0]} {reference} on the same files and seeds, in dB. An asterisk marks those whose "
-            "95 % interval excludes 0."
+            f"Difference to {keys[0]} {reference} on the same files and seeds, in dB. An asterisk marks those of "
+            f"three seeds or more whose 95 % interval excludes 0.{notes}"
         )
         page.add("differences", "Differences", lead, _heatmap(sweep, difference=True))
     # the runs
@@ -230,7 +235,8 @@ def _heatmap_cell(entry: HeatmapEntry, scale: _ColourScale, *, difference: bool)
     if value is None:
         return tag("td", "reference" if difference and entry.is_reference else entry.status, class_="none")
     share = 100 * (abs(value) if difference else value - scale.low) / ((scale.high - scale.low) or 1.0)
-    star = "*" if difference and half_width is not None and abs(value) > half_width else ""
+    certain = half_width is not None and abs(value) > half_width and entry.difference_seeds >= LEAST_SEEDS
+    star = "*" if difference and certain else ""
     notes = [] if half_width is None else [f"± {half_width:.2f}"]
     if entry.seeds < entry.wanted:
         notes.append(f"{entry.seeds} of {counted(entry.wanted, 'seed')}")

@@ -48,7 +48,11 @@ class ScoreRow:
 
 @dataclass(frozen=True)
 class Waves:
-    """The waves of one file to score: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C)."""
+    """The waves of one file to score: ``est`` and ``ref`` (S, T, C), ``mixture`` (T, C).
+
+    ``missing`` says for each source why it has no estimate (which is zero then), or None; empty if all have one.
+    ``mixture_missing`` says why there is no mixture, or None; ``mixture`` means nothing then.
+    """
 
     rate_hz: int
     est: FloatWaves
@@ -56,6 +60,8 @@ class Waves:
     mixture: FloatWaves
     notes: tuple[str, ...] = ()
     fixed_order: bool = False  # each estimate belongs to the reference of the same index
+    missing: tuple[str | None, ...] = ()
+    mixture_missing: str | None = None
 
 
 @dataclass(frozen=True)

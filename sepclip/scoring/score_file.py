@@ -47,8 +47,12 @@ def score_file(rows: list[ScoreRow], waves: Waves | str, plan: ScoringPlan) -> W
         _set_reason(rows, "NaN or infinite estimate")
     elif not (np.isfinite(waves.ref).all() and np.isfinite(waves.mixture).all()):
         _set_reason(rows, "NaN or infinite reference or mixture")
-    else:
+    elif waves.mixture_missing is None:
         windows = _score_waves(rows, waves, plan)
+    else:
+        # everything that needs no mixture; the reason last, so that the one of a score that is missing anyway stays
+        windows = _score_waves(rows, waves, replace(plan, improvements=False, oracles=()))
+        _set_reason(rows, f"no score that needs the mixture: {waves.mixture_missing}")
     for row in rows:
         _set_status(row, plan.metrics)
     return windows
@@ -64,7 +68,9 @@ def _score_waves(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Windo
         waves = replace(waves, est=waves.est[best_order(pairwise)])  # (S, T, C), in the order of the references
     # silence has no score in any family; its reason comes first, so that no later reason replaces it
     for index, row in enumerate(rows):
-        if not waves.ref[index].any():
+        if waves.missing and waves.missing[index]:
+            row.reason = waves.missing[index]
+        elif not waves.ref[index].any():
             row.reason = "silent reference"
         elif not waves.est[index].any():
             row.reason = "silent estimate"
@@ -80,11 +86,15 @@ def _score_ratios(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -> Sequ
     """Write the scores without filters; returns the SI-SDR of the mixture as the estimate of each source."""
     count = len(rows)
     # the mixture is one more estimate, number ``count``, so that one pass over the samples serves both
-    ratios = Ratios(est=[*waves.est, waves.mixture], ref=waves.ref)
+    has_mixture = waves.mixture_missing is None
+    ratios = Ratios(est=[*waves.est, *([waves.mixture] if has_mixture else [])], ref=waves.ref)
     names = [name for name in plan.metrics if METRICS[name].family == "ratios"]
     mixture_names = list(dict.fromkeys([*names, *(("si_sdr",) if plan.oracles else ())]))
     scores = ratios.score([(index, index) for index in range(count)], names)
-    mixture_scores = ratios.score([(count, index) for index in range(count)], mixture_names)
+    if has_mixture:
+        mixture_scores = ratios.score([(count, index) for index in range(count)], mixture_names)
+    else:
+        mixture_scores = {name: np.full(count, np.nan) for name in mixture_names}
     for index, row in enumerate(rows):
         for name in names:
             _set_score_and_improvement(row, name, scores[name][index], mixture_scores[name][index])
@@ -178,15 +188,18 @@ def _score_by_functions(rows: list[ScoreRow], waves: Waves, plan: ScoringPlan) -
         if METRICS[name].family not in ("perceptual", "function"):
             continue
         for index, row in enumerate(rows):
-            if row.reason in ("silent reference", "silent estimate"):
+            if not (waves.ref[index].any() and waves.est[index].any()):
                 continue
+            # the mixture last: that it has no score, for the improvement, costs the estimate nothing
+            values = [math.nan, math.nan]
             try:
-                score = _function_score(name, waves.est[index], waves, index)
-                mixture_score = _function_score(name, waves.mixture, waves, index) if plan.improvements else math.nan
+                values[0] = _function_score(name, waves.est[index], waves, index)
+                if plan.improvements and METRICS[name].improves:
+                    values[1] = _function_score(name, waves.mixture, waves, index)
             except ValueError as error:
-                _set_reason([row], f"{METRICS[name].title}: {error}")
-                continue
-            _set_score_and_improvement(row, name, score, mixture_score)
+                of_mixture = " of the mixture" if math.isfinite(values[0]) else ""
+                _set_reason([row], f"{METRICS[name].title}{of_mixture}: {error}")
+            _set_score_and_improvement(row, name, *values)
 
 
 def _function_score(name: str, est: FloatWaves, waves: Waves, source: int) -> float:

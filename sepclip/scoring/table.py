@@ -99,10 +99,10 @@ METRICS: dict[str, Metric] = {
     ),
     "estoi": Metric(
         "ESTOI",
-        "extended short-time objective intelligibility (Jensen and Taal 2016) by the package pystoi, mean over "
-        "channels",
+        "extended short-time objective intelligibility (Jensen and Taal 2016) by the steps of the package pystoi, with "
+        "a fixed generator, mean over channels",
         "perceptual",
-        unit="0 to 1",
+        unit="-1 to 1",
     ),
 }
 DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.family != "perceptual")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -18,9 +17,9 @@ from sepclip.audio.files import write_text
 from sepclip.errors import counted
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.sweep.grid import Grid
-from sepclip.sweep.intervals import Estimate, estimate_difference, estimate_mean
+from sepclip.sweep.intervals import Estimate, estimate_difference, estimate_mean, few_seeds_notes
 from sepclip.sweep.results import METRICS, TITLES, Result
-from sepclip.terminal import out
+from sepclip.terminal import out, print_table
 
 SCHEMA_VERSION = 1
 RUNS, LOGS = "runs", "logs"  # folders inside the folder of the sweep
@@ -64,7 +63,7 @@ class Entry:
             return "reference"
         if self.difference is None:
             return "-"
-        return _with_interval(f"{self.difference.mean:+.2f}", self.difference) + "*" * self.difference.excludes_zero
+        return _with_interval(f"{self.difference.mean:+.2f}", self.difference) + "*" * self.difference.marked
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ class Table:
         if self.grid.reference is not None:
             heading = (
                 f"Difference to {self.grid.keys[0]} {self.grid.reference} in dB on the same files and seeds "
-                "(*: the interval leaves out 0)"
+                "(*: three seeds or more, and the interval leaves out 0)"
             )
             parts.append((heading, [[entry.difference_text() for entry in row] for row in self.entries]))
         return parts
@@ -124,11 +123,13 @@ class Table:
         )
 
     def remarks(self) -> list[str]:
-        """Return the remarks below the table: how much is missing, has failed or was excluded."""
+        """Return the remarks below the table: too few seeds, and how much is missing, has failed or was excluded."""
         entries = [entry for row in self.entries for entry in row]
         wanted, done = sum(entry.wanted for entry in entries), sum(entry.done for entry in entries)
         failed, excluded = sum(entry.failed for entry in entries), sum(entry.excluded for entry in entries)
-        remarks = []
+        estimates = [estimate for entry in entries for estimate in (entry.estimate, entry.difference) if estimate]
+        notes = few_seeds_notes(estimate.seeds for estimate in estimates)
+        remarks = [f"Intervals of {note}." for note in notes]
         if done < wanted:
             remarks.append(f"Not complete: {done} of {counted(wanted, 'cell')} done, {failed} failed.")
         if excluded:
@@ -149,9 +150,7 @@ class Table:
             for title, texts in zip(self.row_titles(), rows, strict=True):
                 table.add_row(Text(title), *map(Text, texts))
             out.print(heading, markup=False, soft_wrap=True)
-            # a console as wide as the table, since rich would cut off the last columns on a narrow terminal
-            needed = out.measure(table, options=out.options.update(max_width=10_000)).maximum
-            Console(width=max(out.width, needed), highlight=False).print(table)
+            print_table(table)
         for remark in self.remarks():
             out.print(remark, markup=False, soft_wrap=True)
 
@@ -183,6 +182,7 @@ class Table:
                     **_interval("mean", estimate),
                     "reference": self.grid.reference,
                     **_interval("difference", entry.difference),
+                    "difference_seeds": entry.difference.seeds if entry.difference else 0,
                     "seeds": estimate.seeds if estimate else 0,
                     "files": estimate.files if estimate else 0,
                     "seeds_wanted": entry.wanted,

@@ -6,25 +6,27 @@ test mixtures, would give another mean. The model is therefore a crossed one wit
     x[s, f] = mu + a[s] + b[f] + e[s, f]
 
 with the mean squares A of seeds, B of files and E of the residual (two-way analysis of variance without replication).
-The variance of the grand mean has three components: (A - E) / SF for the seeds, (B - E) / SF for the files, both
-clipped at 0, and E / SF. Each component has its own degrees of freedom, S - 1, F - 1 and (S - 1)(F - 1), and therefore
-its own quantile of Student's t; the squares of the half-widths add. If one component dominates, this is its exact
-interval; otherwise the interval contains the true mean in 95 to 97 % of simulations. (Satterthwaite's pooled degrees of
-freedom, tried first, reached only 88 % with two seeds and 93 % with three.)
+The variance of the grand mean has two parts: A / SF, which holds the seeds and the residual, and (B - E) / SF for the
+files, clipped at 0. Each has its own degrees of freedom, S - 1 and F - 1, and therefore its own quantile of Student's
+t; the squares of the half-widths add. The first part is exact whatever the seeds do, because nothing is subtracted from
+it. (Tried: three parts, with the seeds' (A - E) / SF clipped at 0, covers as little as 0.90 with three seeds if their
+effect is as small as the residual; Satterthwaite's pooled degrees of freedom as little as 0.91. benchmarks/intervals.py
+simulates the intervals.)
 
 One seed says nothing about other seeds, so the interval is then over the files alone. With two seeds, the effect of
-the seed has one degree of freedom, and the interval is necessarily wide.
+the seed has one degree of freedom, and the interval is necessarily wide. Neither gets an asterisk.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 LEVEL = 0.95
+LEAST_SEEDS = 3  # for an asterisk
+_FEW_SEEDS = {1: "one seed: over files only, no asterisk", 2: "two seeds: a wide interval, no asterisk"}
 FileScores = Mapping[str, float]  # of one run: file name to dB, the mean over the sources of the file
 
 
@@ -42,6 +44,16 @@ class Estimate:
         """Whether the whole interval is on one side of 0."""
         return self.half_width is not None and abs(self.mean) > self.half_width
 
+    @property
+    def marked(self) -> bool:
+        """Whether it gets an asterisk: the interval is over enough seeds and excludes 0."""
+        return self.seeds >= LEAST_SEEDS and self.excludes_zero
+
+
+def few_seeds_notes(seeds: Iterable[int]) -> list[str]:
+    """Return a note for each number of seeds that occurs and is too small for an asterisk."""
+    return [_FEW_SEEDS[count] for count in sorted(set(seeds)) if count in _FEW_SEEDS]
+
 
 def estimate(scores: NDArray[np.float64]) -> Estimate:
     """Return the mean of ``scores`` (seeds, files) in dB and its interval over both."""
@@ -56,19 +68,21 @@ def estimate(scores: NDArray[np.float64]) -> Estimate:
         return Estimate(mean, half_width, seeds, files)
     # E, the mean square of what the additive model leaves unexplained
     residual = scores - by_seed[:, None] - by_file[None, :] + mean  # (seeds, files)
-    seed_freedom, file_freedom = seeds - 1, files - 1
-    e = float((residual**2).sum()) / (seed_freedom * file_freedom)
-    # A - E and B - E; a negative estimate of a variance component means that the effect is lost in the residual
-    seed_part = max(files * float(by_seed.var(ddof=1)) - e, 0.0)
+    e = float((residual**2).sum()) / ((seeds - 1) * (files - 1))
+    # A, and B - E; if that is negative, the effect of the file is lost in the residual, which A contains
+    seed_part = files * float(by_seed.var(ddof=1))
     file_part = max(seeds * float(by_file.var(ddof=1)) - e, 0.0)
-    # a quantile of its own for each component, see above
-    parts = ((seed_part, seed_freedom), (file_part, file_freedom), (e, seed_freedom * file_freedom))
+    # a quantile of its own for each part, see above
+    parts = ((seed_part, seeds - 1), (file_part, files - 1))
     half_width = math.hypot(*(_half_width(part / scores.size, freedom) for part, freedom in parts))
     return Estimate(mean, half_width, seeds, files)
 
 
 def _half_width(variance: float, freedom: int) -> float:
-    # stdtrit is the quantile function of Student's t; scipy.stats has it too, but takes longer to import
+    # imported here, because every training imports this module for its report;
+    # stdtrit is the quantile function of Student's t: scipy.stats has it too, but takes longer to import
+    from scipy.special import stdtrit
+
     return float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(variance)
 
 

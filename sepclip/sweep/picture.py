@@ -108,7 +108,7 @@ def _write_entry(axes: "Axes", image: "AxesImage", entry: Entry, row: int, colum
     # black letters on a light background, white ones on a dark one, by the luminance of Rec. 709
     color = "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "white"
     text = f"{estimate.mean:+.2f}" if difference else f"{estimate.mean:.2f}"
-    star = "*" if difference and estimate.excludes_zero else ""
+    star = "*" if difference and estimate.marked else ""
     seeds = "" if entry.done == entry.wanted else f"\n{entry.done} of {entry.wanted} seeds"
     interval = "" if estimate.half_width is None else f"\n±{estimate.half_width:.2f}"
     axes.text(column, row, f"{text}{star}{interval}{seeds}", ha="center", va="center", color=color, fontsize=8)

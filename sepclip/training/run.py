@@ -183,6 +183,12 @@ class Run:
         """Open the mixture set that the run was trained on, where it was then; UserError if it is not there."""
         return MixtureSet.open(Path(_read_environment(self.path)["data"]["path"]), root, noise=noise, rirs=rirs)
 
+    def training_sets(self) -> list[tuple[Path, str]]:
+        """Return the folder and the digest of the set that the run was trained on, then of those of ``init_from``."""
+        facts = _read_environment(self.path)["data"]
+        initial_run = _initial_run(self.config, self.layout)
+        return [(Path(facts["path"]), facts["digest"]), *(initial_run.training_sets() if initial_run else [])]
+
     def load_initial_weights(self, separator: SeparationModel) -> None:
         """Load the weights of the run ``init_from``, if set, into ``separator``; UserError if they do not fit."""
         initial_run = _initial_run(self.config, self.layout)

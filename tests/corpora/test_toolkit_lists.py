@@ -83,6 +83,20 @@ def test_a_set_of_librimix_has_its_tables(libri, task):
             assert {soundfile.info(path).frames for path in paths} == {int(row["length"])}
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_noise_is_listed_for_speechbrain(libri, task):
+    made = libri[task]
+    for split in SPLITS:
+        table = rows(made.path / split / "speechbrain.csv")
+        assert ("noise_wav" in table[0]) == (task != "sep_clean")
+        assert (made.path / split / "noise").is_dir() == (task != "sep_clean")
+        for row in table if task != "sep_clean" else ():
+            parts = [part for part in ("mix", "s1", "s2", "noise") if f"{part}_wav" in row]
+            mix, *others = (soundfile.read(row[f"{part}_wav"], dtype="int16")[0].astype(int) for part in parts)
+            np.testing.assert_array_equal(mix, sum(others))
+            assert row["noise_wav_format"] == "wav"
+
+
 def test_a_set_that_moved_gets_its_lists_anew(corpus, tmp_path):
     made = prepare(corpus, tmp_path / "here")
     assert right(made)

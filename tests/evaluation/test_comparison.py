@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from sepclip.errors import UserError
 from sepclip.evaluation.comparison import compare, holm
 from sepclip.evaluation.evaluate_items import build_document
 from sepclip.evaluation.write_scores import write_scores
+from sepclip.report.comparison_page import read_pair
 from sepclip.scoring.items import ScoreRow, ScoringPlan
 from sepclip.scoring.table import columns
 from tests.conftest import assert_told, sepclip
@@ -58,6 +60,59 @@ def test_three_systems_are_corrected_for_three_pairs(tmp_path: Path) -> None:
     assert holm([0.01, 0.04, None, 0.03, 0.005]) == [
         pytest.approx(v) if v else v for v in (0.03, 0.06, None, 0.06, 0.02)
     ]
+
+
+def test_correction_covers_all_scores_that_are_shown(tmp_path: Path) -> None:
+    chance, plan, folders = np.random.default_rng(3), ScoringPlan(("si_sdr", "snr", "sd_sdr"), ()), []
+    for name in "ab":
+        rows = []
+        for index in range(20):
+            row = ScoreRow(f"{index}", "s1", scores=dict.fromkeys(columns(plan.metrics, ())))
+            row.scores |= {"si_sdr": chance.normal(0.5 * (name == "b")), "snr": chance.normal(), "sd_sdr": 1.0}
+            rows.append(row)
+        write_scores(tmp_path / name, build_document(rows, {}, plan))
+        folders.append(tmp_path / name)
+    result = compare(folders)["scores"]
+    si_sdr, snr, same = (result[name]["pairs"][0] for name in ("si_sdr", "snr", "sd_sdr"))
+    low, high = sorted([si_sdr, snr], key=lambda pair: pair["p"])
+    # two tests; the third score is the same in both systems, so that there is nothing to find
+    assert low["p_holm"] == pytest.approx(min(1, 2 * low["p"]))
+    assert high["p_holm"] == pytest.approx(max(high["p"], low["p_holm"]))
+    assert (same["p"], same["p_holm"]) == (1, 1)
+    alone = compare(folders, ["si_sdr"])["scores"]["si_sdr"]["pairs"][0]
+    assert alone["p_holm"] == alone["p"] == si_sdr["p"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 12])
+@pytest.mark.parametrize("long", [False, True])
+def test_tables_fit_into_80_columns_with_any_number_of_systems(count: int, long: bool, tmp_path: Path) -> None:
+    chance = np.random.default_rng(4)
+    names = [f"{'a-system-with-quite-a-long-name-' if long else 's'}{index}" for index in range(count)]
+    folders = [scores(tmp_path / name, (10 * chance.normal(size=4)).tolist()) for name in names]
+    result = sepclip("compare", *folders)  # into a pipe
+    assert result.returncode == 0, result.stderr
+    titles = [f"{names[1]} - {names[0]}, 4 files"] if count == 2 else ["SI-SDR, 4 files", "SNR, 4 files"]
+    for title in titles:
+        assert title in result.stdout
+    lines = result.stdout.splitlines()
+    assert max(len(line) for line in lines if "long-name" not in line) <= 80
+    assert "…" not in result.stdout
+    for metric in compare(folders)["scores"].values():
+        for pair in metric["pairs"]:
+            low, high = pair["interval"]
+            figures = rf"{pair['mean']:+.2f} +{low:+.2f} to {high:+.2f} ".replace("+", r"\+").replace(" \\+", " +", 1)
+            line = next(line for line in lines if re.search(figures, line))
+            assert len(line) <= 80
+            assert f"{pair['p_holm']:.2g}" in line
+
+
+def test_folders_that_do_not_exist_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"one/scores.json: no such file|one: no such file"):
+        compare([tmp_path / "one", tmp_path / "two"])
+    # two files in one folder are two systems
+    folder = scores(tmp_path / "both", [1.0, 2.0])
+    (folder / "before.json").write_text((folder / "scores.json").read_text())
+    assert list(compare([folder, folder / "before.json"])["systems"]) == ["both", "before"]
 
 
 def test_system_names_are_short_and_unique(tmp_path: Path) -> None:
@@ -147,3 +202,20 @@ def test_runs_are_replaced_by_their_scores_and_the_table_fits_into_a_terminal(tm
     (tmp_path / "new" / "config.yaml").touch()
     with pytest.raises(UserError, match="not scored on a set in common"):
         compare([*runs, tmp_path / "new"])
+
+
+def test_page_has_the_intervals_of_the_command(tmp_path: Path) -> None:
+    chance = np.random.default_rng(5)
+    base = chance.normal(5, 3, 30)
+    one, other = (
+        scores(tmp_path / "one", base.tolist()),
+        scores(tmp_path / "other", (base + chance.normal(1, 1, 30)).tolist()),
+    )
+    document = json.loads((other / "scores.json").read_text())
+    document["rows"] = document["rows"][20:] + document["rows"][:20]  # in another order
+    (other / "scores.json").write_text(json.dumps(document))
+    (pair,) = compare([one, other], ["si_sdr"])["scores"]["si_sdr"]["pairs"]
+    page = read_pair(other, one).differences(["si_sdr"])["si_sdr"]
+    assert [-value for value in reversed(page["interval"])] == pytest.approx(pair["interval"], abs=0.02)  # other draws
+    page = read_pair(one, other).differences(["si_sdr"])["si_sdr"]
+    assert (page["interval"], page["p_holm"]) == (pair["interval"], pair["p_holm"])

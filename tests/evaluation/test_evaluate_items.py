@@ -13,6 +13,7 @@ from sepclip.errors import UserError
 from sepclip.evaluation.document import SCHEMA_VERSION
 from sepclip.evaluation.evaluate_items import build_document
 from sepclip.evaluation.folders import folder_items
+from sepclip.evaluation.item_files import NO_MIXTURE
 from sepclip.evaluation.sets import set_items
 from sepclip.evaluation.summary import summarise
 from sepclip.evaluation.terminal_tables import print_scores
@@ -291,8 +292,8 @@ def test_a_file_beyond_the_memory_is_scored_in_blocks_or_refused(tmp_path: Path)
         assert result.returncode == 0, result.stderr
         scored[memory] = {row["name"]: row for row in json.loads(result.stdout)["rows"]}
     whole, blocks, refused = (scored[memory]["long"] for memory in scored)
-    assert (whole["status"], whole["notes"]) == ("ok", [])
-    assert blocks["notes"] == ["too long for museval in this memory: scored by the fast engine, in blocks"]
+    assert (whole["status"], whole["notes"]) == ("ok", [NO_MIXTURE])
+    assert blocks["notes"] == [NO_MIXTURE, "too long for museval in this memory: scored by the fast engine, in blocks"]
     assert [blocks[name] for name in ("snr", "sdr", "sir")] == pytest.approx(
         [whole[name] for name in ("snr", "sdr", "sir")], abs=1e-6
     )

@@ -6,7 +6,8 @@ import soundfile
 
 from sepclip.errors import UserError
 from sepclip.evaluation.evaluate_items import evaluate_items
-from sepclip.evaluation.folders import find_sources, folder_items, pair_items
+from sepclip.evaluation.folders import find_sources, folder_items
+from sepclip.evaluation.pair_table import pair_items
 from sepclip.scoring.items import ScoringPlan
 from sepclip.scoring.score_many import score
 from tests.conftest import assert_told, sepclip
