@@ -39,5 +39,6 @@ def read_stem(path: Path, name: str) -> Sound:
     """Return one stem, or the ``mixture``, of a stem file. Raises BadSound if ffmpeg cannot decode it."""
     with TemporaryDirectory() as folder:
         target = Path(folder) / "stem.wav"
-        decode(path, target, STREAMS.index(name))
+        if loss := decode(path, target, STREAMS.index(name)):
+            raise BadSound(path, loss)
         return read_sound(target)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile
 
-from sepclip.audio.files import find_sounds, name_below, read_sound
+from sepclip.audio.files import BadSound, find_sounds, name_below, read_header, read_sound
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import ScoreDocument
 from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves, default_frame
+from sepclip.terminal import warn_once
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -123,19 +123,29 @@ class _ItemFiles:
     def _mixtures(self) -> list[Path]:
         return [self.mixture] if self.mixture else []
 
+    def _paths(self) -> list[Path]:
+        return [*(self.references or {}).values(), *(self.estimates or {}).values(), *self._mixtures()]
+
     def identity(self) -> str:
         """Return a text that changes with the files."""
-        paths = [*(self.references or {}).values(), *(self.estimates or {}).values(), *self._mixtures()]
-        stats = [(path, path.stat()) for path in paths if path.is_file()]
+        stats = [(path, path.stat()) for path in self._paths() if path.is_file()]
         return " ".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
     def size(self) -> tuple[int, int]:
-        """Return samples times sources times channels, and channels, by the headers; 0 and 1 if one is unreadable."""
+        """Return samples times sources times channels of the references, and channels; 0 and 1 if one is unreadable.
+
+        Warn about all files whose header promises another length than they have.
+        """
+        references = list((self.references or {}).values())
         try:
-            infos = [soundfile.info(path) for path in (self.references or {}).values()]
-        except (soundfile.SoundFileError, OSError):
+            headers = {path: read_header(path) for path in self._paths()}
+        except BadSound:
             return 0, 1  # reading the files will say what is wrong
-        return sum(info.frames * info.channels for info in infos), max((info.channels for info in infos), default=1)
+        for path, header in headers.items():
+            if header.header_fault:
+                warn_once(f"{path}: {header.header_fault}")
+        sizes = [(headers[path].samples, headers[path].channels) for path in references]
+        return sum(samples * channels for samples, channels in sizes), max((c for _, c in sizes), default=1)
 
 
 def folder_items(
