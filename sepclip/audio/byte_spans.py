@@ -27,12 +27,13 @@ class Part:
     """A part of a file that libsndfile can open on its own.
 
     It is ``prefix``, a header that is right, followed by the bytes from ``start`` to ``stop`` of each span. ``raw`` is
-    the encoding of a part without any header.
+    the encoding of a part without any header. ``samples`` is their number if libsndfile cannot know it.
     """
 
     spans: tuple[tuple[int, int], ...]
     prefix: bytes = b""
     raw: RawEncoding | None = None
+    samples: int | None = None
 
     def reader(self, path: Path) -> "SpanReader":
         """Return the bytes of the part of the file at ``path`` as a file object."""

@@ -72,15 +72,21 @@ class SoundReader:
         if result.unreadable:
             raise BadSound(path, result.unreadable)
         self._files: list[SequentialFile] = []
+        self._lengths: list[int] = []  # samples of each
         for part in result.parts:
             reader = stack.enter_context(part.reader(path))
-            self._files.append(stack.enter_context(part.open(reader)))
+            file = stack.enter_context(part.open(reader))
+            if part.samples is not None and file.frames < part.samples:
+                raise BadSound(path, "libsndfile does not find all of its samples, which need ffmpeg")
+            self._files.append(file)
+            self._lengths.append(int(file.frames if part.samples is None else part.samples))
         if not result.parts:
             self._files.append(stack.enter_context(SequentialFile(path)))
+            self._lengths.append(int(self._files[0].frames))
         first = self._files[0]
         self.rate_hz, self.channels = int(first.samplerate), int(first.channels)
         self.subtype, self.format = str(first.subtype), str(first.format)
-        self.frames = sum(int(file.frames) for file in self._files)
+        self.frames = sum(self._lengths)
         self._index, self._at = 0, 0
         self._require_one_kind()
         if not result.parts and not self.loss and _is_truncated(first.extra_info):
@@ -100,13 +106,13 @@ class SoundReader:
     def seek(self, start: int) -> None:
         """Continue at the sample ``start``, or at the end if that is later."""
         self._index = 0
-        while self._index < len(self._files) - 1 and start >= self._files[self._index].frames:
-            start -= self._files[self._index].frames
+        while self._index < len(self._files) - 1 and start >= self._lengths[self._index]:
+            start -= self._lengths[self._index]
             self._index += 1
         for file in self._files[self._index + 1 :]:
             file.seek(0)
         file = self._files[self._index]
-        self._at = min(start, file.frames)
+        self._at = min(start, self._lengths[self._index])
         lead = min(self._at, _MPEG_LEAD) if self.subtype.startswith("MPEG") else 0
         file.seek(self._at - lead)
         if lead:  # decoded and dropped, so that the first sample is that of decoding from the beginning
@@ -117,7 +123,7 @@ class SoundReader:
         pieces: list[Float32] = []
         while True:
             file = self._files[self._index]
-            size = min(frames, file.frames - self._at)
+            size = min(frames, self._lengths[self._index] - self._at)
             piece = file.read(size, dtype="float32", always_2d=True).T  # (C, T)
             pieces.append(piece)
             self._at, frames = self._at + piece.shape[1], frames - piece.shape[1]

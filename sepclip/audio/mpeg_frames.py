@@ -23,6 +23,7 @@ _RATES = {
 _SAME = 0xFFFE0C00  # bits of a header that all frames of a stream share: sync, version, layer, sampling rate
 _PREFIX_RATE = 9  # index of the bit rate of the frame with the number: large enough for it in all versions
 _DECODER_DELAY = 529  # samples that mpg123 drops in addition to the delay of the encoder
+_MOST_UNCOUNTED = 8  # frames of MP1 and MP2 that libsndfile's estimate may lack
 _SEARCH = 1 << 16  # bytes at the beginning that are searched for the first frame
 
 
@@ -48,6 +49,7 @@ class _Stream:
     count: int = 0
     spans: list[tuple[int, int]] = field(default_factory=list)
     gaps: list[tuple[float, int]] = field(default_factory=list)  # second and bytes that are no frames
+    last: int = 0  # position of the last frame
     skipped: int = 0  # bytes since the last frame that are none
 
     @property
@@ -71,6 +73,7 @@ class _Stream:
             self.gaps.append((self.seconds, self.skipped))
             self.skipped = 0
         self.count += 1
+        self.last = start
         if self.spans and self.spans[-1][1] == start:
             self.spans[-1] = self.spans[-1][0], stop
         else:
@@ -166,10 +169,22 @@ def _tag_of(data: Bytes, at: int, frame: _Frame) -> tuple[int, int] | None:
     return (-1, -1) if data[at + 36 : at + 40] == b"VBRI" else None
 
 
+def _positions(data: Bytes, start: int, stop: int) -> set[int]:
+    """Return the positions of the names of tags; to look for them in each frame would double the time."""
+    positions = set()
+    for name in (b"Xing", b"Info", b"VBRI"):
+        at = start
+        while (at := data.find(name, at, stop)) >= 0:
+            positions.add(at)
+            at += 1
+    return positions
+
+
 def _walk(data: Bytes, start: int, stop: int) -> list[_Stream]:
     """Return the streams of frames from ``start`` to ``stop``: a tag or another kind of frame begins a new one."""
     streams: list[_Stream] = []
     at = start
+    tags = _positions(data, start, stop)
     while at + 4 <= stop:
         bits, frame = _at(data, at)
         if frame is None or (streams and (bits ^ streams[-1].bits) & _SAME and not _follows(data, at, stop)):
@@ -182,7 +197,7 @@ def _walk(data: Bytes, start: int, stop: int) -> list[_Stream]:
                     streams[-1].skipped += following - at
             at = following
             continue
-        tag = _tag_of(data, at, frame)
+        tag = _tag_of(data, at, frame) if at + frame.tag in tags or at + 36 in tags else None
         if at + frame.size > stop:  # cut within its last frame
             break
         if tag is not None or not streams or (bits ^ streams[-1].bits) & _SAME:
@@ -203,7 +218,7 @@ def _follows(data: Bytes, at: int, stop: int) -> bool:
 
 def _result(data: Bytes, streams: list[_Stream]) -> Scan:
     """Return the scan of a file whose tag is wrong, or that has none, or that consists of several streams."""
-    parts = tuple(Part(tuple(stream.spans), _numbered_frame(data, stream)) for stream in streams)
+    parts = tuple(_part(data, stream) for stream in streams)
     held = f"{sum(stream.seconds for stream in streams):.2f} s"
     gaps = [gap for stream in streams for gap in stream.gaps]
     first = streams[0]
@@ -216,20 +231,29 @@ def _result(data: Bytes, streams: list[_Stream]) -> Scan:
         loss = f"truncated: its header promises {seconds:.2f} s and the file holds {held}"
     if len(streams) > 1:
         fault = f"{len(streams)} streams one after the other: all {held} of them are used"
-    elif first.promised is None:
+    elif first.promised is None and first.frame.layer == 3:
         fault = f"its header does not state the length: all {held} of sound are used"
-    elif first.count > first.promised + 1:
+    elif first.promised is not None and first.count > first.promised + 1:
         fault = (
             f"its header promises {first.promised:,} frames and the file holds {first.count:,} ({held}): all are used"
         )
     return Scan(parts, fault, loss)
 
 
+def _part(data: Bytes, stream: _Stream) -> Part:
+    """Return the part of a file that has one stream."""
+    spans = tuple(stream.spans)
+    if stream.frame.layer == 3:
+        return Part(spans, _numbered_frame(data, stream))
+    # libsndfile divides the bytes by those of the first frame, and there is no frame to state another number: with the
+    # last frame again and again it gets too many, of which only the right number is read
+    again = ((stream.last, spans[-1][1]),) * _MOST_UNCOUNTED
+    return Part(spans + again, samples=stream.count * stream.frame.samples)
+
+
 def _numbered_frame(data: Bytes, stream: _Stream) -> bytes:
     """Return the frame with the number of frames and bytes of a stream: its own, corrected, or a new one."""
     size = sum(stop - start for start, stop in stream.spans)
-    if stream.frame.layer != 3:  # has no such frame, and always one bit rate, from which libsndfile gets the number
-        return b""
     own = data[stream.tag[0] : stream.tag[1]] if stream.tag else b""
     if own[stream.frame.tag : stream.frame.tag + 4] in (b"Xing", b"Info") and stream.promised is not None:
         return own if stream.is_as_promised else _renumbered(own, stream.frame.tag, stream.count, len(own) + size)

@@ -1,7 +1,9 @@
 """What files hold whose header promises more, less or nothing: the whole sound, and one sentence on the header."""
 
 import os
+import shutil
 import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -281,3 +283,20 @@ def test_changed_file_is_measured_again(tmp_path):
     assert read_header(path).samples == len(SAMPLES)
     path.write_bytes(write(tmp_path / "b.wav", "WAV", SAMPLES[:1000]) + chunk(b"LIST", b"INFO"))
     assert_holds(path, SCALED[:1000], fault=False)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("rate", [44100, 48000, 22050])
+def test_mp2_is_read_whole(tmp_path, rate):
+    write(tmp_path / "a.wav", "WAV", wave(5), rate=rate)
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.wav", "-c:a", "mp2"]
+    subprocess.run([*command, tmp_path / "a.mp2"], check=True, timeout=60)
+    with (tmp_path / "a.mp2").open("ab") as file:
+        file.write(b"TAG".ljust(128, b"\0"))
+    header = read_header(tmp_path / "a.mp2")
+    assert (header.samples, header.header_fault) == (-(-len(wave(5)) // 1152) * 1152, "")
+    command = ["ffmpeg", "-v", "error", "-i", tmp_path / "a.mp2", "-f", "f32le", "-"]
+    decoded = np.frombuffer(subprocess.run(command, check=True, timeout=60, capture_output=True).stdout, np.float32)
+    samples = read_sound(tmp_path / "a.mp2").samples[0]
+    assert len(samples) == len(decoded)
+    assert np.abs(samples - decoded).max() < 1e-3
