@@ -135,8 +135,10 @@ def _is_filled(data: Bytes, position: int, ends_of: EndsOf, *, may_be_padding: b
         if _NAME.match(name):
             ends = [end for end in ends_of(data, at) if end > at]
             pending += [end for end in ends if end <= size + 1]
-            if ends and min(ends) > size and _KNOWN.fullmatch(name):
-                return True  # a copy that was cut inside of a chunk after the sound
+            # a known chunk behind the sound shows that the size is right, even if a copy was cut in that chunk, or if
+            # something else follows it
+            if ends and _KNOWN.fullmatch(name):
+                return True
     return False
 
 

@@ -25,6 +25,8 @@ _PREFIX_RATE = 9  # index of the bit rate of the frame with the number: large en
 _DECODER_DELAY = 529  # samples that mpg123 drops in addition to the delay of the encoder
 _MOST_UNCOUNTED = 8  # frames of MP1 and MP2 that libsndfile's estimate may lack
 _BLOCK = 1 << 20  # bytes
+_CONTAINERS = (b"RIFF", b"RF64", b"FORM", b"caff", b"\x1aE\xdf\xa3", b"OggS", b"fLaC")
+_CHAIN = 6  # frames that have to follow one another behind bytes that are no tag
 _SEARCH = 1 << 16  # bytes at the beginning that are searched for the first frame
 
 
@@ -47,10 +49,12 @@ class _Stream:
     frame: _Frame
     tag: tuple[int, int] | None = None  # span of the frame with the tag, which is not in the spans
     promised: int | None = None
+    is_known_tag: bool = False  # whether libsndfile reads it: a Xing or Info tag, not VBRI
     count: int = 0
     spans: list[tuple[int, int]] = field(default_factory=list)
     gaps: list[tuple[float, int]] = field(default_factory=list)  # second and bytes that are no frames
     last: int = 0  # position of the last frame
+    is_partial: bool = False  # whether the file ends within a frame
     skipped: int = 0  # bytes since the last frame that are none
 
     @property
@@ -60,13 +64,13 @@ class _Stream:
 
     @property
     def is_as_promised(self) -> bool:
-        """Whether a tag states the number of frames, with or without the one that has it, and there is no damage."""
-        return self.promised in (self.count, self.count + 1) and not self.gaps
+        """Whether a Xing or Info tag states the number of frames, and there is no damage."""
+        return self.is_known_tag and self.promised == self.count and not self.gaps
 
     @property
     def is_cut(self) -> bool:
-        """Whether a tag promises more frames than there are."""
-        return self.promised is not None and self.count < self.promised - 1
+        """Whether a tag promises more frames than there are; some encoders also count the frame of the tag."""
+        return self.promised is not None and self.count < self.promised - (0 if self.is_partial else 1)
 
     def add(self, start: int, stop: int) -> None:
         """Add a frame; bytes skipped before it are a gap, while those at the end of a stream are not."""
@@ -118,7 +122,7 @@ def scan_mpeg(data: Bytes) -> Scan | None:
     """Return what the frames of an MPEG audio file say, or None for another file."""
     start = _skip_tags(data, 0)
     found = _next_frame(data, start, min(len(data), start + _SEARCH), None)
-    if found is None or (found > start and not _looks_like_mpeg(data)):
+    if found is None or (found > start and not _is_chain(data, found)):
         return None
     start, stop = found, end_without_tags(data, found)
     streams = _walk(data, start, stop)
@@ -129,8 +133,17 @@ def scan_mpeg(data: Bytes) -> Scan | None:
     return _result(data, streams)
 
 
-def _looks_like_mpeg(data: Bytes) -> bool:
-    return data[:3] == b"ID3" or data[:2] in (b"\xff\xfb", b"\xff\xf3", b"\xff\xfa", b"\xff\xf2")
+def _is_chain(data: Bytes, at: int) -> bool:
+    """Return whether several frames follow one another from ``at`` on, unless the file is of another format."""
+    if data[:4] in _CONTAINERS or data[4:8] == b"ftyp":
+        return False
+    bits, frame = _at(data, at)
+    for _ in range(_CHAIN):
+        following, next_frame = _at(data, at + frame.size) if frame else (0, None)
+        if frame is None or next_frame is None or (following ^ bits) & _SAME:
+            return False
+        at, frame = at + frame.size, next_frame
+    return True
 
 
 def _skip_tags(data: Bytes, at: int) -> int:
@@ -167,7 +180,10 @@ def _tag_of(data: Bytes, at: int, frame: _Frame) -> tuple[int, int] | None:
         flags, first, second = struct.unpack(">3I", tag[4:16])
         frames = first if flags & 1 else -1
         return frames, (second if flags & 1 else first) if flags & 2 else -1
-    return (-1, -1) if data[at + 36 : at + 40] == b"VBRI" else None
+    if data[at + 36 : at + 40] == b"VBRI":
+        size, frames = struct.unpack(">II", data[at + 46 : at + 54])
+        return frames, size
+    return None
 
 
 def _positions(data: Bytes, start: int, stop: int) -> set[int]:
@@ -201,12 +217,15 @@ def _walk(data: Bytes, start: int, stop: int) -> list[_Stream]:
             continue
         tag = _tag_of(data, at, frame) if at + frame.tag in tags or at + 36 in tags else None
         if at + frame.size > stop:  # cut within its last frame
+            if streams:
+                streams[-1].is_partial = True
             break
         if tag is not None or not streams or (bits ^ streams[-1].bits) & _SAME:
             streams.append(_Stream(bits, frame))
         if tag is not None:
             streams[-1].tag = at, at + frame.size
             streams[-1].promised = tag[0] if tag[0] >= 0 else None
+            streams[-1].is_known_tag = at + frame.tag in tags
         else:
             streams[-1].add(at, at + frame.size)
         at += frame.size
@@ -256,8 +275,8 @@ def _part(data: Bytes, stream: _Stream) -> Part:
 def _numbered_frame(data: Bytes, stream: _Stream) -> bytes:
     """Return the frame with the number of frames and bytes of a stream: its own, corrected, or a new one."""
     size = sum(stop - start for start, stop in stream.spans)
-    own = data[stream.tag[0] : stream.tag[1]] if stream.tag else b""
-    if own[stream.frame.tag : stream.frame.tag + 4] in (b"Xing", b"Info") and stream.promised is not None:
+    if stream.tag and stream.is_known_tag and stream.promised is not None:
+        own = data[stream.tag[0] : stream.tag[1]]
         return own if stream.is_as_promised else _renumbered(own, stream.frame.tag, stream.count, len(own) + size)
     # the same kind of frame, without a checksum, with the number of frames and of bytes
     bits = stream.bits & ~0xF200 | 1 << 16 | _PREFIX_RATE << 12

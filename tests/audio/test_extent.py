@@ -225,6 +225,45 @@ def test_damage_in_an_mp3_is_named_with_its_place(tmp_path):
     assert part.shape[1] > 0.8 * read_header(tmp_path / "right.mp3").samples
 
 
+def test_number_of_a_vbri_frame_and_bytes_before_an_mp3_are_understood(tmp_path):
+    data = without_number(mp3(tmp_path / "a.mp3", wave(4) / 32768, rate=44100))
+    frames = read_header_of(tmp_path / "plain.mp3", data).samples // 1152
+    size = 417  # of a frame of 128 kbit/s at 44.1 kHz
+    head = (0xFFFB90C4).to_bytes(4, "big").ljust(36, b"\0")
+    for promised in (frames, frames // 2):
+        tag = b"VBRI" + struct.pack(">HHHII", 1, 0, 50, len(data), promised)
+        header = read_header_of(tmp_path / f"{promised}.mp3", (head + tag).ljust(size, b"\0") + data)
+        assert header.samples == frames * 1152
+        assert bool(header.header_fault) == (promised != frames)
+    header = read_header_of(tmp_path / "junk.mp3", b"some words before" * 30 + data)
+    assert header.samples == frames * 1152
+
+
+def read_header_of(path, data):
+    path.write_bytes(data)
+    return read_header(path)
+
+
+@pytest.mark.parametrize("counted", [0, 1, -1])
+def test_frames_counted_in_another_way_are_no_fault(tmp_path, counted):
+    data = bytearray(mp3(tmp_path / "a.mp3", wave(4) / 32768))
+    at = max(data.find(b"Xing"), data.find(b"Info")) + 8
+    (number,) = struct.unpack_from(">I", data, at)
+    expected = read_sound(tmp_path / "a.mp3").samples
+    struct.pack_into(">I", data, at, number + counted)
+    header = read_header_of(tmp_path / "b.mp3", data)
+    assert (header.header_fault, header.loss) == ("", "")
+    samples = read_sound(tmp_path / "b.mp3").samples
+    assert expected.shape[1] <= samples.shape[1] < expected.shape[1] + 1152
+    assert np.array_equal(samples[:, : expected.shape[1]], expected)
+
+
+def test_known_chunk_behind_the_sound_shows_that_its_size_is_right(tmp_path):
+    data = write(tmp_path / "a.wav", "WAV", SAMPLES) + TAILS["WAV"]["LIST"] + b"\x01\x02 no chunk"
+    (tmp_path / "a.wav").write_bytes(data)
+    assert_holds(tmp_path / "a.wav", SCALED, fault=False)
+
+
 def test_right_mp3_with_tags_has_no_fault(tmp_path):
     data = mp3(tmp_path / "right.mp3", wave(3) / 32768)
     expected = read_sound(tmp_path / "right.mp3").samples[0]

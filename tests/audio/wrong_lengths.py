@@ -95,10 +95,9 @@ TAILS = {
 
 def without_number(data):
     """Return the bytes of an MP3 without the Xing or Info frame that states its length."""
-    at = data.find(b"\xff", max(data.find(b"Xing"), data.find(b"Info")))
-    while data[at + 1] & 0xE0 != 0xE0:
-        at = data.find(b"\xff", at + 1)
-    return data[at:]
+    first = data.find(b"\xff")
+    # the next frame begins with the same version and layer; the table of contents before it has no such bytes
+    return data[data.find(data[first : first + 2], max(data.find(b"Xing"), data.find(b"Info"))) :]
 
 
 def mp3(path, samples, *, rate=16000, mode="CONSTANT", level=0.5):
