@@ -19,6 +19,7 @@ from sepclip.audio.chunk_ends import (
     riff_ends,
     w64_ends,
 )
+from sepclip.audio.mpeg_frames import scan_mpeg
 
 _W64_RIFF = bytes.fromhex("726966662e91cf11a5d628db04c10000")
 _W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # of the GUIDs of all chunks but the first
@@ -31,6 +32,8 @@ _AU_SUBTYPES = {1: "ULAW", 2: "PCM_S8", 3: "PCM_16", 4: "PCM_24", 5: "PCM_32", 6
 _PCM = {8: "PCM_S8", 16: "PCM_16", 24: "PCM_24", 32: "PCM_32"}
 WIDTHS = dict.fromkeys(("PCM_S8", "PCM_U8", "ULAW", "ALAW"), 1)  # bytes
 WIDTHS |= {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUBLE": 8}
+_PLAIN = (1, 3, 6, 7, 0xFFFE)  # formats of WAVE whose samples are plain numbers
+_MPEG = (0x0050, 0x0055)
 # formats of WAVE that libsndfile does not read, for the message
 FOREIGN = {
     0x0050: "MPEG audio",
@@ -117,14 +120,34 @@ def _scan_wave(data: Bytes) -> Scan | None:
             sound = start, total if is_64 and size == 0xFFFFFFFF and total >= 0 else size
     if not sound[0] or len(fmt) < 16:
         return None
-    per_second = int.from_bytes(fmt[8:12], order)  # type: ignore[arg-type]
+    number, rate_hz = (int.from_bytes(part, order) for part in (fmt[:2], fmt[4:8]))  # type: ignore[arg-type]
     block = int.from_bytes(fmt[12:14], order)  # type: ignore[arg-type]
     file_size = int.from_bytes(data[4:8], order) + 8  # type: ignore[arg-type]
     found = find_sound_bytes(
-        data, *sound, ends_of, bytes_per_second=per_second, file_size_is_right=len(data) in (file_size, file_size + 1)
+        data,
+        *sound,
+        ends_of,
+        bytes_per_second=rate_hz * block if number in _PLAIN else 0,
+        file_size_is_right=len(data) in (file_size, file_size + 1),
     )
     found = replace(found, fault=found.fault or fault)
+    if number in _MPEG:
+        return _scan_mpeg_within(data, found)
     return _through(found, _wave_header(fmt, found.stop - found.start, order, block))
+
+
+def _scan_mpeg_within(data: Bytes, found: SoundBytes) -> Scan | None:
+    """Return the scan of a WAV file of MPEG audio: its frames, since libsndfile would estimate their number."""
+    result = scan_mpeg(data[found.start : found.stop])
+    if result is None:
+        return None
+    parts = result.parts or (Part(((0, found.stop - found.start),)),)
+    shifted = [tuple((start + found.start, stop + found.start) for start, stop in part.spans) for part in parts]
+    return Scan(
+        tuple(replace(part, spans=spans) for part, spans in zip(parts, shifted, strict=True)),
+        found.fault,
+        found.loss or result.loss,
+    )
 
 
 def _through(found: SoundBytes, prefix: bytes, raw: RawEncoding | None = None, *, always: bool = False) -> Scan:

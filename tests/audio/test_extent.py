@@ -211,6 +211,18 @@ def test_joined_mp3_files_are_read_whole(tmp_path):
         read_sound(tmp_path / "bare.mp3")
 
 
+@pytest.mark.parametrize("fault", [None, "size 0"])
+def test_mp3_in_a_wav_file_is_read_whole(tmp_path, fault):
+    data = without_number(mp3(tmp_path / "a.mp3", wave(4) / 32768, rate=44100))
+    (tmp_path / "a.mp3").write_bytes(data)
+    expected = read_sound(tmp_path / "a.mp3").samples[0]
+    fmt = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 44100, 8000, 1, 0, 12, 1, 2, 417, 1, 0)
+    body = b"WAVE" + chunk(b"fmt ", fmt) + chunk(b"data", data) + TAILS["WAV"]["LIST"]
+    content = b"RIFF" + struct.pack("<I", len(body)) + body
+    (tmp_path / "a.wav").write_bytes(with_fault(content, "WAV", fault) if fault else content)
+    assert_holds_nearly(tmp_path / "a.wav", expected, fault=fault is not None)
+
+
 def test_damage_in_an_mp3_is_named_with_its_place(tmp_path):
     data = mp3(tmp_path / "right.mp3", wave(20) / 32768)
     middle = len(data) // 2
@@ -274,9 +286,9 @@ def test_right_mp3_with_tags_has_no_fault(tmp_path):
         assert_holds_nearly(path, expected)
 
 
-def assert_holds_nearly(path, expected):
+def assert_holds_nearly(path, expected, *, fault=False):
     header = read_header(path)
-    assert (header.samples, header.header_fault, header.loss) == (len(expected), "", "")
+    assert (header.samples, bool(header.header_fault), header.loss) == (len(expected), fault, "")
     assert np.array_equal(read_sound(path).samples[0], expected)
 
 
