@@ -73,6 +73,16 @@ def print_error(error: Exception) -> None:
     notes.print(f"error: {message}", markup=False, soft_wrap=True, style="red")
 
 
+_warned: set[str] = set()  # messages of warn_once
+
+
+def warn_once(message: str) -> None:
+    """Print a warning on stderr, unless this process has printed the same before, as several steps read one file."""
+    if message not in _warned:
+        _warned.add(message)
+        warn(message)
+
+
 def say_some(heading: str, lines: list[str], most: int = 10) -> None:
     """Print a heading, up to ``most`` lines below it (all if ``--verbose`` is set), and how many more there are."""
     say(heading)

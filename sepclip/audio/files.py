@@ -2,11 +2,9 @@
 
 import io
 import os
-import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,8 @@ import numpy as np
 import soundfile
 
 from sepclip.audio.arrays import AnyArray, Float32
+from sepclip.audio.bad_sound import BadSound as BadSound  # for all that read files
+from sepclip.audio.extent import SoundReader, open_sound
 from sepclip.errors import UserError
 
 # Extensions of what libsndfile reads. RAW is left out because such a file does not state its own rate.
@@ -21,134 +21,105 @@ EXTENSIONS = frozenset(
     f".{name}"
     for name in (
         *(format_name.lower() for format_name in soundfile.available_formats() if format_name != "RAW"),
-        *("aif", "aifc", "oga", "opus", "wave", "snd", "sph", "nist"),
+        *("aif", "aifc", "oga", "opus", "wave", "bwf", "snd", "sph", "nist", "mp2", "mpga"),
     )
 )
 HIDDEN = "hidden"
 NOT_READ = "not read by libsndfile"
 # Extensions of sound that libsndfile does not read: such files are reported, not silently ignored
-UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
-# libsndfile silently shortens a file whose header promises too many samples; only its log says so (WAV, AIFF, AU, W64)
-_SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # the messages for Ogg
+UNREAD = frozenset(
+    f".{name}"
+    for name in (
+        *("m4a", "m4b", "aac", "ac3", "wma", "ape", "shn", "wv", "wv1", "wv2", "amr", "mka"),
+        *("mp4", "webm", "mkv", "mov", "3gp"),  # videos, whose sound is used
+    )
+)
 _BLOCK = 1 << 22  # samples read at a time
 WAV_HEADER = 44  # bytes before the samples in a 16-bit WAV file
 _LARGEST_WAV = 0xFFFFFFFF - WAV_HEADER  # bytes; the header has 32 bits for the size
-_STREAMED = 0x7F000000  # bytes; programs that write to a pipe do not know the size and put this or more
-
-
-class BadSound(UserError):
-    """A sound file that cannot be used; ``reason`` says why in a few words."""
-
-    def __init__(self, path: Path, reason: str):
-        super().__init__(f"{path}: {reason}")
-        self.path, self.reason = path, reason
-
-    def __reduce__(self) -> tuple[type["BadSound"], tuple[Path, str]]:
-        """Pickle it with its own arguments: the default would call ``__init__`` with the message."""
-        return type(self), (self.path, self.reason)
 
 
 @dataclass(frozen=True)
 class Sound:
-    """A sound as read: samples (C, T) in float32, their rate, and the subtype in which the file stored them."""
+    """A sound as read: samples (C, T) in float32, their rate, and the subtype in which the file stored them.
+
+    ``header_fault`` says what is wrong with the header of the file, if anything is.
+    """
 
     samples: Float32
     rate_hz: int
     subtype: str
+    header_fault: str = ""
 
 
 @dataclass(frozen=True)
 class Header:
-    """The header of a sound file."""
+    """What a sound file holds, measured: its header may promise more or less (:mod:`sepclip.audio.extent`).
+
+    ``header_fault`` says what is wrong with the header of a file whose sound is whole, and ``loss`` what is missing of
+    a sound that is not; both are empty if nothing is.
+    """
 
     rate_hz: int
     channels: int
     subtype: str
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open a sound file; errors inside the ``with`` block are raised as BadSound."""
-    try:
-        if not path.is_file():
-            raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
-        with soundfile.SoundFile(path) as file:
-            yield file
-    except PermissionError as error:
-        raise BadSound(path, "no permission to read it") from error
-    except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
-        raise BadSound(path, _unreadable_reason(path)) from error
-
-
-def _unreadable_reason(path: Path) -> str:
-    """Return why a file could not be read as sound; libsndfile does not report a lack of permission."""
-    try:
-        with path.open("rb"):
-            return "not readable as sound (damaged, or not a sound file)"
-    except PermissionError:
-        return "no permission to read it"
-    except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+    samples: int
+    header_fault: str = ""
+    loss: str = ""
 
 
 def read_header(path: Path) -> Header:
-    """Return the header of a sound file. Raises BadSound if it is missing or not a sound file."""
-    with _open(path) as file:
-        return Header(file.samplerate, file.channels, file.subtype)
+    """Return what a sound file holds. Raises BadSound if it is missing or not a sound file."""
+    with open_sound(path) as file:
+        return Header(file.rate_hz, file.channels, file.subtype, file.frames, file.header_fault, file.loss)
 
 
 def read_sound(path: Path, *, start: int = 0, frames: int = -1) -> Sound:
     """Return a sound file, or ``frames`` samples from ``start`` on (fewer if the file ends earlier).
 
-    Raises BadSound if the file is missing, is not a sound file, contains NaN or infinite samples, or ends before its
-    header says. A file of 0 samples is valid.
+    All that the file holds is read, even if its header promises more or less. Raises BadSound if the file is missing,
+    is not a sound file, contains NaN or infinite samples, or is truncated or damaged. A file of 0 samples is valid.
     """
-    with _open(path) as file:
-        rate_hz, subtype = file.samplerate, file.subtype
-        blocks = list(_read_blocks(path, file, start, frames, _BLOCK))
+    with open_sound(path) as file:
+        blocks = list(_read_blocks(file, start, frames, _BLOCK))
         samples = np.concatenate(blocks, axis=1) if len(blocks) != 1 else blocks[0]  # (C, T)
-    return Sound(np.ascontiguousarray(samples), rate_hz, subtype)
+        return Sound(np.ascontiguousarray(samples), file.rate_hz, file.subtype, file.header_fault)
 
 
 def stream_sound(path: Path, block: int, *, whole: bool = True) -> Iterator[Float32]:
     """Yield a sound file in pieces (C, T) of ``block`` samples, so that memory does not grow with its length.
 
     Raises BadSound as :func:`read_sound`, but only once the bad piece is reached. ``whole=False`` accepts a file that
-    ends before its header says: a program that writes to a pipe cannot go back and correct the length.
+    is truncated or damaged, as far as it can be read.
     """
-    with _open(path) as file:
-        yield from _read_blocks(path, file, 0, -1, block, whole)
+    with open_sound(path) as file:
+        yield from _read_blocks(file, 0, -1, block, whole)
 
 
-def _read_blocks(
-    path: Path, file: soundfile.SoundFile, start: int, frames: int, block: int, whole: bool = True
-) -> Iterator[Float32]:
+def _read_blocks(file: SoundReader, start: int, frames: int, block: int, whole: bool = True) -> Iterator[Float32]:
     """Yield ``frames`` samples from ``start`` on, or all if -1. Memory follows the data, not what the header says."""
+    if whole and file.loss:
+        raise BadSound(file.path, file.loss)
     expected = file.frames - start if frames < 0 else min(frames, file.frames - start)
     if start:
-        file.seek(min(start, file.frames))
+        file.seek(start)
     count, last = 0, False
     while not last:
         size = block if frames < 0 else min(frames - count, block)
-        samples = file.read(size, dtype="float32", always_2d=True).T  # (C, T)
+        try:
+            samples = file.read(size)  # (C, T)
+        except soundfile.SoundFileError:
+            if whole or not count:
+                raise
+            return
         count += samples.shape[1]
         last = samples.shape[1] < size or count == frames
         if not np.isfinite(samples).all():
-            raise BadSound(path, "contains NaN or infinite samples")
-        if last and whole and (count < expected or is_truncated(file.extra_info)):
-            raise BadSound(path, "truncated: it ends before its header says")
+            raise BadSound(file.path, "contains NaN or infinite samples")
+        if last and whole and count < expected:
+            missing = f"{expected - count:,} of its {file.frames:,} samples"
+            raise BadSound(file.path, f"truncated or damaged: {missing} cannot be read")
         yield samples
-
-
-def is_truncated(log: str) -> bool:
-    """Return whether libsndfile's log says that a WAV, AIFF, AU, W64 or Ogg file is cut short.
-
-    Ogg states no length but marks its last page; a cut within that page is not detected.
-    """
-    if any(words in log for words in _OGG_CUT):
-        return True
-    return any(int(actual) < int(promised) < _STREAMED for promised, actual in _SIZES.findall(log))
 
 
 def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:

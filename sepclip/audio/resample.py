@@ -12,13 +12,17 @@ from functools import lru_cache
 from threading import Lock
 from types import ModuleType
 
+import torch
 from torch import Tensor
+from torch.nn import functional
 
 from sepclip.errors import UserError
 
-_ZERO_CROSSINGS, _ROLLOFF = 64, 0.9475937167399596  # the setting known as "kaiser best"
+_ZERO_CROSSINGS, _ROLLOFF, _BETA = 64, 0.9475937167399596, 14.769656459379492  # the setting known as "kaiser best"
 FILTER_SAMPLES = _ZERO_CROSSINGS / _ROLLOFF  # reach of the filter to either side, at the lower rate
 MOST_PHASES = 4_000  # in the filter bank; all common pairs of rates need a few hundred at most
+_TABLE_PHASES = 2048  # of the filter for odd pairs of rates; interpolation between them has an error below -130 dB
+_TABLE_VALUES = 1 << 19  # samples times taps that are multiplied at a time
 
 _LOADING = Lock()
 
@@ -67,13 +71,12 @@ def _load_torchaudio() -> ModuleType:
 def resample(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
     """Return ``wave`` (..., T) resampled to ``to_hz``, with ceil(T to_hz / from_hz) samples.
 
-    The filter is a Kaiser-windowed sinc of 64 zero crossings ("kaiser best"); aliases are below -100 dB. Raises
-    UserError for rates whose greatest common divisor is so small that the filters would need gigabytes.
+    The filter is a Kaiser-windowed sinc of 64 zero crossings ("kaiser best"); aliases are below -100 dB.
     """
     if from_hz == to_hz or wave.shape[-1] == 0:
         return wave
     if max(from_hz, to_hz) // math.gcd(from_hz, to_hz) > MOST_PHASES:
-        raise UserError(f"{from_hz} Hz cannot be resampled to {to_hz} Hz here: resample it with another program first")
+        return _resample_by_table(wave, from_hz, to_hz)
     # torchaudio builds one filter for each output phase within a common period of both rates
     resampled: Tensor = load_torchaudio().functional.resample(
         wave.contiguous(),  # torchaudio reshapes by view
@@ -82,6 +85,47 @@ def resample(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
         lowpass_filter_width=_ZERO_CROSSINGS,
         rolloff=_ROLLOFF,
         resampling_method="sinc_interp_kaiser",
-        beta=14.769656459379492,
+        beta=_BETA,
     )
     return resampled
+
+
+@lru_cache(maxsize=8)
+def _filter_table(ratio: float) -> Tensor:
+    """Return the filter (P + 1, 2 W) at the phases 0 to 1 between two input samples, by the formula of torchaudio.
+
+    ``ratio`` is the input rate divided by the output rate. Column W - 1 is that of the input sample at phase 0.
+    """
+    cutoff = _ROLLOFF / max(1.0, ratio)  # times half the input rate
+    width = math.ceil(_ZERO_CROSSINGS / cutoff) + 1
+    phases = torch.arange(_TABLE_PHASES + 1, dtype=torch.float64)[:, None] / _TABLE_PHASES  # (P + 1, 1)
+    offsets = torch.arange(1 - width, width + 1, dtype=torch.float64)  # (2 W)
+    times = ((offsets - phases) * cutoff).clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)  # (P + 1, 2 W)
+    beta = torch.tensor(_BETA, dtype=torch.float64)
+    window = torch.special.i0(beta * (1 - (times / _ZERO_CROSSINGS).square()).sqrt()) / torch.special.i0(beta)
+    table: Tensor = torch.sinc(times) * window * cutoff
+    return table
+
+
+def _resample_by_table(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
+    """Resample as :func:`resample`, for rates with a small common divisor, whose filter bank would take gigabytes.
+
+    The filter of each output sample is interpolated between the two nearest phases of a table.
+    """
+    table = _filter_table(from_hz / to_hz).to(wave)
+    taps = table.shape[1]
+    rows = wave.reshape(-1, wave.shape[-1])  # (R, T)
+    total = -(-wave.shape[-1] * to_hz // from_hz)
+    padded = functional.pad(rows, (taps // 2 - 1, taps // 2 + 1))
+    windows = padded.unfold(-1, taps, 1)  # (R, T + 1, 2 W), without copying
+    pieces = []
+    block = max(1, _TABLE_VALUES // (taps * len(rows)))
+    for start in range(0, total, block):
+        # in whole numbers, since floats would lose the phase after hours
+        position = torch.arange(start, min(start + block, total), device=wave.device) * from_hz
+        phase = (position % to_hz).to(wave.dtype) / to_hz * _TABLE_PHASES  # (B,)
+        index = phase.long().clamp(max=_TABLE_PHASES - 1)
+        inputs = windows[:, position // to_hz]  # (R, B, 2 W)
+        at, after = ((inputs * table.index_select(0, index + step)).sum(-1) for step in (0, 1))
+        pieces.append(torch.lerp(at, after, phase - index))
+    return torch.cat(pieces, -1).reshape(*wave.shape[:-1], total)

@@ -8,11 +8,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-import soundfile
-
-from sepclip.audio.files import BadSound
+from sepclip.audio.bad_sound import NOT_SOUND, BadSound
+from sepclip.audio.files import read_header
 from sepclip.audio.sphere import shorten_header
 from sepclip.errors import UserError, counted
+from sepclip.terminal import warn_once
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ def count_samples(
     longest_seconds: float = math.inf,
     compressed: bool = False,
 ) -> int | str:
-    """Return the samples of a sound file by its header, or what is wrong with it, after the words "file with".
+    """Return the samples that a sound file holds, or what is wrong with it, after the words "file with".
 
     It must have the rate and one of the numbers of ``channels``. ``compressed`` allows SPHERE files compressed by
     shorten.
@@ -70,14 +70,16 @@ def count_samples(
     try:
         header = shorten_header(path) if compressed else None
         if header is None:
-            info = soundfile.info(path)
-            samples, file_rate_hz, file_channels = int(info.frames), info.samplerate, info.channels
+            found = read_header(path)
+            if found.header_fault:
+                warn_once(f"{path}: {found.header_fault}")
+            if found.loss:
+                return f"a {found.loss.partition(':')[0]} sound"
+            samples, file_rate_hz, file_channels = found.samples, found.rate_hz, found.channels
         else:
             samples, file_rate_hz, file_channels = header.samples, header.rate_hz, header.channels
     except BadSound as error:
-        return error.reason
-    except soundfile.SoundFileError:
-        return "no readable sound"
+        return "no readable sound" if error.reason == NOT_SOUND else error.reason
     if file_rate_hz != rate_hz or file_channels not in channels:
         return f"{counted(file_channels, 'channel')} at {file_rate_hz} Hz, not 1 at {rate_hz} Hz"
     if samples > longest_seconds * rate_hz:

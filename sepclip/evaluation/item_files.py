@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from sepclip.audio.arrays import FloatWaves
-from sepclip.audio.files import BadSound, Sound, read_sound
+from sepclip.audio.files import BadSound, Sound, read_header, read_sound
 from sepclip.errors import counted
 from sepclip.scoring.items import Item, ScoreRow, Waves, default_frame
+from sepclip.terminal import warn_once
 
 LONGEST_TRIM = 1.0  # seconds that --trim may cut off: a window of BSSEval
 NO_MIXTURE = "no mixture found, so the sum of the references is used as the mixture"
@@ -131,17 +131,27 @@ class ItemFiles:
         remedy = f"; --trim {seconds:g} cuts both to the shorter" if seconds <= LONGEST_TRIM else ""
         return f"different lengths ({words}: {figures}{remedy})"
 
+    def _paths(self) -> list[Path]:
+        mixtures = [] if self.mixture is None else [self.mixture]
+        return [*(self.references or {}).values(), *(self.estimates or {}).values(), *mixtures]
+
     def _identity(self) -> str:
         """Return a text that changes with the files."""
-        mixtures = [] if self.mixture is None else [self.mixture]
-        paths = [*(self.references or {}).values(), *(self.estimates or {}).values(), *mixtures]
-        stats = [(path, path.stat()) for path in paths if path.is_file()]
+        stats = [(path, path.stat()) for path in self._paths() if path.is_file()]
         return " ".join(f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats)
 
     def _size(self) -> tuple[int, int]:
-        """Return samples times sources times channels, and channels, by the headers; 0 and 1 if one is unreadable."""
+        """Return samples times sources times channels of the references, and channels; 0 and 1 if one is unreadable.
+
+        Warn about all files whose header promises another length than they have.
+        """
+        references = list((self.references or {}).values())
         try:
-            infos = [soundfile.info(path) for path in (self.references or {}).values()]
-        except (soundfile.SoundFileError, OSError):
+            headers = {path: read_header(path) for path in self._paths()}
+        except BadSound:
             return 0, 1  # reading the files will say what is wrong
-        return sum(info.frames * info.channels for info in infos), max((info.channels for info in infos), default=1)
+        for path, header in headers.items():
+            if header.header_fault:
+                warn_once(f"{path}: {header.header_fault}")
+        sizes = [(headers[path].samples, headers[path].channels) for path in references]
+        return sum(samples * channels for samples, channels in sizes), max((c for _, c in sizes), default=1)

@@ -30,11 +30,10 @@ class Recording(Protocol):
 
 @dataclass(frozen=True)
 class FileRecording:
-    """A sound file, read piece by piece; ``whole=False`` allows a header that promises more samples than there are."""
+    """A sound file, read piece by piece, as far as it can be read: its header says what is known to be missing."""
 
     path: Path
     header: Header
-    whole: bool = True
 
     @property
     def rate_hz(self) -> int:
@@ -48,7 +47,7 @@ class FileRecording:
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield the samples in pieces (C, n). Raises BadSound at a piece that cannot be used."""
-        for samples in stream_sound(self.path, max(1, _CHUNK_VALUES // self.channels), whole=self.whole):
+        for samples in stream_sound(self.path, max(1, _CHUNK_VALUES // self.channels), whole=False):
             yield torch.from_numpy(samples)
 
 

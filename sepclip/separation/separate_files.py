@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch
 
 from sepclip.audio.decoding import decode
-from sepclip.audio.files import UNREAD, BadSound, read_header
+from sepclip.audio.files import UNREAD, BadSound, Header, read_header
 from sepclip.errors import UserError, counted
 from sepclip.model.inference import BlockSeparator
 from sepclip.parallel import cores
@@ -232,7 +232,10 @@ class _Workers:
             raise UserError("interrupted")
         self.out.mkdir(parents=True, exist_ok=True)
         recording = stack.enter_context(open_recording(job.path, self.out))
-        return _OpenFile(job, recording, SeparatedStream(self.separator, recording, self.device))
+        stream = SeparatedStream(self.separator, recording, self.device)
+        for message in _length_messages(job.path, recording.header, stream.facts.samples):
+            warn(f"{job.path}: {message}")
+        return _OpenFile(job, recording, stream)
 
     def _separate(self, file: _OpenFile, progress: AudioProgress) -> float:
         """Separate a file, write its results and return its seconds."""
@@ -273,6 +276,22 @@ def _describe_undecided(stream: SeparatedStream) -> str:
     )
 
 
+def _length_messages(path: Path, header: Header, samples: int) -> list[str]:
+    """Return what there is to say if a file has more or less sound than its header promises.
+
+    Raises BadSound if nothing can be read of a file that should have sound.
+    """
+    loss = header.loss
+    if samples < header.samples and not loss:
+        loss = f"damaged: {header.samples - samples:,} of its {header.samples:,} samples cannot be read"
+    if loss and not samples:
+        raise BadSound(path, loss)
+    seconds = f"{samples / header.rate_hz:.2f} s"
+    return ([header.header_fault] if header.header_fault else []) + (
+        [f"{loss}; the {seconds} that can be read are separated"] if loss else []
+    )
+
+
 @contextmanager
 def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
     """Open a sound file of any kind, or stdin for ``-``; temporary copies are in ``folder`` until it is closed.
@@ -281,8 +300,7 @@ def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
     """
     with ExitStack() as stack:
         # copy stdin to a file, since recordings are read more than once
-        is_stdin = path == STDIN
-        if is_stdin:
+        if path == STDIN:
             copy = _temporary_folder(stack, folder) / "stdin"
             with copy.open("wb") as file:
                 shutil.copyfileobj(sys.stdin.buffer, file)
@@ -291,17 +309,17 @@ def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
             path = copy
         # open the file with libsndfile, or decode it with ffmpeg first
         try:
-            recording = FileRecording(path, read_header(path), whole=not is_stdin)
+            recording = FileRecording(path, read_header(path))
         except BadSound as libsndfile_error:
             if not path.is_file() or not os.access(path, os.R_OK):
                 raise
             decoded = _temporary_folder(stack, folder) / "decoded.wav"
             try:
-                decode(path, decoded)
+                loss = decode(path, decoded)
             except BadSound as error:
                 raise (error if path.suffix.lower() in UNREAD else libsndfile_error) from error
             # a compressed file has no sample format that its results could keep: they get the default
-            recording = FileRecording(decoded, replace(read_header(decoded), subtype="PCM_16"))
+            recording = FileRecording(decoded, replace(read_header(decoded), subtype="PCM_16", loss=loss))
         yield recording
 
 

@@ -172,6 +172,14 @@ def test_sounds_are_found_and_hidden_ones_reported(tmp_path):
     assert left_out == {**dict.fromkeys(hidden, "hidden"), tmp_path / "h.M4A": unread}
 
 
+def test_broadcast_and_mpeg_names_are_found_and_videos_reported(tmp_path):
+    for name in ("a.bwf", "b.mp2", "c.MPGA", "d.mkv", "e.mov", "f.3gp", "g.m4b", "h.mka", "i.webm"):
+        (tmp_path / name).touch()
+    sounds, left_out = find_sounds(tmp_path)
+    assert [path.name for path in sounds] == ["a.bwf", "b.mp2", "c.MPGA"]
+    assert [path.name for path in left_out] == ["d.mkv", "e.mov", "f.3gp", "g.m4b", "h.mka", "i.webm"]
+
+
 def test_a_hidden_folder_above_the_root_hides_nothing(tmp_path):
     path = sound_file(tmp_path / ".cache" / "a.wav")
     assert find_sounds(tmp_path / ".cache") == ([path], {})

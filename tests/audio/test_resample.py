@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from sepclip.audio.resample import resample
+from sepclip.audio.resample import _resample_by_table, resample
 from tests.audio.fresh import broken, not_installed, python
 
 RESAMPLE = """
@@ -39,6 +39,26 @@ def test_alias_is_below_100_db(hertz):
 @pytest.mark.parametrize("samples", [1, 2, 3, 10, 1001])
 def test_length_is_rounded_up(samples, from_hz, to_hz):
     assert resample(torch.ones(samples), from_hz, to_hz).shape == (math.ceil(samples * to_hz / from_hz),)
+
+
+@pytest.mark.parametrize(("from_hz", "to_hz"), [(44101, 8000), (8000, 44101), (22254, 8000), (44099, 48000)])
+def test_odd_rates_keep_a_sine_and_have_no_alias(from_hz, to_hz):
+    for share in (0.02, 0.4, 0.85):
+        hertz = share * min(from_hz, to_hz) / 2
+        got = resample(sine(hertz, from_hz).float(), from_hz, to_hz)
+        assert len(got) == to_hz
+        assert (got - sine(hertz, to_hz))[1000:-1000].abs().max() < 2e-6
+    if from_hz > 2 * to_hz:
+        alias = resample(sine(0.6 * to_hz, from_hz), from_hz, to_hz)[400:-400]
+        assert 20 * math.log10(alias.square().mean().sqrt() * 2**0.5) < -100
+
+
+@pytest.mark.parametrize(("from_hz", "to_hz"), [(44100, 8000), (8000, 11025)])
+def test_table_of_phases_equals_the_filter_bank(from_hz, to_hz):
+    waves = torch.randn(2, 3, 5000, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(
+        _resample_by_table(waves, from_hz, to_hz), resample(waves, from_hz, to_hz), atol=2e-6, rtol=0
+    )
 
 
 def test_equal_rates_and_empty_waves_are_returned_unchanged():

@@ -138,9 +138,14 @@ def test_bad_files_are_reported_and_good_files_separated(tiny_run: Path, tmp_pat
     (files / "cut.wav").write_bytes((files / "good.wav").read_bytes()[:2000])
     result = sepclip("separate", tiny_run, files, tmp_path / "missing.wav", "--out", tmp_path / "out")
     assert_told(
-        result, "4 inputs", "nan.wav: contains NaN", "text.wav: not readable", "cut.wav: truncated", "no such file"
+        result,
+        *("3 inputs", "nan.wav: contains NaN", "text.wav: not readable", "no such file"),
+        "cut.wav: truncated: its header promises 8,000 bytes of sound and the file holds 1,956 bytes (0.12 s); the "
+        "0.12 s that can be read are separated",
     )
-    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == ["good_s1.wav", "good_s2.wav"]
+    written = sorted(path.name for path in (tmp_path / "out").glob("[!.]*"))
+    assert written == ["cut_s1.wav", "cut_s2.wav", "good_s1.wav", "good_s2.wav"]
+    assert soundfile.info(tmp_path / "out" / "cut_s1.wav").frames == (2000 - 44) // 2
 
 
 def test_outdated_results_are_only_replaced_with_overwrite(separator, tmp_path: Path) -> None:
@@ -215,10 +220,21 @@ def test_unreadable_formats_are_reported(tiny_run: Path, tmp_path: Path) -> None
     assert_told(alone, "phone.m4a: libsndfile does not read it: install ffmpeg")
 
 
-def test_rate_without_a_small_ratio_is_reported(separator, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "odd.wav", np.zeros(44101), 44101)
-    result = separate_files(separator, [tmp_path / "odd.wav"], tmp_path / "out", device=torch.device("cpu"))
-    assert "44101 Hz cannot be resampled to 8000 Hz" in result.failed[tmp_path / "odd.wav"]
+@pytest.mark.parametrize("rate_hz", [22254, 44099])
+def test_odd_rates_are_resampled(rate_hz: int, separator, tmp_path: Path, monkeypatch) -> None:
+    constant_masks(separator, monkeypatch, 1.0)
+    wave = 0.1 * np.sin(2 * np.pi * 440 * np.arange(5 * rate_hz) / rate_hz)
+    soundfile.write(tmp_path / "odd.wav", wave, rate_hz)
+    assert not separate_files(separator, [tmp_path / "odd.wav"], tmp_path / "out", device=torch.device("cpu")).failed
+    result, written_rate = soundfile.read(tmp_path / "out" / "odd_s1.wav")
+    assert (written_rate, len(result)) == (rate_hz, 5 * rate_hz)
+    assert np.abs(result - wave)[1000:-1000].max() < 1e-3
+
+
+def test_rate_too_low_for_sound_is_refused(separator, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "sensor.wav", np.zeros(100), 2)
+    result = separate_files(separator, [tmp_path / "sensor.wav"], tmp_path / "out", device=torch.device("cpu"))
+    assert "its rate of 2 Hz is below 1000 Hz" in result.failed[tmp_path / "sensor.wav"]
 
 
 def test_wrong_arguments_are_errors(tiny_run: Path, tmp_path: Path) -> None:

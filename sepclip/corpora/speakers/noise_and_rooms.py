@@ -16,7 +16,7 @@ from sepclip.mixing.levels import LEVEL_DBFS
 from sepclip.mixing.recipe import SPLITS, Recipe, Source
 from sepclip.mixing.rooms import read_response
 from sepclip.parallel import in_threads
-from sepclip.terminal import say, say_some
+from sepclip.terminal import say, say_some, warn_once
 
 _SILENT = 1e-6  # mean square of a second of noise; no gain brings less to level
 _MOST_SECONDS = 20.0  # of a room impulse response
@@ -52,6 +52,8 @@ def survey_noise(folder: Path, rate_hz: int, jobs: int | None) -> list[Noise]:
 
     def measure(path: Path) -> Noise | str:
         sound = read_sound(path)
+        if sound.header_fault:
+            warn_once(f"{path}: {sound.header_fault}")
         wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # as it will be mixed
         seconds = len(wave) // rate_hz
         if not seconds:

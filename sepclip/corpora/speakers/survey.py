@@ -18,7 +18,7 @@ from sepclip.corpora.speakers.presets import Voice, VoiceFinder
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted
 from sepclip.parallel import in_threads
-from sepclip.terminal import say
+from sepclip.terminal import say, warn_once
 
 SILENT_DBFS = -60.0  # an utterance whose RMS is below this has no speech that could be brought to level
 
@@ -122,6 +122,8 @@ def measure(path: Path, relative: str, voice: Voice, settings: VoiceSettings) ->
         sound = read_sound(path)
     except BadSound as error:
         return error.reason
+    if sound.header_fault:
+        warn_once(f"{path}: {sound.header_fault}")
     length = sound.samples.shape[1]
     if length < min_seconds * sound.rate_hz:
         return f"short: {length / sound.rate_hz:.2f} s, below --min-seconds {min_seconds:g}"

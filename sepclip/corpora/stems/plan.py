@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
-from sepclip.audio.files import Sound, name_below, read_sound
+from sepclip.audio.files import Sound, name_below, read_header, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.corpora.preflight import Preflight
 from sepclip.corpora.stems.tracks import StemHeader, Track, choose_stems, find_tracks, read_stem_header, split_tracks
@@ -121,7 +120,7 @@ def _not_sums(root: Path, recipes: Sequence[Recipe], jobs: int | None) -> list[s
         paths = [root / path for path in (recipe.mix, *(source.path for source in recipe.sources)) if path]
         if recipe.mix is None or any(path.suffix == ".mp4" for path in paths):
             return False
-        rate_hz = soundfile.info(paths[0]).samplerate
+        rate_hz = read_header(paths[0]).rate_hz
         frames = min(recipe.length, SUM_SECONDS * rate_hz)
         sounds = [read_sound(path, start=(recipe.length - frames) // 2, frames=frames).samples for path in paths]
         if len({sound.shape for sound in sounds}) > 1:

@@ -5,16 +5,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
-
 from sepclip.audio import stem_file
+from sepclip.audio.bad_sound import NOT_SOUND, BadSound
 from sepclip.audio.decoding import ffmpeg
-from sepclip.audio.files import HIDDEN, BadSound, Sound, find_sounds, is_truncated, name_below, read_sound
+from sepclip.audio.files import HIDDEN, Sound, find_sounds, name_below, read_header, read_sound
 from sepclip.corpora.preflight import Preflight, require_folder
 from sepclip.corpora.shares import divide
 from sepclip.errors import UserError, counted
 from sepclip.mixing.chance import generator
 from sepclip.mixing.recipe import SPLITS
+from sepclip.terminal import warn_once
 
 MIXTURES = ("mixture", "mix")  # names of the file of a whole track
 USUAL = ("vocals", "drums", "bass", "other")  # the order of stems with these names; others follow
@@ -39,7 +39,7 @@ class Track:
 
 @dataclass(frozen=True)
 class StemHeader:
-    """What the header of a file says; ``as_is``: the file can be read in place."""
+    """What a file holds; ``as_is``: it can be read in place."""
 
     samples: int
     rate_hz: int
@@ -48,22 +48,23 @@ class StemHeader:
 
 
 def read_stem_header(path: Path) -> StemHeader | tuple[str, str]:
-    """Return what the header of a file says, or what is wrong with the file and what to do."""
+    """Return what a file holds, or what is wrong with it and what to do."""
     try:
         if path.name.endswith(stem_file.SUFFIX):
             if ffmpeg() is None:
                 return "stem file, which only ffmpeg can decode", _NO_FFMPEG
             return StemHeader(*stem_file.probe_stems(path), as_is=False)
-        info = soundfile.info(path, verbose=True)
+        header = read_header(path)
     except BadSound as error:
-        return f"file that is {error.reason}", _COPY_AGAIN
-    except (soundfile.SoundFileError, OSError):
-        return "file with no readable sound", _COPY_AGAIN
-    if is_truncated(info.extra_info):
-        return "truncated file", _COPY_AGAIN
-    if not info.frames:
+        what = "no readable sound" if error.reason == NOT_SOUND else f"a fault ({error.reason})"
+        return f"file with {what}", _COPY_AGAIN
+    if header.loss:
+        return f"{header.loss.partition(':')[0]} file", _COPY_AGAIN
+    if not header.samples:
         return "file without samples", _COPY_AGAIN
-    return StemHeader(int(info.frames), info.samplerate, info.channels, as_is=True)
+    if header.header_fault:
+        warn_once(f"{path}: {header.header_fault}")
+    return StemHeader(header.samples, header.rate_hz, header.channels, as_is=True)
 
 
 def find_tracks(root: Path, preflight: Preflight) -> dict[str | None, list[Track]]:
