@@ -251,15 +251,3 @@ def _wav_16(samples: AnyArray, rate_hz: int) -> memoryview:
         *(b"data", samples.nbytes),
     )
     return memoryview(header + samples.T.astype("<i2", copy=False).tobytes())
-
-
-def mono_at_rate(samples: Float32, from_hz: int, to_hz: int) -> Float32:
-    """Return the mean of the channels of ``samples`` (C, T), resampled to ``to_hz``: (T',)."""
-    mono: Float32 = samples.mean(0)  # (T,)
-    if from_hz == to_hz:
-        return mono
-    import torch  # takes a second, and a corpus with the right rate does not need it
-
-    from sepclip.audio.resample import resample
-
-    return resample(torch.from_numpy(mono), from_hz, to_hz).numpy()

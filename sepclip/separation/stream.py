@@ -13,9 +13,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sepclip.audio.resample import resample_stream
 from sepclip.audio.scaling import factors
 from sepclip.model.inference import BlockConditions, BlockSeparator
-from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks, resample_stream
+from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks
 from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
 

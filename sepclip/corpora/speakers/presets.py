@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sepclip.audio.names import normal_name
 from sepclip.errors import UserError
 from sepclip.terminal import say
 
@@ -86,17 +87,16 @@ class VoiceFinder:
 
     def find(self, relative: Path) -> Voice | str:
         """Return the voice of the file at ``relative`` below the root, or the reason why it has none."""
+        path = normal_name(relative.as_posix())
         if self._preset:
-            match = self._preset.pattern.search(relative.as_posix())
+            match = self._preset.pattern.search(path)
             if match is None:
                 return f"passed over by --preset {self._name}: it takes {self._preset.takes}"
             name = match["speaker"]
             sex = match.groupdict().get("sex") or self._sexes.get(name.removeprefix("p"))
             return Voice(name, sex.lower() if sex else None)
-        if self._pattern is None:
-            name = relative.parts[0] if len(relative.parts) > 1 else None
-        else:
-            name = _matched(self._pattern, relative.as_posix())
+        folder, slash, _ = path.partition("/")
+        name = (folder if slash else None) if self._pattern is None else _matched(self._pattern, path)
         if name is None:
             return NO_VOICE if self._pattern is None else f"--speaker-from {self._pattern.pattern} does not match"
         return Voice(name, sex_of(name))
@@ -129,7 +129,7 @@ def sex_of(voice: str) -> str | None:
 
 def _compile(speaker_from: str | None) -> re.Pattern[str] | None:
     try:
-        return re.compile(speaker_from) if speaker_from is not None else None
+        return re.compile(normal_name(speaker_from)) if speaker_from is not None else None
     except re.error as error:
         raise UserError(f"--speaker-from {speaker_from!r} is not a regular expression: {error}") from error
 

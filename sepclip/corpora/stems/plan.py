@@ -108,7 +108,9 @@ def plan_stems(
         render = None if survey.as_is else for_one_set(_converter(root, survey))
         written = write_sets([planned], render, jobs)
         if off:
-            say_some(f"{counted(len(off), 'mixture')} not the sum of its stems, all named in {SET_FILE}:", off)
+            say_some(
+                f"{counted(len(off), 'mixture')} not the sum of its stems, all named in {SET_FILE}:", off, always=True
+            )
         return written
 
     return Plan(preflight, write=write)
