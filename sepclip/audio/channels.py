@@ -18,6 +18,7 @@ _LOUDER = 2.0  # power of another channel over that of the first for which it is
 # An offset is removed if it is above 3 % of full scale, or has more than half of the power of the rest. A smaller one
 # changes a level by less than 1.8 dB, and is left in, as by all other tools.
 _OFFSET, _OFFSET_SHARE = 0.03, 0.5
+_LEAST_POWER = 1e-12  # of an offset, a hundredth of a step of 16 bits
 
 
 class ChannelMeter:
@@ -67,13 +68,24 @@ class ChannelMeter:
         return loudest if self._powers[loudest] > _LOUDER * self._powers[0] else 0
 
     @property
+    def offsets(self) -> Float64:
+        """The constant offsets (1 + C,) of the mean of the channels and of each; 0 if less than half of the power."""
+        means, powers = self._means_and_powers()
+        offsets: Float64 = np.where(means**2 > np.maximum(_OFFSET_SHARE * powers, _LEAST_POWER), means, 0.0)
+        return offsets
+
+    @property
     def dc(self) -> float | None:
-        """The constant offset to remove from the one channel, or None if it is too small to matter."""
-        channel, count = self.channel, max(self.samples, 1)
-        row = 0 if channel is None else 1 + channel
-        offset = float(self._sums[row] / count)
-        power = float(self._squares[row] / count) - offset**2
-        return offset if abs(offset) > _OFFSET or offset**2 > max(_OFFSET_SHARE * power, 1e-12) else None
+        """The constant offset to remove from the one channel of a recording, or None if it is too small to matter."""
+        row = 0 if self.channel is None else 1 + self.channel
+        mean = float(self._means_and_powers()[0][row])
+        return mean if abs(mean) > _OFFSET else float(self.offsets[row]) or None
+
+    def _means_and_powers(self) -> tuple[Float64, Float64]:
+        """Return the means (1 + C,) and the powers without them."""
+        self._finish()
+        means = self._sums / max(self.samples, 1)
+        return means, self._squares / max(self.samples, 1) - means**2
 
 
 def one_channel(samples: Float32, channel: int | None = None, dc: float | None = None) -> Float32:

@@ -254,7 +254,9 @@ class _Workers:
             messages = write_results(spool, recording, job.targets, encoding, job.residual)
         finally:
             spool.close()
-        # warn about changed levels and uncertain joins
+        # warn about cancelling channels, changed levels and uncertain joins
+        if (channel := stream.conditions.channel) is not None:
+            warn(f"{job.path}: its channels cancel: what to separate is found in channel {channel + 1}")
         for message in messages:
             warn(f"{job.path}: {message}")
         if stream.undecided_join_times:
