@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 
 def normal_name(name: str) -> str:
@@ -12,6 +13,12 @@ def normal_name(name: str) -> str:
     letter). Both look alike, and are the same name here.
     """
     return unicodedata.normalize("NFC", name)
+
+
+def existing_path(folder: Path, relative: str) -> Path:
+    """Return a path below ``folder``, spelled as the file that is there, if one is."""
+    paths = [folder / spelled for spelled in (relative, *(unicodedata.normalize(f, relative) for f in ("NFC", "NFD")))]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def split_names(texts: Iterable[str], known: Collection[str]) -> list[str]:
@@ -31,7 +38,7 @@ def split_names(texts: Iterable[str], known: Collection[str]) -> list[str]:
             name = ",".join(parts[:end])
             names.append(spelled.get(name, name))
             parts = parts[end:]
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _tight(text: str) -> str:

@@ -94,6 +94,7 @@ class Preflight:
 
     out: Path
     facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # printed even if the work begins
     problems: dict[tuple[str, str], dict[str, dict[str, None]]] = field(default_factory=dict)
     needed_bytes: int = 0  # of what is still to be written
     smaller: str = ""  # how to need less disk space, such as ", or lower --tr"
@@ -149,7 +150,7 @@ class Preflight:
         """Return the findings as plain data."""
         return {
             "fine": self.is_ready,
-            "facts": self.facts,
+            "facts": [*self.facts, *self.warnings],
             "problems": [
                 {"what": what, "todo": todo, "files": {folder: sorted(names) for folder, names in folders.items()}}
                 for (what, todo), folders in self.problems.items()

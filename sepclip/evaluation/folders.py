@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 
 from sepclip.audio.files import find_sounds, name_below, read_sound
+from sepclip.audio.names import existing_path, normal_name
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import ScoreDocument
 from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves, default_frame
@@ -174,7 +175,7 @@ def folder_items(
     files = {
         name: _ItemFiles(estimates_by_name.get(name), references_by_name.get(name), mixture_by_name.get(name))
         for name in names
-        if only is None or name in only
+        if only is None or name in set(map(normal_name, only))
     }
     return [_item(name, item_files, fixed_order) for name, item_files in files.items()]
 
@@ -188,6 +189,8 @@ def pair_items(table: Path, limit: int | None = None, *, fixed_order: bool = Fal
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
+            for row in rows:
+                row |= {column: normal_name(row[column] or "") for column in ("name", "source") if column in row}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} cannot be read: {error}") from error
     missing = [name for name in _PAIR_COLUMNS if not rows or name not in rows[0]]
@@ -206,12 +209,13 @@ def pair_items(table: Path, limit: int | None = None, *, fixed_order: bool = Fal
     items = []
     for name, sources in list(files.items())[:limit]:
         estimates, references = (
-            {row["source"]: table.parent / row[kind] for row in sources} for kind in ("estimate", "reference")
+            {row["source"]: existing_path(table.parent, row[kind]) for row in sources}
+            for kind in ("estimate", "reference")
         )
         mixtures = {row["mixture"] for row in sources if row.get("mixture")}
         if len(mixtures) > 1:
             raise UserError(f"{table}: {name} has {len(mixtures)} mixtures: {', '.join(sorted(mixtures))}")
-        mixture = table.parent / mixtures.pop() if mixtures else None
+        mixture = existing_path(table.parent, mixtures.pop()) if mixtures else None
         items.append(_item(name, _ItemFiles(estimates, references, mixture), fixed_order))
     return items
 
@@ -231,7 +235,7 @@ def _item(name: str, files: _ItemFiles, fixed_order: bool) -> Item:
 
 def _named_sounds(folder: Path) -> list[tuple[str, Path]]:
     """Return the sound files below ``folder``, each with its path in it without extension."""
-    return [(name_below(path.with_suffix(""), folder), path) for path in find_sounds(folder)[0]]
+    return [(normal_name(name_below(path.with_suffix(""), folder)), path) for path in find_sounds(folder)[0]]
 
 
 def find_sources(folder: Path, pattern: str | None = None) -> dict[str, dict[str, Path]]:
@@ -257,7 +261,7 @@ def _expression(pattern: str, source: str) -> str:
     """Return the regular expression of a pattern such as ``{name}/{source}``."""
     if pattern.count("{name}") != 1 or pattern.count("{source}") != 1:
         raise UserError(f"pattern {pattern!r}: give {{name}} and {{source}} once each, such as '{{name}}/{{source}}'")
-    parts = re.split(r"(\{name\}|\{source\}|\*)", pattern)
+    parts = re.split(r"(\{name\}|\{source\}|\*)", normal_name(pattern))
     expressions = {"{name}": "(?P<name>.+)", "{source}": f"(?P<source>{source})", "*": "[^/]*"}
     return "".join(expressions.get(part, re.escape(part)) for part in parts)
 

@@ -235,8 +235,9 @@ class BlockSeparator:
 
         If there are as many channels as in the layout, they are separated together. Otherwise the masks come from the
         mean of the channels and multiply each channel; if the network was trained on several channels, the mean of its
-        masks is used. If the channels cancel in their mean, the masks come from one of them. A network without masks separates every channel. If the loss does not determine the scale of
-        the waves, they are scaled so that their sum is as near to the mixture as possible. Silence gives silence.
+        masks is used. If the channels cancel in their mean, the masks come from one of them. A network without masks
+        separates every channel. If the loss does not determine the scale of the waves, they are scaled so that their
+        sum is as near to the mixture as possible. Silence gives silence.
         """
         channels, samples = mixture.shape
         if samples == 0:

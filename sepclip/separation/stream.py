@@ -37,8 +37,8 @@ T = TypeVar("T")
 class RecordingFacts:
     """Measurements of a whole recording: sample counts at the original and at the network's rate, and mean squares.
 
-    ``powers`` (1 + C,), at the network's rate: the mean square of the mean of the channels, then of each channel, without
-    large constant offsets. ``channel``: the one to take because the channels cancel in their mean, or None.
+    ``powers`` (1 + C,), at the network's rate: the mean square of the mean of the channels, then of each channel; large
+    constant offsets do not count. ``channel``: the one to take because the channels cancel in their mean, or None.
     """
 
     samples: int

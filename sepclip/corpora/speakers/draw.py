@@ -13,6 +13,7 @@ from random import Random
 import numpy as np
 
 from sepclip.audio.activity import hop_samples
+from sepclip.audio.names import normal_name
 from sepclip.corpora.shares import divide
 from sepclip.corpora.speakers.excerpts import choose_heard_parts
 from sepclip.corpora.speakers.measurement import Utterance
@@ -47,7 +48,7 @@ def split_groups(survey: VoiceSurvey, settings: VoiceSettings, *, by_voice: bool
     the unseen voices are kept for a test group of their own. Voices with too few utterances are added to
     ``survey.left_out``. Raise UserError if there are too few voices.
     """
-    sources, counts, unseen = settings.sources, settings.counts, settings.unseen
+    sources, counts, unseen = settings.sources, settings.counts, tuple(map(normal_name, settings.unseen))
     unknown = sorted(set(unseen) - set(survey.voices))
     if unknown:
         raise UserError(f"--unseen {','.join(unknown)}: no such voice; there are {', '.join(sorted(survey.voices))}")

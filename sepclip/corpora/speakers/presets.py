@@ -1,11 +1,13 @@
 """Finding the speaker of a file: by its folder, by a regular expression, or by the preset of a known corpus."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from sepclip.audio.names import normal_name
+from sepclip.audio.files import find_sounds
+from sepclip.audio.names import normal_name, split_names
 from sepclip.errors import UserError
 from sepclip.terminal import say
 
@@ -100,6 +102,24 @@ class VoiceFinder:
         if name is None:
             return NO_VOICE if self._pattern is None else f"--speaker-from {self._pattern.pattern} does not match"
         return Voice(name, sex_of(name))
+
+
+def name_voices(
+    root: Path, texts: Iterable[str] | str | None, *, speaker_from: str | None, preset: str | None
+) -> list[str]:
+    """Return the voices named in ``texts``, each one name or several with commas between them.
+
+    The files of the corpus are listed only if a comma may belong to a name.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts or ())
+    names = split_names(texts, ())
+    if all(text.count(",") == 0 for text in texts) or all((root / name).is_dir() for name in names):
+        return names
+    if not root.is_dir():
+        return names
+    finder = VoiceFinder(root, speaker_from=speaker_from, preset=preset)
+    voices = (finder.find(path.relative_to(root)) for path in find_sounds(root)[0])
+    return split_names(texts, {voice.name for voice in voices if isinstance(voice, Voice)})
 
 
 def check_preset(preset: str | None, speaker_from: str | None) -> None:
