@@ -28,6 +28,13 @@ HIDDEN = "hidden"
 NOT_READ = "not read by libsndfile"
 # Extensions of sound that libsndfile does not read: such files are reported, not silently ignored
 UNREAD = frozenset({".m4a", ".mp4", ".aac", ".ac3", ".wma", ".ape", ".shn", ".wv", ".wv1", ".wv2", ".webm", ".amr"})
+# the first bytes of FLAC, Ogg, AU, CAF, W64, SPHERE, MP3 with a tag, and MPEG frames of layers II and III
+_SOUND_STARTS = (
+    *(b"fLaC", b"OggS", b".snd", b"caff", b"riff\x2e\x91\xcf\x11", b"NIST_1A", b"ID3"),
+    *(bytes([0xFF, second]) for second in (0xE2, 0xE3, 0xF2, 0xF3, 0xFA, 0xFB, 0xFC, 0xFD)),
+)
+_SOUND_FORMS = {(b"RIFF", b"WAVE"), (b"RIFX", b"WAVE"), (b"RF64", b"WAVE"), (b"BW64", b"WAVE")}
+_SOUND_FORMS |= {(b"FORM", b"AIFF"), (b"FORM", b"AIFC")}
 # libsndfile silently shortens a file whose header promises too many samples; only its log says so (WAV, AIFF, AU, W64)
 _SIZES = re.compile(r"^\s*(?:data|SSND|Data Size|riff)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _OGG_CUT = ("lacks an end-of-stream bit", "without an End-Of-Stream flag")  # the messages for Ogg
@@ -154,7 +161,8 @@ def is_truncated(log: str) -> bool:
 def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """Return the sound files below ``root``, sorted, and those left out, each with the reason.
 
-    Formats that libsndfile does not read and hidden files are left out: names that begin with a dot, such as the
+    A file is a sound by its extension or, with another or none, by its first bytes. Formats that libsndfile does not
+    read and hidden files are left out: names that begin with a dot, such as the
     ``._name`` twins that macOS leaves in archives. Links are followed, but not to a folder that contains the link.
     Raises UserError for a folder without read permission.
     """
@@ -175,9 +183,9 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
         for name in names:
             stem, _, extension = name.rpartition(".")
             suffix = f".{extension.lower()}"
-            if not stem or suffix not in known:
-                continue
             path = folder / name
+            if (not stem or suffix not in known) and (hidden or name.startswith(".") or not begins_as_sound(path)):
+                continue
             if hidden or name.startswith("."):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
@@ -185,6 +193,18 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             else:
                 sounds.append(path)
     return sorted(sounds), dict(sorted(left_out.items()))
+
+
+def begins_as_sound(path: Path) -> bool:
+    """Tell whether a file begins like one of a format that libsndfile recognises by its content."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_SOUND_STARTS) or (start[:4], start[8:]) in _SOUND_FORMS
 
 
 def name_below(path: Path, root: Path) -> str:

@@ -1,8 +1,10 @@
 """Checks before any work: everything missing or wrong at once, each file named once, and the disk space."""
 
 import math
+import os
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -83,6 +85,19 @@ def count_samples(
     if samples > longest_seconds * rate_hz:
         return f"a length of {samples / rate_hz:.1f} s, more than {longest_seconds:g} s"
     return samples if samples > 0 else "no samples"
+
+
+def count_others(root: Path, known: Collection[Path]) -> str:
+    """Return how many files below ``root`` are not ``known``, by extension, such as ``10 .pdf, 2 .txt``.
+
+    Hidden files do not count.
+    """
+    counts: Counter[str] = Counter()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        others = (path for name in names if not name.startswith(".") and (path := Path(folder, name)) not in known)
+        counts.update(path.suffix.lower() or "without extension" for path in others)
+    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 
 from sepclip.errors import UserError
 from sepclip.model.inference import BlockSeparator
+from sepclip.separation.jobs import make_plan
 from sepclip.separation.origins import FILE
 from sepclip.separation.output import choose_encoding
 from sepclip.separation.separate_files import Options, separate_files
@@ -76,6 +77,14 @@ def test_very_short_files_keep_their_length(
     for target in result.written[tmp_path / "in.wav"]:
         assert soundfile.info(target).frames == samples
         assert soundfile.info(target).channels == channels
+
+
+def test_a_source_called_residual_is_not_overwritten(capfd) -> None:
+    plan = make_plan([Path("in.wav")], Path("out"), ("vocals", "residual"), extension="wav", residual=True)
+    assert [path.name for path in plan.jobs[0].results] == [
+        "in_vocals.wav", "in_residual.wav", "in_mixture_minus_sources.wav",
+    ]  # fmt: skip
+    assert "written as mixture_minus_sources" in capfd.readouterr().err
 
 
 def test_silence_gives_silence(separator: BlockSeparator, tmp_path: Path) -> None:

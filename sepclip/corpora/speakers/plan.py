@@ -120,6 +120,8 @@ def _print_survey(root: Path, survey: VoiceSurvey, where: str = "") -> None:
         f"found {counted(len(survey.voices), 'voice')}, {counted(len(files), 'usable file')}, "
         f"{survey.seconds / 60:.1f} min in {root}"
     )
+    if survey.others:
+        say(f"left alone: {survey.others}")
     if survey.left_out:
         say_some(
             f"left out {counted(len(survey.left_out), 'file')} ({survey.reasons()}){where}:",

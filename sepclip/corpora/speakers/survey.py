@@ -10,7 +10,7 @@ from pathlib import Path
 from sepclip.audio.activity import agreement
 from sepclip.audio.files import EXTENSIONS, find_sounds, name_below
 from sepclip.audio.names import normal_name
-from sepclip.corpora.preflight import require_folder
+from sepclip.corpora.preflight import count_others, require_folder
 from sepclip.corpora.speakers.measurement import Measurement, Utterance, measure
 from sepclip.corpora.speakers.presets import Voice, VoiceFinder
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
@@ -30,6 +30,7 @@ class VoiceSurvey:
     left_out: dict[str, str] = field(default_factory=dict)  # reason by relative path
     digest: str = ""  # of the samples of every file used
     activity: dict[tuple[str, int], bytes] = field(default_factory=dict)  # by path and offset, as in Measurement
+    others: str = ""  # the files that are not sound, counted by extension
     corrected: dict[str, str] = field(default_factory=dict)  # how one channel was made of a file, by relative path
 
     @property
@@ -54,8 +55,10 @@ def survey_voices(root: Path, settings: VoiceSettings, jobs: int | None = None) 
     finder = VoiceFinder(root, speaker_from=settings.speaker_from, preset=settings.preset)
     paths, left_out = find_sounds(root)
     survey = VoiceSurvey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
+    survey.others = count_others(root, {*paths, *left_out})
     if not paths:
         why = f"; left out: {survey.reasons()}" if left_out else ""
+        why += f"; left alone: {survey.others}" if survey.others else ""
         raise UserError(f"{root} contains no sound files (.wav, .flac, .ogg, .mp3 and the like), at any depth{why}")
 
     named: list[tuple[Path, Voice]] = []

@@ -11,11 +11,12 @@ from sepclip.audio import stem_file
 from sepclip.audio.decoding import ffmpeg
 from sepclip.audio.files import HIDDEN, BadSound, Sound, find_sounds, is_truncated, name_below, read_sound
 from sepclip.audio.names import normal_name, split_names
-from sepclip.corpora.preflight import Preflight, require_folder
+from sepclip.corpora.preflight import Preflight, count_others, require_folder
 from sepclip.corpora.shares import divide
 from sepclip.errors import UserError, counted
 from sepclip.mixing.chance import generator
 from sepclip.mixing.recipe import SPLITS
+from sepclip.terminal import say
 
 MIXTURES = ("mixture", "mix")  # names of the file of a whole track
 USUAL = ("vocals", "drums", "bass", "other")  # the order of stems with these names; others follow
@@ -88,6 +89,10 @@ def find_tracks(root: Path, preflight: Preflight) -> dict[str | None, list[Track
     """Return the tracks below ``root`` by the split that their first folder names (train, valid, test), or by None."""
     require_folder(root, "a folder of tracks")
     sounds, left_out = find_sounds(root)
+    if others := count_others(root, {*sounds, *left_out}):
+        say(f"left alone: {others}")
+    unused = {path: why for path, why in left_out.items() if why != HIDDEN and not path.name.endswith(stem_file.SUFFIX)}
+    preflight.warnings.extend(f"{name_below(path, root)}: {why}" for path, why in unused.items())
     folders: dict[Path, dict[str, Path]] = {}
     for path in sounds:
         stems = folders.setdefault(path.parent, {})
