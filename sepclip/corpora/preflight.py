@@ -97,7 +97,9 @@ def count_others(root: Path, known: Collection[Path]) -> str:
         folders[:] = [name for name in folders if not name.startswith(".")]
         others = (path for name in names if not name.startswith(".") and (path := Path(folder, name)) not in known)
         counts.update(path.suffix.lower() or "without extension" for path in others)
-    return ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common())
+    return ", ".join(
+        f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 @dataclass

@@ -163,6 +163,20 @@ def test_stems_are_the_same_in_any_spelling_and_may_contain_commas(tmp_path):
     assert stems(tmp_path / "music", tmp_path / "two", stems=[chosen]).layout.names == ("gtr, lead", "batería")
 
 
+def test_one_channel_of_stems_whose_channels_cancel_keeps_the_sum(tmp_path, capfd):
+    root = make_tracks(tmp_path / "music", {"": ("a", "b", "c")}, stems=("bass", "vocals"), mixture=None)
+    for track in "abc":
+        wave = noise(track, "bass")[:, 0]
+        write(root / track / "bass.wav", np.stack([wave, -wave], 1))
+        write(root / track / "mixture.wav", np.stack([wave, -wave], 1) + noise(track, "vocals"))
+    made = stems(root, tmp_path / "out", channels=1)
+    assert capfd.readouterr().err.count("channels of its files cancel: channel 1 of all is used") == 3
+    for split, recipe in every_recipe(made):
+        mixture, vocals, bass = made.waves(split, recipe).astype(int)
+        assert np.abs(mixture - vocals - bass).max() <= 1
+        assert np.abs(bass / 32768 - noise(recipe.name, "bass")[:, 0]).max() < 1e-4
+
+
 def test_a_stem_that_only_some_tracks_have_is_reported(tmp_path, capsys, monkeypatch):
     root = make_tracks(tmp_path / "music", {"": ("a", "b", "c")}, stems=("bass", "vocals"))
     write(root / "a" / "piano.wav", noise("piano"))
