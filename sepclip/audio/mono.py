@@ -10,14 +10,15 @@ from sepclip.audio.arrays import Float32
 from sepclip.audio.channels import ChannelMeter, mono_at_rate, one_channel
 from sepclip.audio.files import read_header, stream_sound
 
-_BLOCK_VALUES = 1 << 22  # samples of all channels; a file of one block is read once, and resampled in one piece
+# samples of all channels: in a block, and in the longest file that is kept in memory, and so resampled in one piece
+_BLOCK_VALUES, _WHOLE_VALUES = 1 << 20, 1 << 22
 _LOSSLESS = ("PCM", "FLOAT", "DOUBLE", "ALAC")  # subtypes of libsndfile; that of FLAC is PCM_16 or PCM_24
 
 
 class MonoSound:
     """A sound file as one channel: the mean of its channels, or one of them if they cancel, without an offset.
 
-    The file is read once to measure it, and again in each method unless it fits into a block. Raises BadSound, while it
+    The file is read once to measure it, and again in each method unless it is short. Raises BadSound, while it
     is measured, if it cannot be read or contains NaN or infinite samples.
     """
 
@@ -25,14 +26,18 @@ class MonoSound:
         header = read_header(path)
         self._path, self.rate_hz, self.channels = path, header.rate_hz, header.channels
         self.is_lossless = header.subtype.startswith(_LOSSLESS)
-        self._whole: Float32 | None = None  # all samples, if they are a single block
-        meter, first = ChannelMeter(header.channels, header.rate_hz), None
+        self._whole: Float32 | None = None  # all samples, if they are few
+        meter, kept = ChannelMeter(header.channels, header.rate_hz), list[Float32]()
         self._digest = hashlib.sha256()  # of the first channel
-        for index, block in enumerate(self._blocks()):
+        for block in self._blocks():
             meter.add(block)
             self._digest.update(block[0].tobytes())
-            first = block if index == 0 else None
-        self._whole = first
+            if self.channels * meter.samples <= _WHOLE_VALUES:
+                kept.append(block)
+            else:
+                kept.clear()
+        if self.channels * meter.samples <= _WHOLE_VALUES:
+            self._whole = np.concatenate(kept, 1) if len(kept) != 1 else kept[0]
         self.samples, self.channel, self.dc = meter.samples, meter.channel, meter.dc
 
     def _blocks(self) -> Iterator[Float32]:

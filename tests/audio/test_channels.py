@@ -89,6 +89,7 @@ def test_a_long_file_gives_the_samples_of_a_short_one(tmp_path, monkeypatch, rat
     soundfile.write(tmp_path / "a.wav", wave + 0.1, rate_hz, subtype="FLOAT")
     whole = MonoSound(tmp_path / "a.wav")
     monkeypatch.setattr(mono, "_BLOCK_VALUES", 30_000)
+    monkeypatch.setattr(mono, "_WHOLE_VALUES", 60_000)
     blocks = MonoSound(tmp_path / "a.wav")
     assert (blocks.samples, blocks.channel, blocks.digest()) == (5 * rate_hz, 0, whole.digest())
     assert blocks.dc == pytest.approx(whole.dc)
