@@ -23,8 +23,13 @@ from sepclip.commands.report import report
 from sepclip.commands.separate import separate
 from sepclip.commands.sweep import sweep
 from sepclip.commands.train import train
-from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR, Stopped, UserError
+from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USER_ERROR, Stopped, UserError, is_out_of_memory
 from sepclip.terminal import print_error, say
+
+OUT_OF_MEMORY = (
+    "out of memory: close other programs or raise the limit, or need less with fewer --jobs (prepare, separate, eval), "
+    "a lower data.batch_size or data.memory_gib (train, sweep), or --max-seconds (prepare)"
+)
 
 
 class _InOrderOfUse(TyperGroup):
@@ -111,7 +116,12 @@ def _exit_code(run: Callable[[], object]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads stdout any more, so do not print an error either
         return EXIT_USER_ERROR
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print_error(UserError(OUT_OF_MEMORY))
+        return EXIT_USER_ERROR
     except OSError as error:  # such as a folder without permission to enter
-        print_error(error)
+        print_error(UserError(OUT_OF_MEMORY) if is_out_of_memory(error) else error)
         return EXIT_USER_ERROR
     return 0

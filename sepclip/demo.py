@@ -39,8 +39,9 @@ FINISHED = "demo.json"  # written last, so it marks a finished demo
 LISTEN = {"seen": 3, "unseen": 1}  # how many test mixtures of each group are copied to listen to
 SCORES = Path("run", "eval", "mixtures-tt")
 NO_SPEECH = (
-    "the demo's eight voices are not part of the installed package: take the folder data/speech from a clone of "
-    "sepclip's repository and run `sepclip demo --data THAT_FOLDER`, or run `make demo` in the clone"
+    "the demo's eight voices are not part of the installed package, and nothing is downloaded: take the folder "
+    "data/speech from a clone of sepclip's repository and run `sepclip demo --data THAT_FOLDER`, or run `make demo` in "
+    "the clone"
 )
 
 

@@ -83,14 +83,19 @@ def warn_once(message: str) -> None:
         warn(message)
 
 
-def say_some(heading: str, lines: list[str], most: int = 10) -> None:
-    """Print a heading, up to ``most`` lines below it (all if ``--verbose`` is set), and how many more there are."""
-    say(heading)
+def say_some(heading: str, lines: list[str], most: int = 10, *, always: bool = False) -> None:
+    """Print a heading, up to ``most`` lines below it (all if ``--verbose`` is set), and how many more there are.
+
+    ``always`` prints them with ``--quiet`` too, for what the user has to know, such as files that are left out.
+    """
+    if volume.quiet and not always:
+        return
     most = len(lines) if volume.verbose else most
-    for line in lines[:most]:
-        say(f"  {line}")
+    shown = [heading, *(f"  {line}" for line in lines[:most])]
     if len(lines) > most:
-        say(f"  ... and {len(lines) - most} more")
+        shown.append(f"  ... and {len(lines) - most} more")
+    for line in shown:
+        notes.print(line, markup=False, soft_wrap=True)
 
 
 class _RateColumn(ProgressColumn):

@@ -28,3 +28,17 @@ def is_active(levels: Float64) -> NDArray[np.bool_]:
     """Tell for each hop (H,) whether somebody speaks: it is within 40 dB of the loudest."""
     active: NDArray[np.bool_] = levels > max(levels.max(initial=FLOOR_DB) - _ACTIVE_DB, FLOOR_DB)
     return active
+
+
+def active_seconds(packed: bytes, begin: int, end: int, rate_hz: int) -> float:
+    """Return for how long somebody speaks between two samples, by the activity of hops as packed bits."""
+    hop = hop_samples(rate_hz)
+    active = np.unpackbits(np.frombuffer(packed, np.uint8))
+    return float(active[begin // hop : -(-end // hop)].sum()) * HOP_SECONDS
+
+
+def agreement(first: bytes, second: bytes) -> float:
+    """Return the share of the time in which two recordings are both active or both not, by hops as packed bits."""
+    length = min(len(first), len(second))
+    different = np.unpackbits(np.bitwise_xor(*(np.frombuffer(bits[:length], np.uint8) for bits in (first, second))))
+    return 1.0 - float(different.mean()) if length else 0.0

@@ -34,6 +34,13 @@ UNREAD = frozenset(
         *("mp4", "webm", "mkv", "mov", "3gp"),  # videos, whose sound is used
     )
 )
+# the first bytes of FLAC, Ogg, AU, CAF, W64, SPHERE, MP3 with a tag, and MPEG frames of layers II and III
+_SOUND_STARTS = (
+    *(b"fLaC", b"OggS", b".snd", b"caff", b"riff\x2e\x91\xcf\x11", b"NIST_1A", b"ID3"),
+    *(bytes([0xFF, second]) for second in (0xE2, 0xE3, 0xF2, 0xF3, 0xFA, 0xFB, 0xFC, 0xFD)),
+)
+_SOUND_FORMS = {(b"RIFF", b"WAVE"), (b"RIFX", b"WAVE"), (b"RF64", b"WAVE"), (b"BW64", b"WAVE")}
+_SOUND_FORMS |= {(b"FORM", b"AIFF"), (b"FORM", b"AIFC")}
 _BLOCK = 1 << 22  # samples read at a time
 WAV_HEADER = 44  # bytes before the samples in a 16-bit WAV file
 _LARGEST_WAV = 0xFFFFFFFF - WAV_HEADER  # bytes; the header has 32 bits for the size
@@ -125,7 +132,8 @@ def _read_blocks(file: SoundReader, start: int, frames: int, block: int, whole: 
 def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     """Return the sound files below ``root``, sorted, and those left out, each with the reason.
 
-    Formats that libsndfile does not read and hidden files are left out: names that begin with a dot, such as the
+    A file is a sound by its extension or, with another or none, by its first bytes. Formats that libsndfile does not
+    read and hidden files are left out: names that begin with a dot, such as the
     ``._name`` twins that macOS leaves in archives. Links are followed, but not to a folder that contains the link.
     Raises UserError for a folder without read permission.
     """
@@ -146,9 +154,9 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
         for name in names:
             stem, _, extension = name.rpartition(".")
             suffix = f".{extension.lower()}"
-            if not stem or suffix not in known:
-                continue
             path = folder / name
+            if (not stem or suffix not in known) and (hidden or name.startswith(".") or not begins_as_sound(path)):
+                continue
             if hidden or name.startswith("."):
                 left_out[path] = HIDDEN
             elif suffix in UNREAD:
@@ -156,6 +164,18 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
             else:
                 sounds.append(path)
     return sorted(sounds), dict(sorted(left_out.items()))
+
+
+def begins_as_sound(path: Path) -> bool:
+    """Tell whether a file begins like one of a format that libsndfile recognises by its content."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return False
+    return start.startswith(_SOUND_STARTS) or (start[:4], start[8:]) in _SOUND_FORMS
 
 
 def name_below(path: Path, root: Path) -> str:
@@ -222,15 +242,3 @@ def _wav_16(samples: AnyArray, rate_hz: int) -> memoryview:
         *(b"data", samples.nbytes),
     )
     return memoryview(header + samples.T.astype("<i2", copy=False).tobytes())
-
-
-def mono_at_rate(samples: Float32, from_hz: int, to_hz: int) -> Float32:
-    """Return the mean of the channels of ``samples`` (C, T), resampled to ``to_hz``: (T',)."""
-    mono: Float32 = samples.mean(0)  # (T,)
-    if from_hz == to_hz:
-        return mono
-    import torch  # takes a second, and a corpus with the right rate does not need it
-
-    from sepclip.audio.resample import resample
-
-    return resample(torch.from_numpy(mono), from_hz, to_hz).numpy()

@@ -8,6 +8,7 @@ module ``torchaudio._extension`` replaces the compiled part, and the Python part
 import importlib
 import math
 import sys
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from threading import Lock
 from types import ModuleType
@@ -129,3 +130,29 @@ def _resample_by_table(wave: Tensor, from_hz: int, to_hz: int) -> Tensor:
         at, after = ((inputs * table.index_select(0, index + step)).sum(-1) for step in (0, 1))
         pieces.append(torch.lerp(at, after, phase - index))
     return torch.cat(pieces, -1).reshape(*wave.shape[:-1], total)
+
+
+def resample_stream(chunks: Iterable[Tensor], from_hz: int, to_hz: int) -> Iterator[Tensor]:
+    """Resample a stream of ``chunks`` (..., n), so that the result equals that of resampling the whole sound at once.
+
+    The filter is applied to pieces with as many samples before and after them as it reaches. The pieces begin where the
+    two rates have a sample at the same moment.
+    """
+    if from_hz == to_hz:
+        yield from chunks
+        return
+    divisor = math.gcd(from_hz, to_hz)
+    old, new = from_hz // divisor, to_hz // divisor
+    reach = math.ceil(FILTER_SAMPLES * max(1, old / new) / old + 1) * old  # of the filter, in input samples
+    buffer: Tensor | None = None
+    lead = 0  # samples at the start of the buffer that are resampled already and kept for the filter alone
+    for chunk in chunks:
+        buffer = chunk if buffer is None else torch.cat([buffer, chunk], -1)
+        # resample all but the end, whose filter reaches samples that have not arrived yet
+        ready = (buffer.shape[-1] - reach) // old * old
+        if ready > lead:
+            yield resample(buffer[..., : ready + reach], from_hz, to_hz)[..., lead // old * new : ready // old * new]
+            unneeded = max(0, ready - reach)
+            buffer, lead = buffer[..., unneeded:], ready - unneeded
+    if buffer is not None:
+        yield resample(buffer, from_hz, to_hz)[..., lead // old * new :]

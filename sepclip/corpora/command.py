@@ -7,7 +7,7 @@ import typer
 
 from sepclip.errors import EXIT_USER_ERROR
 from sepclip.terminal import out as stdout
-from sepclip.terminal import print_json
+from sepclip.terminal import print_json, warn
 
 if TYPE_CHECKING:
     from sepclip.corpora.write_set import Plan
@@ -50,11 +50,13 @@ def carry_out(plan: "Plan", *, check: bool, as_json: bool) -> None:
             print_json(preflight.document())
         else:
             disk = f"disk: {preflight.needed_bytes / 1e9:.2f} GB needed, {preflight.free_bytes / 1e9:.2f} GB free"
-            for line in [*preflight.facts, disk, *(preflight.lines() or ["no problems found"])]:
+            for line in [*preflight.facts, *preflight.warnings, disk, *(preflight.lines() or ["no problems found"])]:
                 stdout.print(line, markup=False, soft_wrap=True)
         if not preflight.is_ready:
             raise typer.Exit(EXIT_USER_ERROR)
         return
+    for warning in plan.preflight.warnings:
+        warn(warning)
     prepared = plan.prepare()
     if as_json:
         documents = [item.document() for item in prepared]

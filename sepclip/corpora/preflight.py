@@ -1,8 +1,10 @@
 """Checks before any work: everything missing or wrong at once, each file named once, and the disk space."""
 
 import math
+import os
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -87,6 +89,21 @@ def count_samples(
     return samples if samples > 0 else "no samples"
 
 
+def count_others(root: Path, known: Collection[Path]) -> str:
+    """Return how many files below ``root`` are not ``known``, by extension, such as ``10 .pdf, 2 .txt``.
+
+    Hidden files do not count.
+    """
+    counts: Counter[str] = Counter()
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        others = (path for name in names if not name.startswith(".") and (path := Path(folder, name)) not in known)
+        counts.update(path.suffix.lower() or "without extension" for path in others)
+    return ", ".join(
+        f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    )
+
+
 @dataclass
 class Preflight:
     """The findings of the checks of a corpus.
@@ -96,6 +113,7 @@ class Preflight:
 
     out: Path
     facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # printed even if the work begins
     problems: dict[tuple[str, str], dict[str, dict[str, None]]] = field(default_factory=dict)
     needed_bytes: int = 0  # of what is still to be written
     smaller: str = ""  # how to need less disk space, such as ", or lower --tr"
@@ -151,7 +169,7 @@ class Preflight:
         """Return the findings as plain data."""
         return {
             "fine": self.is_ready,
-            "facts": self.facts,
+            "facts": [*self.facts, *self.warnings],
             "problems": [
                 {"what": what, "todo": todo, "files": {folder: sorted(names) for folder, names in folders.items()}}
                 for (what, todo), folders in self.problems.items()

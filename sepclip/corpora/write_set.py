@@ -23,7 +23,7 @@ from sepclip.audio.layout import Layout
 from sepclip.corpora.preflight import Preflight
 from sepclip.corpora.speakers.statistics import statistics_line
 from sepclip.corpora.toolkit_lists import NOISE, write_lists
-from sepclip.errors import UserError
+from sepclip.errors import UserError, counted
 from sepclip.mixing.mixture_set import FORMAT, SET_FILE, UNFINISHED_FILE, MixtureSet, SetReport, with_defaults
 from sepclip.mixing.recipe import SPLITS, Recipe
 from sepclip.mixing.render import FULL_SCALE
@@ -82,6 +82,7 @@ class PreparedSet:
             "already": self.already,
             "mixtures": {split: count_by_group(self.mixtures.recipes(split)) for split in SPLITS},
             "statistics": self.mixtures.about["statistics"] or None,
+            **({"barely_heard": barely_heard} if (barely_heard := self.mixtures.about["barely_heard"]) else {}),
         }
 
     def summary(self) -> str:
@@ -100,7 +101,17 @@ class PreparedSet:
             what = f"recipes (the audio stays in {mixtures.root})"
         statistics = mixtures.about["statistics"].items()
         lines = [statistics_line(split, values) for split, values in statistics if values["mixtures"]]
+        lines += barely_heard_lines(mixtures.about["barely_heard"], mixtures.about["counts"])
         return "\n".join([f"wrote {what} to {mixtures.path}: {', '.join(parts)}", *lines])
+
+
+def barely_heard_lines(counts: Mapping[str, int], mixtures: Mapping[str, int]) -> list[str]:
+    """Return for each split in words in how many of its mixtures a voice speaks for less than a second."""
+    return [
+        f"{split}: a voice speaks for less than 1 s in {count} of {counted(mixtures[split], 'mixture')}"
+        for split, count in counts.items()
+        if count
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from statistics import fmean, median
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio.names import normal_name
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import Comparison, MetricComparison, PairComparison, ScoreDocument, read_scores
 from sepclip.evaluation.summary import percentile_interval
@@ -126,7 +127,8 @@ def _require_same_mixtures(documents: Mapping[str, ScoreDocument]) -> None:
         for row in document["rows"]:
             snr = row.get("input_snr")
             if snr is not None:
-                first_label, first_snr = first_snrs.setdefault((row["name"], row["source"]), (label, snr))
+                key = normal_name(row["name"]), normal_name(row["source"])
+                first_label, first_snr = first_snrs.setdefault(key, (label, snr))
                 if abs(snr - first_snr) > SAME_SNR_DB:
                     raise UserError(
                         f"{row['name']} is not the same in {first_label} and {label}: the SNR of the mixture for "
@@ -138,8 +140,8 @@ def _rows_by_file(document: ScoreDocument) -> RowsByFile:
     """Return the rows of every file, by its name and sources."""
     files: dict[str, list[FlatRow]] = {}
     for row in document["rows"]:
-        files.setdefault(row["name"], []).append(row)
-    return {(name, tuple(row["source"] for row in rows)): rows for name, rows in files.items()}
+        files.setdefault(normal_name(row["name"]), []).append(row)
+    return {(name, tuple(normal_name(row["source"]) for row in rows)): rows for name, rows in files.items()}
 
 
 def _compare_metric(name: str, systems: Mapping[str, RowsByFile], common: Sequence[FileKey]) -> MetricComparison:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sepclip.audio.files import find_sounds, name_below
+from sepclip.audio.names import normal_name
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import ScoreDocument
 from sepclip.evaluation.item_files import ItemFiles
@@ -109,7 +110,7 @@ def folder_items(
             trim_seconds,
         )
         for name in names
-        if only is None or name in only
+        if only is None or name in set(map(normal_name, only))
     }  # fmt: skip
     return [item_files.item(name) for name, item_files in files.items()]
 
@@ -134,7 +135,7 @@ def _find_mixtures(folder: Path, pattern: str, names: Collection[str], *, alone:
 
 def _named_sounds(folder: Path) -> list[tuple[str, Path]]:
     """Return the sound files below ``folder``, each with its path in it without extension."""
-    return [(name_below(path.with_suffix(""), folder), path) for path in find_sounds(folder)[0]]
+    return [(normal_name(name_below(path.with_suffix(""), folder)), path) for path in find_sounds(folder)[0]]
 
 
 def find_sources(folder: Path, pattern: str | None = None) -> dict[str, dict[str, Path]]:
@@ -163,7 +164,7 @@ def _expression(pattern: str, source: str) -> str:
     """Return the regular expression of a pattern such as ``{name}/{source}``."""
     if pattern.count("{name}") != 1 or pattern.count("{source}") != 1:
         raise UserError(f"pattern {pattern!r}: give {{name}} and {{source}} once each, such as '{{name}}/{{source}}'")
-    parts = re.split(r"(\{name\}|\{source\}|\*)", pattern)
+    parts = re.split(r"(\{name\}|\{source\}|\*)", normal_name(pattern))
     expressions = {"{name}": "(?P<name>.+)", "{source}": f"(?P<source>{source})", "*": "[^/]*"}
     return "".join(expressions.get(part, re.escape(part)) for part in parts)
 

@@ -5,6 +5,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sepclip.audio.names import existing_path, normal_name
 from sepclip.errors import UserError
 from sepclip.evaluation.document import Provenance, ScoreDocument
 from sepclip.evaluation.item_files import ItemFiles
@@ -59,12 +60,13 @@ def pair_items(
     items = []
     for name, sources in list(files.items())[:limit]:
         estimates, references = (
-            {row["source"]: table.parent / row[kind] for row in sources} for kind in ("estimate", "reference")
+            {row["source"]: existing_path(table.parent, row[kind]) for row in sources}
+            for kind in ("estimate", "reference")
         )
         mixtures = {row["mixture"] for row in sources if row.get("mixture")}
         if len(mixtures) > 1:
             raise UserError(f"{table}: {name} has {len(mixtures)} mixtures: {', '.join(sorted(mixtures))}")
-        mixture = table.parent / mixtures.pop() if mixtures else None
+        mixture = existing_path(table.parent, mixtures.pop()) if mixtures else None
         items.append(ItemFiles(estimates, references, mixture, fixed_order, trim_seconds).item(name))
     return items
 
@@ -74,6 +76,8 @@ def _read_rows(table: Path) -> list[dict[str, str]]:
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
+            for row in rows:
+                row |= {column: normal_name(row[column] or "") for column in ("name", "source") if column in row}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{table} cannot be read: {error}") from error
     columns = [name for name in rows[0] if name is not None] if rows else []

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from sepclip.audio.names import normal_name
 from sepclip.errors import UserError
 
 LEAST_SECONDS = 0.5  # that a voice which is present speaks
@@ -72,7 +73,7 @@ class Pairing:
             return cls()
         corpora = {}
         for voice in voices:
-            match = re.search(corpus_from, voice)
+            match = re.search(normal_name(corpus_from), voice)
             if not match or not match[0]:
                 raise UserError(
                     f"{corpus_from!r} finds no corpus in the voice {voice}: write a regular expression, such as "

@@ -63,6 +63,8 @@ class SetReport(TypedDict, total=False):
     not_the_sum: list[str]  # names of the mixtures that are not the sum of their sources although they should be
     corpus_digest: str  # SHA-256 of the samples of all files used
     left_out: dict[str, str]  # why a file of the corpus is not used, by its path
+    corrected: dict[str, str]  # how a file was made mono other than by the mean of its channels, by its path
+    barely_heard: dict[str, int]  # of each split: the mixtures in which a voice speaks for less than a second
     statistics: dict[str, SplitStatistics]  # of each split
 
 
@@ -96,6 +98,8 @@ DEFAULTS: dict[str, Any] = {
     "not_the_sum": [],
     "corpus_digest": "",
     "left_out": {},
+    "corrected": {},
+    "barely_heard": {},
     "statistics": {},
     "source_names": [],
     "channels": 1,

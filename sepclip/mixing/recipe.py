@@ -32,6 +32,8 @@ class Source:
     turn: tuple[int, int, int] | None = (
         None  # (start, skip, samples) at the rate of the set; None: from the beginning on
     )
+    channel: int | None = None  # of the file, from 0; None: the mean of its channels
+    dc: float | None = None  # constant offset of the file that is subtracted
 
     @property
     def absent(self) -> bool:
@@ -40,7 +42,7 @@ class Source:
 
 
 ABSENT = Source("", "", None, 0, 0, 0, 0.0, 0.0)
-_OPTIONAL = ("rir", "heard", "turn")  # fields of a source that are written only if they are set
+_OPTIONAL = ("rir", "heard", "turn", "channel", "dc")  # fields of a source that are written only if they are set
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ class Recipe:
 
     @property
     def plain(self) -> bool:
-        """Whether all sources are present and begin with the mixture, as in every set of 0.1."""
-        return not any(source.absent or source.turn for source in self.sources)
+        """Whether 0.1 reads it: all sources are present, begin with the mixture, and are the mean of their channels."""
+        parts = (*self.sources, *([self.noise] if self.noise else []))
+        return not any(part.absent or part.turn or part.channel is not None or part.dc is not None for part in parts)
 
     def to_line(self) -> str:
         """Return the recipe as one line of JSON."""

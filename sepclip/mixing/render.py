@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio import polyphase
-from sepclip.audio.files import BadSound, mono_at_rate
+from sepclip.audio.channels import mono_at_rate
+from sepclip.audio.files import BadSound
 from sepclip.audio.sphere import read_speech
 from sepclip.errors import UserError
 from sepclip.mixing.augmentation import fade
@@ -114,4 +115,4 @@ def read_source(source: Source, root: Path, rate_hz: int, *, by_scripts: bool = 
     if by_scripts:
         # in float64, as the scripts compute
         return polyphase.resample(sound.samples[0].astype(np.float64), sound.rate_hz, rate_hz).astype(np.float32)
-    return mono_at_rate(sound.samples, sound.rate_hz, rate_hz)
+    return mono_at_rate(sound.samples, sound.rate_hz, rate_hz, source.channel, source.dc)

@@ -11,7 +11,8 @@ import numpy as np
 
 from sepclip.audio import polyphase
 from sepclip.audio.arrays import Float32, RealArray
-from sepclip.audio.files import BadSound, mono_at_rate, read_sound
+from sepclip.audio.channels import mono_at_rate
+from sepclip.audio.files import BadSound, read_sound
 from sepclip.mixing.recipe import Source
 
 FADE = 16000 // 2 + 1  # samples at 16 kHz over which LibriMix's scripts crossfade noise that is too short with itself
@@ -70,7 +71,9 @@ def read_noise(noise: Source, folder: Path, rate_hz: int, *, by_scripts: bool = 
             raise BadSound(path, CHANGED)
         return polyphase.resample(prolong(samples[0], noise.length), noise.rate_hz, rate_hz).astype(np.float32)
     if samples.shape[1] < noise.length:
-        # start at the offset and wrap around to the beginning of the file
-        whole = np.roll(read_sound(path).samples, -noise.offset, 1)
-        samples = np.tile(whole, -(-noise.length // max(1, whole.shape[1])))[:, : noise.length]
-    return mono_at_rate(samples, sound.rate_hz, rate_hz)
+        # after its end, the noise begins again
+        missing = noise.length - samples.shape[1]
+        start = read_sound(path, frames=missing).samples
+        repeated = np.tile(start, -(-missing // max(1, start.shape[1])))[:, :missing]
+        samples = np.concatenate([samples, repeated], 1)
+    return mono_at_rate(samples, sound.rate_hz, rate_hz, noise.channel, noise.dc)

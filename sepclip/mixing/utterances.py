@@ -140,6 +140,8 @@ class TrainingSounds:
         # the name of the file is a digest of all that decides its samples
         how = " by scripts" if self.folders.by_scripts else ""
         key = f"{what}{how} {source.path}\n{source.offset} {source.length} {source.rate_hz}"
+        if source.channel is not None or source.dc is not None:
+            key += f" {source.channel} {source.dc}"
         file = mixtures.path / RESAMPLED / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.wav"
         if file.is_file():
             return to_int16(read_sound(file).samples[0])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sepclip.audio.channels import ChannelMeter
 from sepclip.audio.layout import Layout
 from sepclip.audio.misi import refine_phases
 from sepclip.audio.scaling import factors
@@ -54,12 +55,12 @@ class BlockConditions:
     """What all blocks of a sound have in common, so that they are separated alike.
 
     ``gains`` (1 + C,): the gain of the mean of the channels (or of all channels together, if the network takes them
-    together), then of each channel. ``uses_first``: masks come from the first channel instead of the mean, because the
-    channels cancel. ``centroids`` (S, E): those that embeddings are assigned to; None without clustering.
+    together), then of each channel. ``channel``: masks come from this channel instead of the mean, because the channels
+    cancel. ``centroids`` (S, E): those that embeddings are assigned to; None without clustering.
     """
 
     gains: Tensor
-    uses_first: bool
+    channel: int | None
     centroids: Tensor | None = None
 
 
@@ -101,22 +102,22 @@ class BlockSeparator:
         """Whether the loss does not determine the scale of the waves, so that they are scaled to sum to the mixture."""
         return LOSSES[self.model.loss].scale_free
 
-    def conditions(self, powers: Tensor) -> BlockConditions:
+    def conditions(self, powers: Tensor, channel: int | None = None) -> BlockConditions:
         """Return the conditions for a sound from its mean squares ``powers`` (1 + C,): of the mid, and of each channel.
 
-        If the mid is silent although the channels are not (they cancel), the first channel takes its place.
+        If the channels cancel, a ``channel`` takes the place of the mid (:class:`sepclip.audio.channels.ChannelMeter`).
         """
         each, joint = powers[1:], self._takes_all(len(powers) - 1)
-        uses_first = not joint and bool(powers[0] <= 0)
+        channel = None if joint else channel
         if joint:
             main = each.mean()
-        elif uses_first:
-            main = each[0]
+        elif channel is not None:
+            main = each[channel]
         else:
             main = powers[0]
         # level_gain expects waves; a wave of one sample with this RMS has the same gain
         gains = self.model.level_gain(torch.cat([main.reshape(1), each]).sqrt().unsqueeze(-1)).squeeze(-1)
-        return BlockConditions(gains, uses_first)
+        return BlockConditions(gains, channel)
 
     def _takes_all(self, channels: int) -> bool:
         """Return whether the network takes all channels of a sound together."""
@@ -131,12 +132,18 @@ class BlockSeparator:
         # with all channels together, one gain for all, so that their levels keep their proportion
         if self._takes_all(len(block)):
             return (block * conditions.gains[0].to(block)).reshape(1, -1)  # (1, C T)
-        mid = block[:1] if conditions.uses_first else block.mean(0, keepdim=True)  # (1, T)
+        mid = self._mid(block, conditions)  # (1, T)
         adds_channels = (self.takes_waves or self.options.channels == "each") and len(block) > 1
         waves = torch.cat([mid, block]) if adds_channels else mid  # (I, T)
         levelled = waves * conditions.gains[: len(waves)].unsqueeze(-1).to(waves)
         # repeat the wave for a network trained on several channels (no effect for one)
         return levelled.repeat(1, self.layout.channels)
+
+    @staticmethod
+    def _mid(channels: Tensor, conditions: BlockConditions) -> Tensor:
+        """Return the mean of waves or spectra (C, ...), or one of them if they cancel: (1, ...)."""
+        channel = conditions.channel
+        return channels.mean(0, keepdim=True) if channel is None else channels[channel : channel + 1]
 
     @torch.no_grad()
     def encode(self, blocks: Sequence[Tensor], conditions: Sequence[BlockConditions]) -> list[Tensor]:
@@ -214,7 +221,7 @@ class BlockSeparator:
         if self.layout.fixed_order:
             return masks[1:]
         # waves are compared rather than masks, since masks say nothing in bins without energy
-        mid = spectrum[:1] if conditions.uses_first else spectrum.mean(0, keepdim=True)  # (1, N, F)
+        mid = self._mid(spectrum, conditions)  # (1, N, F)
         waves = self.stft.inverse(masks * torch.cat([mid, spectrum]).unsqueeze(1), samples)  # (I, S, T)
         return align_to_first(waves, masks)
 
@@ -228,15 +235,18 @@ class BlockSeparator:
 
         If there are as many channels as in the layout, they are separated together. Otherwise the masks come from the
         mean of the channels and multiply each channel; if the network was trained on several channels, the mean of its
-        masks is used. If the mean of the channels is silent although they are not (they cancel), the masks come from
-        the first channel. A network without masks separates every channel. If the loss does not determine the scale of
-        the waves, they are scaled so that their sum is as near to the mixture as possible. Silence gives silence.
+        masks is used. If the channels cancel in their mean, the masks come from one of them. A network without masks
+        separates every channel. If the loss does not determine the scale of the waves, they are scaled so that their
+        sum is as near to the mixture as possible. Silence gives silence.
         """
         channels, samples = mixture.shape
         if samples == 0:
             return mixture.new_zeros(self.sources, channels, 0)
         # run the network on the whole mixture as a single block
-        conditions = self.conditions(torch.cat([mixture.mean(0, keepdim=True), mixture]).square().mean(-1))
+        powers = torch.cat([mixture.mean(0, keepdim=True), mixture]).square().mean(-1)
+        meter = ChannelMeter(channels, self.rate_hz)
+        meter.add(mixture.detach().float().cpu().numpy())
+        conditions = self.conditions(powers - torch.from_numpy(meter.offsets).to(powers).square(), meter.channel)
         (encoded,) = self.encode([mixture], [conditions])
         # cluster the embeddings of the first item: of the mid, or of all channels
         if self.clusters:

@@ -20,7 +20,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from sepclip.errors import UserError
+from sepclip.errors import UserError, is_out_of_memory
 from sepclip.parallel import cores
 from sepclip.scoring.engines import TOO_LONG, memory_needed
 from sepclip.scoring.items import Item, ScoreRow, ScoringPlan, Waves
@@ -115,7 +115,10 @@ def _score_item(item: Item, waves: Waves | str | None, plan: ScoringPlan) -> tup
         waves = replace(waves, notes=(*waves.notes, TOO_LONG))
     try:
         windows = score_file(item.rows, waves, plan)
-    except MemoryError:  # the estimate was wrong, or another program took the memory
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        # the estimate was wrong, or another program took the memory
         for row in item.rows:
             row.scores = dict.fromkeys(row.scores)
             row.status, row.reason = "excluded", "too long for the memory"

@@ -1,14 +1,11 @@
-"""The blocks of a long sound: where they begin, and how a stream of samples is resampled and cut into them."""
+"""The blocks of a long sound: where they begin, and how a stream of samples is cut into them."""
 
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-from sepclip.audio.resample import FILTER_SAMPLES, resample
 
 # Seconds of the longest block and of the least overlap. A batch of blocks takes half the time of one long sequence; the
 # overlap is long because a recurrent network remembers seconds beyond the ends of a block (docs/RESULTS.md).
@@ -62,29 +59,3 @@ def cut_blocks(chunks: Iterable[Tensor], blocks: Blocks) -> Iterator[Tensor]:
             return
         block = buffer[:, start - begin : start - begin + length]
         yield block if start == 0 and at_end else F.pad(block, (0, length - block.shape[-1]))
-
-
-def resample_stream(chunks: Iterable[Tensor], from_hz: int, to_hz: int) -> Iterator[Tensor]:
-    """Resample a stream of ``chunks`` (..., n), so that the result equals that of resampling the whole sound at once.
-
-    The filter is applied to pieces with as many samples before and after them as it reaches. The pieces begin where the
-    two rates have a sample at the same moment.
-    """
-    if from_hz == to_hz:
-        yield from chunks
-        return
-    divisor = math.gcd(from_hz, to_hz)
-    old, new = from_hz // divisor, to_hz // divisor
-    reach = math.ceil(FILTER_SAMPLES * max(1, old / new) / old + 1) * old  # of the filter, in input samples
-    buffer: Tensor | None = None
-    lead = 0  # samples at the start of the buffer that are resampled already and kept for the filter alone
-    for chunk in chunks:
-        buffer = chunk if buffer is None else torch.cat([buffer, chunk], -1)
-        # resample all but the end, whose filter reaches samples that have not arrived yet
-        ready = (buffer.shape[-1] - reach) // old * old
-        if ready > lead:
-            yield resample(buffer[..., : ready + reach], from_hz, to_hz)[..., lead // old * new : ready // old * new]
-            unneeded = max(0, ready - reach)
-            buffer, lead = buffer[..., unneeded:], ready - unneeded
-    if buffer is not None:
-        yield resample(buffer, from_hz, to_hz)[..., lead // old * new :]

@@ -13,7 +13,7 @@ from sepclip.terminal import warn
 
 STDIN = Path("-")
 NAME = "{name}_{source}"  # name of a result, without its extension
-RESIDUAL = "residual"
+RESIDUAL, OTHER_RESIDUAL = "residual", "mixture_minus_sources"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,14 @@ def check_template(name: str) -> None:
         raise UserError(f"--name {name}: it must contain {{name}} and {{source}} and stay in --out, such as {NAME}")
 
 
+def residual_name(sources: Sequence[str]) -> str:
+    """Return the name of the residual; another one, with a warning, if a source has it."""
+    if RESIDUAL not in {source.lower() for source in sources}:
+        return RESIDUAL
+    warn(f"a source of the model is called {RESIDUAL}: the mixture minus all sources is written as {OTHER_RESIDUAL}")
+    return OTHER_RESIDUAL
+
+
 def make_plan(
     inputs: Sequence[Path],
     out: Path,
@@ -76,7 +84,7 @@ def make_plan(
     """
     check_template(name)
     plan, owners = JobList(), dict[Path, Path]()
-    parts = [*sources, *([RESIDUAL] if residual else [])]
+    parts = [*sources, *([residual_name(sources)] if residual else [])]
     # name the results of every file; `owners` has the file of each first result
     for argument in dict.fromkeys(inputs):
         for path, relative in _files_of(argument, out, plan):

@@ -13,9 +13,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from sepclip.audio.channels import ChannelMeter
+from sepclip.audio.resample import resample_stream
 from sepclip.audio.scaling import factors
 from sepclip.model.inference import BlockConditions, BlockSeparator
-from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks, resample_stream
+from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks
 from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
 
@@ -35,17 +37,20 @@ T = TypeVar("T")
 class RecordingFacts:
     """Measurements of a whole recording: sample counts at the original and at the network's rate, and mean squares.
 
-    ``powers`` (1 + C,), at the network's rate: the mean square of the mean of the channels, then of each channel.
+    ``powers`` (1 + C,), at the network's rate: the mean square of the mean of the channels, then of each channel; large
+    constant offsets do not count. ``channel``: the one to take because the channels cancel in their mean, or None.
     """
 
     samples: int
     network_samples: int
     powers: Tensor
+    channel: int | None
 
     @classmethod
     def of(cls, recording: Recording, rate_hz: int) -> "RecordingFacts":
         """Read ``recording`` once. Raises BadSound if a part of it cannot be used."""
         samples, resampled, energies = 0, 0, torch.zeros(1 + recording.channels, dtype=torch.float64)
+        meter = ChannelMeter(recording.channels, rate_hz)
 
         def count_samples() -> Iterator[Tensor]:
             nonlocal samples
@@ -56,7 +61,9 @@ class RecordingFacts:
         for chunk in resample_stream(count_samples(), recording.rate_hz, rate_hz):
             resampled += chunk.shape[-1]
             energies += torch.cat([chunk.mean(0, keepdim=True), chunk]).double().square().sum(-1)
-        return cls(samples, resampled, (energies / max(resampled, 1)).float())
+            meter.add(chunk.detach().numpy())
+        powers = energies / max(resampled, 1) - torch.from_numpy(meter.offsets).square()
+        return cls(samples, resampled, powers.float(), meter.channel)
 
 
 @dataclass
@@ -86,7 +93,7 @@ class SeparatedStream:
         self.blocks = Blocks.over(
             self.facts.network_samples, *seconds, rate_hz=separator.rate_hz, hop=separator.stft.hop_length
         )
-        self.conditions = separator.conditions(self.facts.powers)
+        self.conditions = separator.conditions(self.facts.powers, self.facts.channel)
 
     def chunks(self) -> Iterator[Tensor]:
         """Yield waves (S, C, n) at the recording's rate, with as many samples in total as the recording has."""

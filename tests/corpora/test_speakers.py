@@ -1,4 +1,6 @@
 import json
+import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from sepclip import parallel
 from sepclip.audio.resample import resample
 from sepclip.cli import main
 from sepclip.errors import UserError
+from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import SPLITS
+from sepclip.mixing.render import SetFolders, render_scene
 from tests.conftest import assert_told, sepclip
 from tests.mixing.conftest import (
     VOICES,
@@ -222,3 +226,84 @@ def test_names_of_any_length_and_script_will_do(tmp_path):
     root = make_corpus(tmp_path / "voices", "{voice}/" + "語" * 75 + "\u2028{index}.flac")
     made = prepare(root, tmp_path / "out", sources=3)
     assert len(list(made.path.glob("tr/mix/*.wav"))) == len(made.recipes("tr")) == 6
+
+
+@pytest.mark.parametrize(
+    ("folders", "unseen"),
+    [
+        (("José", "Zoë"), ["José,Zoë"]),
+        (("Smith, John", "Doe, Jane"), ["Smith, John", "Doe, Jane"]),
+        (("Smith, John", "Doe, Jane"), ["Doe,Jane,Smith, John"]),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_unseen_voices_are_found_in_any_spelling_and_with_commas(tmp_path, folders, unseen, form):
+    for folder, voice in zip((*folders, "c", "d"), VOICES, strict=False):
+        make_corpus(tmp_path / "voices", unicodedata.normalize(form, folder) + "/{index}.flac", [voice], files=3)
+    made = prepare(tmp_path / "voices", tmp_path / "out", unseen=unseen, audio=False)
+    assert voices_and_paths(made, "unseen")[0] == [set(), set(), set(folders)]
+    assert made.about["settings"]["unseen"] == sorted(folders)
+
+
+def test_a_voice_in_both_spellings_is_one_voice(tmp_path):
+    for index, form in enumerate(("NFC", "NFD")):
+        name = unicodedata.normalize(form, "José")
+        make_corpus(tmp_path / "voices", name + "/{index}.flac", ["en-f"], files=2, first=2 * index)
+    make_corpus(tmp_path / "voices", voices=["fr-m"])
+    assert {s.voice for _, r in every_recipe(prepare(tmp_path / "voices", tmp_path / "out")) for s in r.sources} == {
+        "José",
+        "fr-m",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: np.stack([x, -x], 1), "its channels cancel: channel 1 of 2 is used"),
+        (lambda x: np.stack([x, -x + 20 * np.sin(np.arange(len(x)) ** 2)], 1), "its channels cancel"),
+        (lambda x: 0.2 * x + 9830, "a constant offset of 0.3 of full scale is removed"),
+        (
+            lambda x: np.stack([0.3 * x + 3000, -0.3 * x - 3000], 1),
+            "channel 1 of 2 is used; a constant offset of 0.09",
+        ),
+    ],
+)
+def test_every_voice_has_its_level_whatever_its_channels_and_offset(tmp_path, capsys, change, reason):
+    root = make_corpus(tmp_path / "voices", voices=("ca-m", "en-f", "ru-f"))
+    for path in (root / "en-f").glob("*.flac"):
+        write_wave(path, np.round(change(samples(path).astype(float))).astype(np.int16))
+    code, _, notes = told(capsys, root, tmp_path / "out", "--tr", 8, "-q")
+    assert code == 0
+    assert "corrected 4 files, all named in set.json:" in notes
+    made = MixtureSet.open(tmp_path / "out")
+    assert sorted(made.about["corrected"]) == [f"en-f/{index}.flac" for index in range(4)]
+    assert all(reason in each for each in made.about["corrected"].values())
+    assert json.loads((made.path / "set.json").read_text())["format"] == 2
+    for split, recipe in every_recipe(made):
+        for source, wave in zip(recipe.sources, made.waves(split, recipe)[1:], strict=True):
+            if source.voice == "en-f":
+                whole = render_scene(replace(recipe, sources=(source,), length=source.length), SetFolders(root), 8000)[
+                    1
+                ]
+                expected = -25 + source.level_db
+                assert 20 * np.log10((whole / 32768).std()) == pytest.approx(expected, abs=0.1)
+                assert abs(whole.mean()) < 3
+                assert np.array_equal(wave, whole[: len(wave)])
+
+
+def test_copies_of_a_recording_in_another_format_are_left_out(tmp_path, capsys):
+    root = make_corpus(tmp_path / "voices")
+    wave = samples(root / "en-f" / "0.flac")
+    write_wave(root / "en-f" / "0.mp3", wave / 32768)
+    write_wave(root / "en-f" / "ogg" / "1.ogg", samples(root / "en-f" / "1.flac") / 32768)
+    write_wave(
+        root / "en-f" / "other" / "1.wav", samples(root / "en-f" / "2.flac")[: len(samples(root / "en-f" / "1.flac"))]
+    )
+    write_wave(root / "fr-m" / "session" / "0.wav", wave)
+    code, _, notes = told(capsys, root, tmp_path / "out", "-q")
+    assert code == 0
+    assert notes[1:4] == [
+        "  en-f/0.mp3: duplicate of en-f/0.flac by name and length",
+        "  en-f/ogg/1.ogg: duplicate of en-f/1.flac by name and length",
+        "  fr-m/session/0.wav: duplicate of en-f/0.flac",
+    ]

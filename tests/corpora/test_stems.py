@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sepclip.audio.resample import resample
 from sepclip.corpora.stems.command import VALIDATION
 from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
+from sepclip.terminal import volume
 from tests.conftest import assert_told, sepclip
 from tests.corpora.tracks import FOUR, TRACKS, make_tracks, musdb18, names, noise, stems, write
 from tests.mixing.conftest import every_recipe, tree
@@ -150,6 +152,39 @@ def test_some_stems_of_a_mixture_are_chosen(root, tmp_path):
     assert not made.additive  # the mixture holds the others too
     without = stems(make_tracks(tmp_path / "sums", mixture=None), tmp_path / "sum", stems="drums,vocals")
     assert without.additive
+
+
+def test_stems_are_the_same_in_any_spelling_and_may_contain_commas(tmp_path):
+    for track, form in (("a", "NFC"), ("b", "NFD"), ("c", "NFC")):
+        names = [unicodedata.normalize(form, name) for name in ("batería", "gtr, lead", "voz")]
+        make_tracks(tmp_path / "music", {"": (track,)}, stems=names, mixture=None)
+    assert stems(tmp_path / "music", tmp_path / "all").layout.names == ("batería", "gtr, lead", "voz")
+    chosen = unicodedata.normalize("NFD", "gtr,lead,Batería")
+    assert stems(tmp_path / "music", tmp_path / "two", stems=[chosen]).layout.names == ("gtr, lead", "batería")
+
+
+def test_one_channel_of_stems_whose_channels_cancel_keeps_the_sum(tmp_path, capfd):
+    root = make_tracks(tmp_path / "music", {"": ("a", "b", "c")}, stems=("bass", "vocals"), mixture=None)
+    for track in "abc":
+        wave = noise(track, "bass")[:, 0]
+        write(root / track / "bass.wav", np.stack([wave, -wave], 1))
+        write(root / track / "mixture.wav", np.stack([wave, -wave], 1) + noise(track, "vocals"))
+    made = stems(root, tmp_path / "out", channels=1)
+    assert capfd.readouterr().err.count("channels of its files cancel: channel 1 of all is used") == 3
+    for split, recipe in every_recipe(made):
+        mixture, vocals, bass = made.waves(split, recipe).astype(int)
+        assert np.abs(mixture - vocals - bass).max() <= 1
+        assert np.abs(bass / 32768 - noise(recipe.name, "bass")[:, 0]).max() < 1e-4
+
+
+def test_a_stem_that_only_some_tracks_have_is_reported(tmp_path, capsys, monkeypatch):
+    root = make_tracks(tmp_path / "music", {"": ("a", "b", "c")}, stems=("bass", "vocals"))
+    write(root / "a" / "piano.wav", noise("piano"))
+    monkeypatch.setattr(volume, "quiet", True)
+    stems(root, tmp_path / "out")
+    assert "stems that only some tracks have are left out: piano (1 of 3 tracks)" in capsys.readouterr().err
+    with pytest.raises(UserError, match="mix is the name of the whole track"):
+        stems(root, tmp_path / "other", stems="bass,mix")
 
 
 def test_names_are_found_among_the_stems_that_all_tracks_have(tmp_path):

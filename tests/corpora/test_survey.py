@@ -119,6 +119,21 @@ def test_what_cannot_be_used_is_left_out_by_name_and_reason(tmp_path):
     assert "1 duplicate" in found.reasons()
 
 
+def test_files_with_any_name_that_begin_as_sound_are_read_and_others_counted(tmp_path):
+    good = write_wave(tmp_path / "a" / "1.wav", tone(hertz=300)).read_bytes()
+    for index, name in enumerate(("2", "3.bwf", "4.part")):
+        write_wave(tmp_path / "a" / "new.wav", tone(hertz=400 + index)).rename(tmp_path / "a" / name)
+    (tmp_path / "a" / "5.mpga").write_bytes(write_wave(tmp_path / "a" / "new.mp3", tone(hertz=500)).read_bytes())
+    (tmp_path / "a" / "new.mp3").unlink()
+    for name in ("a/list.pdf", "a/b/list.PDF", "notes.txt", "README", ".hidden.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(good[4:])  # without the mark of a sound file
+    found = survey(tmp_path)
+    assert [u.path for u in found.voices["a"]] == ["a/1.wav", "a/2", "a/3.bwf", "a/4.part", "a/5.mpga"]
+    assert found.left_out == {}
+    assert found.others == "2 .pdf, 1 .txt, 1 without extension"
+
+
 def test_a_name_that_no_recipe_can_hold_is_left_out(tmp_path):
     path = write_wave(tmp_path / "a" / "1.wav", tone())
     try:

@@ -1,3 +1,4 @@
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -118,3 +119,19 @@ def test_folders_and_a_table_exclude_each_other(tmp_path: Path) -> None:
     assert_told(sepclip("eval", *both), "names all files itself", code=2)
     assert_told(sepclip("eval", "--pairs", tmp_path / "p.csv"), "cannot be read")
     assert_told(sepclip("eval", "--pairs", tmp_path / "p.csv", "--metrics", "sisdr"), "choose from si_sdr")
+
+
+def test_names_pair_in_any_spelling_of_unicode(tmp_path: Path) -> None:
+    for folder, form in (("ref", "NFC"), ("est", "NFD")):
+        for seed, source in enumerate(("batería", "voz")):
+            name = unicodedata.normalize(form, f"José_{source}.wav")
+            wave(tmp_path / folder / name, seed)
+    pattern = unicodedata.normalize("NFD", "{name}_{source}")
+    (item,) = folder_items(tmp_path / "est", tmp_path / "ref", estimate_pattern=pattern, reference_pattern=pattern)
+    assert [(row.name, row.source) for row in item.rows] == [("José", "batería"), ("José", "voz")]
+    assert not isinstance(item.load(), str)
+    table = tmp_path / "pairs.csv"
+    lines = [f"José,{source},est/José_{source}.wav,ref/José_{source}.wav" for source in ("batería", "voz")]
+    table.write_text("\n".join(["name,source,estimate,reference", *lines, ""]), encoding="utf-8")
+    (item,) = pair_items(table)
+    assert not isinstance(item.load(), str)

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from sepclip.audio.resample import resample
-from sepclip.separation.blocks import Blocks, cut_blocks, resample_stream
+from sepclip.audio.resample import resample, resample_stream
+from sepclip.separation.blocks import Blocks, cut_blocks
 
 
 def pieces(wave, *lengths):

@@ -8,6 +8,7 @@ import torch
 
 from sepclip.errors import UserError
 from sepclip.model.inference import BlockSeparator
+from sepclip.separation.jobs import make_plan
 from sepclip.separation.origins import FILE
 from sepclip.separation.output import choose_encoding
 from sepclip.separation.separate_files import Options, separate_files
@@ -78,6 +79,14 @@ def test_very_short_files_keep_their_length(
         assert soundfile.info(target).channels == channels
 
 
+def test_a_source_called_residual_is_not_overwritten(capfd) -> None:
+    plan = make_plan([Path("in.wav")], Path("out"), ("vocals", "residual"), extension="wav", residual=True)
+    assert [path.name for path in plan.jobs[0].results] == [
+        "in_vocals.wav", "in_residual.wav", "in_mixture_minus_sources.wav",
+    ]  # fmt: skip
+    assert "written as mixture_minus_sources" in capfd.readouterr().err
+
+
 def test_silence_gives_silence(separator: BlockSeparator, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "in.wav", np.zeros(RATE), RATE)
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
@@ -85,12 +94,19 @@ def test_silence_gives_silence(separator: BlockSeparator, tmp_path: Path) -> Non
         assert not soundfile.read(tmp_path / "out" / name)[0].any()
 
 
-def test_channels_that_cancel_are_separated(separator: BlockSeparator, tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "in.wav", np.stack([speech(), -speech()], 1), RATE, subtype="FLOAT")
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_channels_that_cancel_are_separated(separator: BlockSeparator, tmp_path: Path, capfd, noise) -> None:
+    """The masks are those of one channel, not those of the noise that the mean of the channels contains."""
+    hiss = noise * np.random.default_rng(0).standard_normal(len(speech()))
+    soundfile.write(tmp_path / "in.wav", np.stack([speech(), hiss - speech()], 1), RATE, subtype="FLOAT")
     separate_files(separator, [tmp_path / "in.wav"], tmp_path / "out", device=torch.device("cpu"))
+    assert "its channels cancel: what to separate is found in channel 1" in capfd.readouterr().err
     left, right = soundfile.read(tmp_path / "out" / "in_s1.wav")[0].T
     assert np.abs(left).max() > 0.01
-    np.testing.assert_allclose(left, -right, atol=1e-6)
+    np.testing.assert_allclose(left, -right, atol=1e-6 + 10 * noise)
+    soundfile.write(tmp_path / "mono.wav", speech(), RATE, subtype="FLOAT")
+    separate_files(separator, [tmp_path / "mono.wav"], tmp_path / "out", device=torch.device("cpu"))
+    np.testing.assert_allclose(left, soundfile.read(tmp_path / "out" / "mono_s1.wav")[0], atol=1e-6)
 
 
 def test_sample_format_is_kept_if_the_container_has_it() -> None:

@@ -38,11 +38,14 @@ def prepare(
         ),
     ] = "auto",
     unseen: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
-            help="Keep these voices out of training, for a test group of their own: a,b (as many as --sources or more)."
+            metavar="A,B,...",
+            help="Keep these voices out of training, for a test group of their own (as many as --sources or more). "
+            "Names may contain commas. It can be repeated: --unseen 'Smith, John' --unseen 'Doe, Jane'",
+            show_default=False,
         ),
-    ] = "",
+    ] = None,
     voices: Annotated[
         Path | None,
         typer.Option(
@@ -142,6 +145,7 @@ def prepare(
     from sepclip.corpora.command import carry_out
     from sepclip.corpora.shares import parse_fractions
     from sepclip.corpora.speakers.plan import plan_voices
+    from sepclip.corpora.speakers.presets import name_voices
     from sepclip.corpora.speakers.voice_settings import VoiceSettings, parse_range, read_voice_lists
     from sepclip.errors import UserError
     from sepclip.mixing.conversation import parse_overlap
@@ -154,7 +158,7 @@ def prepare(
         sources=sources,
         counts={"tr": tr, "cv": cv, "tt": tt},
         split=split,
-        unseen=tuple(sorted({voice.strip() for voice in unseen.split(",") if voice.strip()})),
+        unseen=tuple(sorted(set(name_voices(root, unseen, speaker_from=speaker_from, preset=preset)))),
         fractions=parse_fractions(fractions),
         speaker_from=speaker_from,
         preset=preset,

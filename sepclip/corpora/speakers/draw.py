@@ -13,9 +13,12 @@ from random import Random
 import numpy as np
 
 from sepclip.audio.activity import hop_samples
+from sepclip.audio.names import normal_name
 from sepclip.corpora.shares import divide
+from sepclip.corpora.speakers.excerpts import choose_heard_parts
+from sepclip.corpora.speakers.measurement import Utterance
 from sepclip.corpora.speakers.presets import NO_VOICE
-from sepclip.corpora.speakers.survey import Utterance, VoiceSurvey
+from sepclip.corpora.speakers.survey import VoiceSurvey
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError
 from sepclip.mixing.chance import generator
@@ -45,7 +48,7 @@ def split_groups(survey: VoiceSurvey, settings: VoiceSettings, *, by_voice: bool
     the unseen voices are kept for a test group of their own. Voices with too few utterances are added to
     ``survey.left_out``. Raise UserError if there are too few voices.
     """
-    sources, counts, unseen = settings.sources, settings.counts, settings.unseen
+    sources, counts, unseen = settings.sources, settings.counts, tuple(map(normal_name, settings.unseen))
     unknown = sorted(set(unseen) - set(survey.voices))
     if unknown:
         raise UserError(f"--unseen {','.join(unknown)}: no such voice; there are {', '.join(sorted(survey.voices))}")
@@ -151,7 +154,8 @@ def draw(
     In a validation or test split no combination of utterances occurs twice, so the group may give fewer mixtures. In
     training one is repeated only if another is hard to find. The recipe of an index depends on the seed and on those
     before it, not on how many follow. The names of the mixtures are numbered from ``first`` on. ``activity`` says when
-    somebody speaks in each utterance, by path and offset; it decides when voices take turns.
+    somebody speaks in each utterance, by path and offset; it decides when voices take turns, and which part of a long
+    utterance is used if its beginning is silent.
     """
     sources, names = settings.sources, sorted(group.voices)
     possible = combinations_of(group.voices, sources)
@@ -177,7 +181,11 @@ def draw(
         drawn.add(frozenset(chosen))
         levels = relative_levels(chance, sources)[:voices]
         recipe = _recipe(chosen, levels, group.name, first + len(recipes), settings)
-        recipes.append(_take_turns(recipe, chosen, settings, activity, chance) if settings.conversation else recipe)
+        if settings.conversation:
+            recipe = _take_turns(recipe, chosen, settings, activity, chance)
+        # a generator of its own, so that all other mixtures keep their draws
+        parts = generator(settings.seed, f"parts {group.split} {group.name}", index)
+        recipes.append(choose_heard_parts(recipe, chosen, activity, settings.rate_hz, parts))
     return recipes
 
 
@@ -191,7 +199,11 @@ def _recipe(
     common = min(1.0, PEAK / loudest) if settings.plain else 1.0  # one gain for all, so that relative levels stay
     lengths = [utterance.samples for utterance in chosen]
     sources = tuple(
-        Source(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common)
+        Source(
+            *(u.path, u.voice, u.sex, u.offset, u.length, u.rate_hz, round(level, 4), gain * common),
+            channel=u.channel,
+            dc=u.dc,
+        )
         for u, level, gain in zip(chosen, levels, gains, strict=True)
     )
     name = "_".join([f"{index:05d}", *(_identifier(u) for u in chosen)])

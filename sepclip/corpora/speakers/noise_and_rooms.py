@@ -1,13 +1,16 @@
 """Drawing noise and rooms for the recipes of a set, each split from recordings of its own."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from sepclip.audio.files import BadSound, find_sounds, mono_at_rate, name_below, read_sound
+from sepclip.audio.arrays import Float32
+from sepclip.audio.files import BadSound, find_sounds, name_below, stream_sound
+from sepclip.audio.mono import MonoSound
 from sepclip.corpora.shares import divide
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted
@@ -20,6 +23,7 @@ from sepclip.terminal import say, say_some, warn_once
 
 _SILENT = 1e-6  # mean square of a second of noise; no gain brings less to level
 _MOST_SECONDS = 20.0  # of a room impulse response
+_RESPONSE_BLOCK, _RESPONSE_BLOCKS = 1 << 18, 65  # samples in a block; blocks of the longest file that is read
 
 F = TypeVar("F", "Noise", "Room")
 Recipes = Mapping[str, Sequence[Recipe]]
@@ -32,6 +36,9 @@ class Noise:
     path: str  # below the folder of noise
     rate_hz: int  # of the file
     powers: tuple[float, ...]
+    channel: int | None = None  # as in Source, like dc
+    dc: float | None = None
+    corrections: str | None = None  # as MonoSound.corrections
 
     def level(self, second: int, seconds: float) -> float:
         """Return the RMS of ``seconds`` seconds from ``second`` on; after its end, the noise is repeated."""
@@ -51,19 +58,34 @@ def survey_noise(folder: Path, rate_hz: int, jobs: int | None) -> list[Noise]:
     """Read every recording of noise once, and name those that cannot be used. Raise UserError if none is left."""
 
     def measure(path: Path) -> Noise | str:
-        sound = read_sound(path)
+        sound = MonoSound(path)
         if sound.header_fault:
             warn_once(f"{path}: {sound.header_fault}")
-        wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # as it will be mixed
-        seconds = len(wave) // rate_hz
-        if not seconds:
+        powers = _powers(sound.at_rate(rate_hz), rate_hz)  # as it will be mixed
+        if not powers:
             return "shorter than a second"
-        powers = np.square(wave[: seconds * rate_hz].astype(np.float64)).reshape(seconds, rate_hz).mean(1)
-        if powers.min() < _SILENT:
+        if min(powers) < _SILENT:
             return "silent for a second or longer"
-        return Noise(name_below(path, folder), sound.rate_hz, tuple(powers.tolist()))
+        name = name_below(path, folder)
+        return Noise(name, sound.rate_hz, powers, sound.channel, sound.dc, sound.corrections())
 
-    return _survey(folder, "noise", measure, jobs)
+    noises = _survey(folder, "noise", measure, jobs)
+    corrected = [f"{noise.path}: {noise.corrections}" for noise in noises if noise.corrections]
+    if corrected:
+        say_some(f"corrected {counted(len(corrected), 'file')} of --noise:", corrected, always=True)
+    return noises
+
+
+def _powers(blocks: Iterable[Float32], rate_hz: int) -> tuple[float, ...]:
+    """Return the mean square of each whole second of a wave that comes in ``blocks`` (n,)."""
+    rest, powers = np.zeros(0, np.float32), list[float]()
+    for block in blocks:
+        rest = np.concatenate([rest, block]) if rest.size else block
+        seconds = len(rest) // rate_hz
+        whole = rest[: seconds * rate_hz].reshape(seconds, rate_hz)
+        powers += [float(np.square(second.astype(np.float64)).mean()) for second in whole]
+        rest = rest[seconds * rate_hz :]
+    return tuple(powers)
 
 
 def survey_rooms(folder: Path, rate_hz: int, jobs: int | None) -> list[Room]:
@@ -73,6 +95,10 @@ def survey_rooms(folder: Path, rate_hz: int, jobs: int | None) -> list[Room]:
     """
 
     def measure(path: Path) -> Room | str:
+        # most of a file of hours is not read
+        blocks = stream_sound(path, _RESPONSE_BLOCK)
+        if sum(block.shape[1] for block in islice(blocks, _RESPONSE_BLOCKS)) > (_RESPONSE_BLOCKS - 1) * _RESPONSE_BLOCK:
+            return f"longer than {_MOST_SECONDS:g} s: no impulse response"
         if len(read_response(path, rate_hz)) > _MOST_SECONDS * rate_hz:
             return f"longer than {_MOST_SECONDS:g} s: no impulse response"
         name = name_below(path, folder)
@@ -106,7 +132,8 @@ def _survey(folder: Path, option: str, measure: Callable[[Path], F | str], jobs:
         else:
             recordings.append(result)
     if reasons:
-        say_some(f"left out {counted(len(reasons), 'file')} of --{option}:", [f"{p}: {r}" for p, r in reasons.items()])
+        lines = [f"{path}: {reason}" for path, reason in reasons.items()]
+        say_some(f"left out {counted(len(reasons), 'file')} of --{option}:", lines, always=True)
     if not recordings:
         raise UserError(f"--{option} {folder} contains no sound file that can be used")
     return recordings
@@ -139,7 +166,9 @@ def add_noise(recipes: Recipes, folder: Path, settings: VoiceSettings, jobs: int
         gain = 10 ** ((LEVEL_DBFS + level_db) / 20) / noise.level(second, seconds)
         length = -(-recipe.length * noise.rate_hz // rate_hz)
         stretch = Source(
-            noise.path, "noise", None, second * noise.rate_hz, length, noise.rate_hz, round(level_db, 4), gain
+            *(noise.path, "noise", None, second * noise.rate_hz, length, noise.rate_hz, round(level_db, 4), gain),
+            channel=noise.channel,
+            dc=noise.dc,
         )
         return replace(recipe, noise=stretch)
 

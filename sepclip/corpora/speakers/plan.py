@@ -8,11 +8,12 @@ from sepclip.audio.files import NOT_READ
 from sepclip.audio.layout import Layout
 from sepclip.corpora.preflight import Preflight
 from sepclip.corpora.speakers.draw import draw, split_groups
+from sepclip.corpora.speakers.excerpts import count_barely_heard
 from sepclip.corpora.speakers.noise_and_rooms import add_noise, add_rooms, require_apart
 from sepclip.corpora.speakers.statistics import describe
 from sepclip.corpora.speakers.survey import VoiceSurvey, survey_voices
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
-from sepclip.corpora.write_set import Plan, PlannedSet, find_finished, for_one_set, write_sets
+from sepclip.corpora.write_set import Plan, PlannedSet, barely_heard_lines, find_finished, for_one_set, write_sets
 from sepclip.errors import UserError, counted
 from sepclip.mixing.levels import PEAK, LevelLaw
 from sepclip.mixing.mixture_set import SET_FILE, MixtureSet, SetReport
@@ -57,6 +58,9 @@ def plan_voices(root: Path, out: Path, settings: VoiceSettings, *, corpus: str, 
         recipes = add_rooms(recipes, rirs, settings, jobs)
     preflight.facts.extend(f"{split}: {counted(len(recipes[split]), 'mixture')}" for split in SPLITS)
     report = _report(survey, recipes, settings)
+    preflight.facts.extend(
+        barely_heard_lines(report.get("barely_heard", {}), {split: len(recipes[split]) for split in SPLITS})
+    )
     planned = PlannedSet(out, recipes, root, Layout(settings.rate_hz, settings.sources), recorded, report)
     folders = SetFolders(root, noise, rirs, settings.targets)
     render = for_one_set(lambda recipe: render_scene(recipe, folders, settings.rate_hz)) if settings.audio else None
@@ -75,6 +79,11 @@ def _report(survey: VoiceSurvey, recipes: Mapping[str, list[Recipe]], settings: 
     if settings.rirs is not None:
         report |= {"rirs_root": settings.rirs, "targets": settings.targets}
     report["left_out"] = dict(sorted(survey.left_out.items()))
+    if survey.corrected:
+        report["corrected"] = dict(sorted(survey.corrected.items()))
+    counts = {split: count_barely_heard(recipes[split], survey.activity, settings.rate_hz) for split in SPLITS}
+    if any(counts.values()):
+        report["barely_heard"] = counts
     report["statistics"] = {split: describe(recipes[split], survey.activity, settings.rate_hz) for split in SPLITS}
     return report
 
@@ -111,10 +120,19 @@ def _print_survey(root: Path, survey: VoiceSurvey, where: str = "") -> None:
         f"found {counted(len(survey.voices), 'voice')}, {counted(len(files), 'usable file')}, "
         f"{survey.seconds / 60:.1f} min in {root}"
     )
+    if survey.others:
+        say(f"left alone: {survey.others}")
     if survey.left_out:
         say_some(
             f"left out {counted(len(survey.left_out), 'file')} ({survey.reasons()}){where}:",
             [f"{path}: {reason}" for path, reason in sorted(survey.left_out.items())],
+            always=True,
+        )
+    if survey.corrected:
+        say_some(
+            f"corrected {counted(len(survey.corrected), 'file')}{where}:",
+            [f"{path}: {how}" for path, how in sorted(survey.corrected.items())],
+            always=True,
         )
     unread = {Path(path).suffix for path, reason in survey.left_out.items() if reason.startswith(NOT_READ)}
     for suffix in sorted(unread):

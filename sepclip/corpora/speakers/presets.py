@@ -1,10 +1,13 @@
 """Finding the speaker of a file: by its folder, by a regular expression, or by the preset of a known corpus."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from sepclip.audio.files import find_sounds
+from sepclip.audio.names import normal_name, split_names
 from sepclip.errors import UserError
 from sepclip.terminal import say
 
@@ -86,20 +89,37 @@ class VoiceFinder:
 
     def find(self, relative: Path) -> Voice | str:
         """Return the voice of the file at ``relative`` below the root, or the reason why it has none."""
+        path = normal_name(relative.as_posix())
         if self._preset:
-            match = self._preset.pattern.search(relative.as_posix())
+            match = self._preset.pattern.search(path)
             if match is None:
                 return f"passed over by --preset {self._name}: it takes {self._preset.takes}"
             name = match["speaker"]
             sex = match.groupdict().get("sex") or self._sexes.get(name.removeprefix("p"))
             return Voice(name, sex.lower() if sex else None)
-        if self._pattern is None:
-            name = relative.parts[0] if len(relative.parts) > 1 else None
-        else:
-            name = _matched(self._pattern, relative.as_posix())
+        folder, slash, _ = path.partition("/")
+        name = (folder if slash else None) if self._pattern is None else _matched(self._pattern, path)
         if name is None:
             return NO_VOICE if self._pattern is None else f"--speaker-from {self._pattern.pattern} does not match"
         return Voice(name, sex_of(name))
+
+
+def name_voices(
+    root: Path, texts: Iterable[str] | str | None, *, speaker_from: str | None, preset: str | None
+) -> list[str]:
+    """Return the voices named in ``texts``, each one name or several with commas between them.
+
+    The files of the corpus are listed only if a comma may belong to a name.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts or ())
+    names = split_names(texts, ())
+    if all(text.count(",") == 0 for text in texts) or all((root / name).is_dir() for name in names):
+        return names
+    if not root.is_dir():
+        return names
+    finder = VoiceFinder(root, speaker_from=speaker_from, preset=preset)
+    voices = (finder.find(path.relative_to(root)) for path in find_sounds(root)[0])
+    return split_names(texts, {voice.name for voice in voices if isinstance(voice, Voice)})
 
 
 def check_preset(preset: str | None, speaker_from: str | None) -> None:
@@ -129,7 +149,7 @@ def sex_of(voice: str) -> str | None:
 
 def _compile(speaker_from: str | None) -> re.Pattern[str] | None:
     try:
-        return re.compile(speaker_from) if speaker_from is not None else None
+        return re.compile(normal_name(speaker_from)) if speaker_from is not None else None
     except re.error as error:
         raise UserError(f"--speaker-from {speaker_from!r} is not a regular expression: {error}") from error
 

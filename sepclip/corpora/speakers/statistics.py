@@ -1,17 +1,16 @@
 """What the mixtures of a set are like: their length and voices, how much speech overlaps, how far levels are apart."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sepclip.audio.activity import HOP_SECONDS
+from sepclip.corpora.speakers.excerpts import Activity
 from sepclip.errors import counted
 from sepclip.mixing.mixture_set import SplitStatistics, Spread
 from sepclip.mixing.recipe import Recipe
-
-Activity = Mapping[tuple[str, int], bytes]  # VoiceSurvey.activity
 
 
 def describe(recipes: Sequence[Recipe], activity: Activity, rate_hz: int) -> SplitStatistics:

@@ -3,39 +3,23 @@
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-
-from sepclip.audio.activity import hop_levels, hop_samples, is_active
-from sepclip.audio.files import BadSound, find_sounds, mono_at_rate, name_below, read_sound
-from sepclip.audio.loudness import LAWS, rms
-from sepclip.corpora.preflight import require_folder
-from sepclip.corpora.speakers.pauses import cut_at_pauses
+from sepclip.audio.activity import agreement
+from sepclip.audio.files import EXTENSIONS, find_sounds, name_below
+from sepclip.audio.names import normal_name
+from sepclip.corpora.preflight import count_others, require_folder
+from sepclip.corpora.speakers.measurement import Measurement, Utterance, measure
 from sepclip.corpora.speakers.presets import Voice, VoiceFinder
 from sepclip.corpora.speakers.voice_settings import VoiceSettings
 from sepclip.errors import UserError, counted
 from sepclip.parallel import in_threads
-from sepclip.terminal import say, warn_once
+from sepclip.terminal import say
 
-SILENT_DBFS = -60.0  # an utterance whose RMS is below this has no speech that could be brought to level
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """A stretch of one file by one voice, with its level and peak at the rate of the set."""
-
-    path: str  # relative to the corpus root
-    voice: str
-    offset: int  # samples at the file's rate, as is length
-    length: int
-    rate_hz: int
-    samples: int  # at the rate of the set
-    level: float  # amplitude, by the level law of the set
-    peak: float
-    sex: str | None = None
+_SAME_SECONDS = 0.1  # files of one name in one voice whose lengths differ by less are the same recording
+_SAME_ACTIVITY = 0.9  # share of the time in which they must agree on whether somebody speaks, in different folders
 
 
 @dataclass
@@ -46,6 +30,8 @@ class VoiceSurvey:
     left_out: dict[str, str] = field(default_factory=dict)  # reason by relative path
     digest: str = ""  # of the samples of every file used
     activity: dict[tuple[str, int], bytes] = field(default_factory=dict)  # by path and offset, as in Measurement
+    others: str = ""  # the files that are not sound, counted by extension
+    corrected: dict[str, str] = field(default_factory=dict)  # how one channel was made of a file, by relative path
 
     @property
     def seconds(self) -> float:
@@ -69,8 +55,10 @@ def survey_voices(root: Path, settings: VoiceSettings, jobs: int | None = None) 
     finder = VoiceFinder(root, speaker_from=settings.speaker_from, preset=settings.preset)
     paths, left_out = find_sounds(root)
     survey = VoiceSurvey(left_out={name_below(path, root): reason for path, reason in left_out.items()})
+    survey.others = count_others(root, {*paths, *left_out})
     if not paths:
         why = f"; left out: {survey.reasons()}" if left_out else ""
+        why += f"; left alone: {survey.others}" if survey.others else ""
         raise UserError(f"{root} contains no sound files (.wav, .flac, .ogg, .mp3 and the like), at any depth{why}")
 
     named: list[tuple[Path, Voice]] = []
@@ -91,6 +79,7 @@ def survey_voices(root: Path, settings: VoiceSettings, jobs: int | None = None) 
     if named:
         say(f"reading {counted(len(named), 'file')} in {root}")
     seen: dict[str, str] = {}
+    usable: dict[str, tuple[Voice, Measurement]] = {}
     for (path, voice), result in zip(named, in_threads(measure_file, named, "reading voices", jobs), strict=True):
         relative = name_below(path, root)
         if isinstance(result, str):
@@ -99,53 +88,52 @@ def survey_voices(root: Path, settings: VoiceSettings, jobs: int | None = None) 
             survey.left_out[relative] = f"duplicate of {seen[result.digest]}"
         else:
             seen[result.digest] = relative
+            usable[relative] = voice, result
+    survey.left_out |= (copies := _find_copies(usable))
+    for relative, (voice, result) in usable.items():
+        if relative not in copies:
             survey.voices.setdefault(voice.name, []).extend(result.utterances)
             for utterance, active in zip(result.utterances, result.activity, strict=True):
                 survey.activity[utterance.path, utterance.offset] = active
-    survey.digest = hashlib.sha256("\n".join(f"{v} {k}" for k, v in sorted(seen.items())).encode()).hexdigest()
+            if result.corrections:
+                survey.corrected[relative] = result.corrections
+    used = sorted((digest, relative) for digest, relative in seen.items() if relative not in copies)
+    survey.digest = hashlib.sha256("\n".join(f"{v} {k}" for k, v in used).encode()).hexdigest()
     return survey
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """The utterances of a file, where in each somebody speaks, and the digest of the file's samples."""
+def _find_copies(usable: Mapping[str, tuple[Voice, Measurement]]) -> dict[str, str]:
+    """Return the files that are copies of another in a different format or rate, each with the reason to leave it out.
 
-    utterances: list[Utterance]
-    activity: list[bytes]  # packed bits, one for each hop of 10 ms
-    digest: str
+    They have the voice, the name and, within 0.1 s, the length of the other. In different folders, in which a name may
+    occur again by design, they must also be active at the same times. The one of the better format is kept.
+    """
+    by_name: dict[tuple[str, str], list[str]] = {}
+    for relative, (voice, _) in usable.items():
+        by_name.setdefault((voice.name, _bare_name(relative)), []).append(relative)
+    copies = {}
+    for group in by_name.values():
+        kept: list[str] = []
+        for relative in sorted(group, key=lambda relative: usable[relative][1].quality, reverse=True):
+            original = next((other for other in kept if _is_copy(relative, other, usable)), None)
+            if original is None:
+                kept.append(relative)
+            else:
+                copies[relative] = f"duplicate of {original} by name and length"
+    return copies
 
 
-def measure(path: Path, relative: str, voice: Voice, settings: VoiceSettings) -> Measurement | str:
-    """Return the utterances in a file, at the rate of the set, or the reason to leave it out."""
-    rate_hz, min_seconds, max_seconds = settings.rate_hz, settings.min_seconds, settings.max_seconds
-    try:
-        sound = read_sound(path)
-    except BadSound as error:
-        return error.reason
-    if sound.header_fault:
-        warn_once(f"{path}: {sound.header_fault}")
-    length = sound.samples.shape[1]
-    if length < min_seconds * sound.rate_hz:
-        return f"short: {length / sound.rate_hz:.2f} s, below --min-seconds {min_seconds:g}"
-    if sound.rate_hz < rate_hz:
-        return f"its rate of {sound.rate_hz} Hz is below --rate {rate_hz}"
-    try:
-        wave = mono_at_rate(sound.samples, sound.rate_hz, rate_hz)  # (T,)
-    except UserError as error:
-        return str(error)
-    hop, levels = hop_samples(rate_hz), hop_levels(wave, rate_hz)
-    cuts = cut_at_pauses(levels, min_seconds * rate_hz / hop, max_seconds * rate_hz / hop)
-    edges = [*(cut * hop * sound.rate_hz // rate_hz for cut in cuts[:-1]), length]
-    utterances, activity = [], []
-    for (start, stop), (first, last) in zip(pairwise(edges), pairwise(cuts), strict=True):
-        piece = wave[first * hop : last * hop]
-        level = LAWS[settings.level](piece, rate_hz)
-        if rms(piece, rate_hz) > 10 ** (SILENT_DBFS / 20) and level > 0:
-            peak = float(np.abs(piece).max())
-            utterances.append(
-                Utterance(relative, voice.name, start, stop - start, sound.rate_hz, len(piece), level, peak, voice.sex)
-            )
-            activity.append(np.packbits(is_active(levels[first:last])).tobytes())
-    if not utterances:
-        return f"silent: below {SILENT_DBFS:g} dBFS"
-    return Measurement(utterances, activity, hashlib.sha256(sound.samples.tobytes()).hexdigest())
+def _is_copy(relative: str, other: str, usable: Mapping[str, tuple[Voice, Measurement]]) -> bool:
+    (_, first), (_, second) = usable[relative], usable[other]
+    if abs(first.seconds - second.seconds) > _SAME_SECONDS:
+        return False
+    same_folder = relative.rpartition("/")[0] == other.rpartition("/")[0]
+    return same_folder or agreement(b"".join(first.activity), b"".join(second.activity)) >= _SAME_ACTIVITY
+
+
+def _bare_name(relative: str) -> str:
+    """Return the name of a file without its folders and all extensions of sound files."""
+    name = normal_name(relative.rpartition("/")[2])
+    while (parts := name.rpartition("."))[0] and f".{parts[2].lower()}" in EXTENSIONS:
+        name = parts[0]
+    return name

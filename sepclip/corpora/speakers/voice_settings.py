@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sepclip.audio.loudness import LAWS
+from sepclip.audio.names import normal_name
 from sepclip.corpora.preflight import MODES, require_one_of
 from sepclip.corpora.speakers.presets import check_preset
 from sepclip.errors import UserError
@@ -123,7 +124,7 @@ def read_voice_lists(path: Path) -> dict[str, tuple[str, ...]]:
     for split, voices in tree.items():
         if not isinstance(voices, list) or not all(isinstance(voice, str) for voice in voices):
             raise UserError(f"--voices {path}: {split} is not a list of names; {what}")
-        lists[split] = tuple(voices)
+        lists[split] = tuple(map(normal_name, voices))
     counts = Counter(voice for voices in lists.values() for voice in voices)
     twice = [voice for voice, count in counts.items() if count > 1]
     if twice:

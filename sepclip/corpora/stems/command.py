@@ -49,7 +49,13 @@ MUSDB18 = Card(
 
 Root = Annotated[Path, typer.Argument(help="Folder of tracks.", show_default=False)]
 Stems = Annotated[
-    str, typer.Option(help="Stems to separate, in this order: vocals,drums,... [all that every track has].")
+    list[str] | None,
+    typer.Option(
+        metavar="A,B,...",
+        help="Stems to separate, in this order: vocals,drums,... Names may contain commas. It can be repeated [all "
+        "that every track has].",
+        show_default=False,
+    ),
 ]
 Rate = Annotated[
     int | None,
@@ -65,7 +71,7 @@ Fractions = Annotated[str, typer.Option(help="Shares of tr,cv,tt, for splits wit
 def prepare_stems(
     root: Root,
     out: Out,
-    stems: Stems = "",
+    stems: Stems = None,
     rate: Rate = None,
     channels: Channels = None,
     fractions: Fractions = FRACTIONS,
@@ -78,15 +84,16 @@ def prepare_stems(
     from sepclip.corpora.command import carry_out
     from sepclip.corpora.shares import parse_fractions
     from sepclip.corpora.stems.plan import StemSettings, plan_stems
+    from sepclip.corpora.stems.tracks import name_stems
 
-    settings = StemSettings(parse_fractions(fractions), _names(stems), rate, channels, seed=seed)
+    settings = StemSettings(parse_fractions(fractions), name_stems(root, stems), rate, channels, seed=seed)
     carry_out(plan_stems(root, out, settings, corpus=STEMS.name, jobs=jobs), check=check, as_json=as_json)
 
 
 def prepare_musdb18(
     root: Root,
     out: Out,
-    stems: Stems = "vocals,drums,bass,other",
+    stems: Stems = ("vocals,drums,bass,other",),  # type: ignore[assignment]
     rate: Rate = None,
     channels: Channels = None,
     check: Check = False,
@@ -97,14 +104,11 @@ def prepare_musdb18(
     from sepclip.corpora.command import carry_out
     from sepclip.corpora.shares import parse_fractions
     from sepclip.corpora.stems.plan import StemSettings, plan_stems
+    from sepclip.corpora.stems.tracks import name_stems
 
-    settings = StemSettings(parse_fractions(FRACTIONS), _names(stems), rate, channels, VALIDATION)
+    settings = StemSettings(parse_fractions(FRACTIONS), name_stems(root, stems), rate, channels, VALIDATION)
     plan = plan_stems(root, out, settings, corpus=MUSDB18.name, official=OFFICIAL, jobs=jobs)
     carry_out(plan, check=check, as_json=as_json)
-
-
-def _names(stems: str) -> tuple[str, ...]:
-    return tuple(name.strip().lower() for name in stems.split(",") if name.strip())
 
 
 CORPORA = (Corpus(STEMS, prepare_stems), Corpus(MUSDB18, prepare_musdb18))

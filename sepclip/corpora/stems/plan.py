@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from sepclip.audio.channels import ChannelMeter, one_channel
 from sepclip.audio.files import Sound, name_below, read_header, read_sound
 from sepclip.audio.layout import Layout
 from sepclip.corpora.preflight import Preflight
@@ -18,7 +19,7 @@ from sepclip.mixing.mixture_set import SET_FILE, MixtureSet, SetReport
 from sepclip.mixing.recipe import SPLITS, Recipe, Source
 from sepclip.mixing.render import to_int16
 from sepclip.parallel import in_threads
-from sepclip.terminal import say_some
+from sepclip.terminal import say_some, warn
 
 SUM_SECONDS = 5  # from the middle of a track, in which the stems are added up
 NOT_THE_SUM_DB = -20.0  # of the mixture minus its stems; a limiter leaves less
@@ -107,7 +108,9 @@ def plan_stems(
         render = None if survey.as_is else for_one_set(_converter(root, survey))
         written = write_sets([planned], render, jobs)
         if off:
-            say_some(f"{counted(len(off), 'mixture')} not the sum of its stems, all named in {SET_FILE}:", off)
+            say_some(
+                f"{counted(len(off), 'mixture')} not the sum of its stems, all named in {SET_FILE}:", off, always=True
+            )
         return written
 
     return Plan(preflight, write=write)
@@ -201,7 +204,11 @@ def _converter(root: Path, survey: _Survey) -> Render:
 
     def convert(recipe: Recipe) -> NDArray[np.int16]:
         track = tracks[recipe.sources[0].path]
-        waves = np.stack([_fit(track.read(part), survey.layout, recipe.length) for part in survey.parts])  # (*, C, T)
+        sounds = [track.read(part) for part in survey.parts]
+        channel = _cancelling(sounds) if survey.layout.channels == 1 else None
+        if channel is not None:
+            warn(f"{track.place}: channels of its files cancel: channel {channel + 1} of all is used")
+        waves = np.stack([_fit(sound, survey.layout, recipe.length, channel) for sound in sounds])  # (*, C, T)
         if not survey.mixture:
             waves = np.concatenate([waves.sum(0, keepdims=True), waves])  # (1 + S, C, T)
         peak = float(np.abs(waves).max(initial=0))
@@ -210,9 +217,27 @@ def _converter(root: Path, survey: _Survey) -> Render:
     return convert
 
 
-def _fit(sound: Sound, layout: Layout, length: int) -> NDArray[np.float32]:
-    """Return a sound with the rate and channels of the layout, ``length`` samples (C, T) long, padded with silence."""
-    samples = sound.samples.mean(0, keepdims=True) if layout.channels == 1 else sound.samples
+def _cancelling(sounds: Sequence[Sound]) -> int | None:
+    """Return the channel to take of all files of a track if the channels of one cancel, else None.
+
+    It is the same for all, because the mixture has to stay the sum of its stems.
+    """
+    for sound in sounds:
+        meter = ChannelMeter(len(sound.samples), sound.rate_hz)
+        meter.add(sound.samples)
+        if meter.channel is not None:
+            return meter.channel
+    return None
+
+
+def _fit(sound: Sound, layout: Layout, length: int, channel: int | None) -> NDArray[np.float32]:
+    """Return a sound with the rate and channels of the layout, ``length`` samples (C, T) long, padded with silence.
+
+    One channel is the mean of those of the sound, or its ``channel``.
+    """
+    samples = sound.samples
+    if layout.channels == 1:
+        samples = one_channel(samples, channel if channel is not None and channel < len(samples) else None)[None]
     if sound.rate_hz != layout.rate_hz:
         import torch  # imported late: it takes a second, and stems of the right rate do not need it
 

@@ -1,7 +1,7 @@
 """Tracks of music, each a folder with a file for each stem: finding them, and dividing them into tr, cv and tt."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +9,13 @@ from sepclip.audio import stem_file
 from sepclip.audio.bad_sound import NOT_SOUND, BadSound
 from sepclip.audio.decoding import ffmpeg
 from sepclip.audio.files import HIDDEN, Sound, find_sounds, name_below, read_header, read_sound
-from sepclip.corpora.preflight import Preflight, require_folder
+from sepclip.audio.names import normal_name, split_names
+from sepclip.corpora.preflight import Preflight, count_others, require_folder
 from sepclip.corpora.shares import divide
 from sepclip.errors import UserError, counted
 from sepclip.mixing.chance import generator
 from sepclip.mixing.recipe import SPLITS
-from sepclip.terminal import warn_once
+from sepclip.terminal import say, warn_once
 
 MIXTURES = ("mixture", "mix")  # names of the file of a whole track
 USUAL = ("vocals", "drums", "bass", "other")  # the order of stems with these names; others follow
@@ -67,14 +68,35 @@ def read_stem_header(path: Path) -> StemHeader | tuple[str, str]:
     return StemHeader(header.samples, header.rate_hz, header.channels, as_is=True)
 
 
+def stem_of(name: str) -> str:
+    """Return the name of a stem, which does not depend on upper case or on how Unicode spells its letters."""
+    return normal_name(normal_name(name).lower())
+
+
+def name_stems(root: Path, texts: Iterable[str] | str | None) -> tuple[str, ...]:
+    """Return the stems named in ``texts``, each one name or several with commas between them.
+
+    The files of the corpus are listed only if a comma may belong to a name.
+    """
+    texts = [stem_of(text) for text in ([texts] if isinstance(texts, str) else texts or ())]
+    names = split_names(texts, ())
+    if set(names) <= set(USUAL) or not any("," in text for text in texts) or not root.is_dir():
+        return tuple(names)
+    return tuple(split_names(texts, {stem_of(path.stem) for path in find_sounds(root)[0]}))
+
+
 def find_tracks(root: Path, preflight: Preflight) -> dict[str | None, list[Track]]:
     """Return the tracks below ``root`` by the split that their first folder names (train, valid, test), or by None."""
     require_folder(root, "a folder of tracks")
     sounds, left_out = find_sounds(root)
+    if others := count_others(root, {*sounds, *left_out}):
+        say(f"left alone: {others}")
+    unused = {path: why for path, why in left_out.items() if why != HIDDEN and not path.name.endswith(stem_file.SUFFIX)}
+    preflight.warnings.extend(f"{name_below(path, root)}: {why}" for path, why in unused.items())
     folders: dict[Path, dict[str, Path]] = {}
     for path in sounds:
         stems = folders.setdefault(path.parent, {})
-        if stems.setdefault(path.stem.lower(), path) != path:
+        if stems.setdefault(stem_of(path.stem), path) != path:
             what, todo = "file of the same stem as another", "remove one of them"
             preflight.add_problem(what, todo, name_below(path.parent, root), path.name)
     tracks: dict[str | None, list[Track]] = {}
@@ -95,7 +117,7 @@ def _add_track(tracks: dict[str | None, list[Track]], place: str, files: Mapping
     first, *rest = place.split("/")
     split = FOLDERS.get(first.lower())
     parts = rest if split and rest else [first]
-    name = " - ".join(parts) if parts != ["."] else root.resolve().name
+    name = normal_name(" - ".join(parts) if parts != ["."] else root.resolve().name)
     tracks.setdefault(split if rest else None, []).append(Track(name, place, files))
 
 
@@ -139,8 +161,15 @@ def choose_stems(
 ) -> tuple[tuple[str, ...], str | None]:
     """Return the stems to separate, in order, and the name of the mixture's file; None if the tracks have none.
 
-    The stems are those ``wanted``, or all that every track has. Stems missing in a track are added to ``preflight``.
+    The stems are those ``wanted``, or all that every track has. Stems missing in a track are added to ``preflight``, as
+    warnings those that are dropped because some tracks lack them. Raise UserError if a stem that is wanted has the name
+    of the mixture.
     """
+    reserved = [name for name in wanted if name in MIXTURES]
+    if reserved:
+        raise UserError(
+            f"--stems {','.join(wanted)}: {reserved[0]} is the name of the whole track: rename the files of that stem"
+        )
     counts = Counter(name for track in tracks for name in track.files)
     mixture = next((name for name in MIXTURES if counts[name]), None)
     common = [name for name in sorted(counts) if counts[name] == len(tracks) and name not in MIXTURES]
@@ -151,6 +180,14 @@ def choose_stems(
         raise UserError(
             f"no stem is in all {len(tracks)} tracks; there are {most}, ...: name the ones to separate with --stems"
         )
+    if not wanted:
+        some = [name for name in sorted(counts) if name not in (*stems, *MIXTURES)]
+        dropped = [f"{name} ({counts[name]} of {counted(len(tracks), 'track')})" for name in some]
+        if dropped:
+            preflight.warnings.append(
+                f"stems that only some tracks have are left out: {', '.join(dropped)}; to require them, name all stems "
+                f"with --stems"
+            )
     for track in tracks:
         for name in (*stems, *((mixture,) if mixture else ())):
             if name not in track.files:
