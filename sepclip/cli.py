@@ -107,6 +107,10 @@ def _exit_code(run: Callable[[], object]) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads stdout any more, so do not print an error either
         return EXIT_USER_ERROR
+    except RuntimeError as error:  # pathlib before Python 3.13 has no class for it
+        if not str(error).startswith("Symlink loop"):
+            raise
+        return _fail(f"{str(error).removeprefix('Symlink loop from ')}: a loop of symbolic links")
     except OSError as error:  # such as a folder without permission to enter
         path = f"{error.filename}: " if error.filename else ""
         return _fail(f"{path}{error.strerror or error}")

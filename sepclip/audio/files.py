@@ -1,10 +1,11 @@
 """Reading, finding and writing sound files, and replacing any file atomically."""
 
+import errno
 import io
 import os
 import re
+import stat
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import soundfile
 
 from sepclip.audio.arrays import AnyArray, Float32
+from sepclip.audio.leftovers import temporary_suffix
 from sepclip.errors import UserError
 
 # Extensions of what libsndfile reads. RAW is left out because such a file does not state its own rate.
@@ -72,13 +74,25 @@ def _open(path: Path) -> Iterator[soundfile.SoundFile]:
     """Open a sound file; errors inside the ``with`` block are raised as BadSound."""
     try:
         if not path.is_file():
-            raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
-        with soundfile.SoundFile(path) as file:
+            raise BadSound(path, _missing_reason(path))
+        with soundfile.SoundFile(os.fsencode(path)) as file:  # bytes, because a name need not be UTF-8
             yield file
     except PermissionError as error:
         raise BadSound(path, "no permission to read it") from error
     except (soundfile.SoundFileError, OSError, ValueError, TypeError) as error:
         raise BadSound(path, _unreadable_reason(path)) from error
+
+
+def _missing_reason(path: Path) -> str:
+    """Return why there is no regular file at ``path``."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return "a link to a file that does not exist" if path.is_symlink() else "no such file"
+        return "a loop of symbolic links" if error.errno == errno.ELOOP else (error.strerror or str(error)).lower()
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return f"is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a sound file"
 
 
 def _unreadable_reason(path: Path) -> str:
@@ -161,13 +175,15 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     sounds: list[Path] = []
     left_out: dict[Path, str] = {}
     known = EXTENSIONS | UNREAD
-    ancestors = {root: frozenset({root.resolve()})}  # of each folder still to visit, itself included, links resolved
+    ancestors = {
+        root: frozenset({Path(os.path.realpath(root))})
+    }  # of each folder still to visit, itself included, links resolved
     for name_of_folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folder = Path(name_of_folder)
         above = ancestors.pop(folder)
         hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
         for name in list(folders):
-            real = (folder / name).resolve()
+            real = Path(os.path.realpath(folder / name))
             if real in above:  # a link to a folder above it: os.walk would never end
                 folders.remove(name)
             else:
@@ -204,7 +220,7 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
     Raises UserError if the disk is full or the folder cannot be written.
     """
     start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # names are limited to 255 bytes
-    temporary = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{start}{temporary_suffix()}")
     try:
         if not path.parent.is_dir():  # cheaper than mkdir, which only the first file of a folder needs
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ def separate(
     overwrite: Annotated[bool, typer.Option(help="Replace results that already exist.")] = False,
     name: Annotated[str, typer.Option(help="Pattern for the names of the results.")] = "{name}_{source}",
     format_name: Annotated[
-        Literal["wav", "flac", "ogg"], typer.Option("--format", help="File format of the results.")
+        Literal["wav", "flac", "ogg", "opus", "mp3", "m4a"],
+        typer.Option("--format", help="File format of the results; m4a needs ffmpeg."),
     ] = "wav",
     subtype: Annotated[
         str | None,
@@ -32,7 +33,7 @@ def separate(
         Literal["rescale", "clamp", "float"] | None,
         typer.Option(
             help="If an estimate exceeds full scale: rescale all results of its file, clamp it, or write 32-bit float "
-            "[float; rescale for flac and ogg].",
+            "[float for wav; else rescale].",
             show_default=False,
         ),
     ] = None,

@@ -1,6 +1,7 @@
 """Evaluation of separated files of any system: folders matched by their names, or pairs listed in a CSV."""
 
 import csv
+import os
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -132,7 +133,7 @@ class _ItemFiles:
     def size(self) -> tuple[int, int]:
         """Return samples times sources times channels, and channels, by the headers; 0 and 1 if one is unreadable."""
         try:
-            infos = [soundfile.info(path) for path in (self.references or {}).values()]
+            infos = [soundfile.info(os.fsencode(path)) for path in (self.references or {}).values()]
         except (soundfile.SoundFileError, OSError):
             return 0, 1  # reading the files will say what is wrong
         return sum(info.frames * info.channels for info in infos), max((info.channels for info in infos), default=1)
