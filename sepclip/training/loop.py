@@ -43,6 +43,8 @@ def train(run: Run, data: MixtureSet, ranks: Ranks = ALONE, *, profile: bool = F
     """
     lock = run.lock() if ranks.first else nullcontext()
     with lock, SignalRequests() as signals, out_of_memory_as_user_error(run.config):
+        if ranks.first:
+            run.tidy()
         training = Training.prepare(run, data, ranks)
         already = training.ended
         if not already:
