@@ -76,3 +76,26 @@ class Origins:
             "mtime_ns": stat.st_mtime_ns,
             "how": self._provenance,
         }
+
+
+def state_of(job: Job, origins: Origins | None, *, weights_time: float, overwrite: bool) -> str:
+    """Return ``due`` if a job is to be run, ``done`` if its results are current, else the reason why it is not run."""
+    try:
+        # a stream has no age, so existing results of it are never known to be current
+        if overwrite or is_stream(job.path):
+            existing = [target for target in job.results if target.exists()]
+            return "due" if overwrite or not existing else f"{existing[0]} already exists: --overwrite replaces it"
+        difference = origins.difference(job) if origins else None
+        # a record knows the file by its size and date, so its date does not matter any more
+        same_version = origins is not None and origins.knows(job) and difference is None
+        state = job.state(weights_time, same_version=same_version)
+    except OSError as error:  # such as a folder without permission to look into it
+        return f"{error.filename or job.path}: {error.strerror or error}"
+    result = f"{job.targets[0]} exists, but"
+    if state == "new":
+        return "due"
+    if difference:
+        return f"{result} was {difference}: --overwrite replaces it, another --out keeps both"
+    if state == "old":
+        return f"{result} is older than the file or the weights of the run: --overwrite replaces it"
+    return "done"

@@ -29,12 +29,12 @@ from sepclip.model.inference import BlockSeparator
 from sepclip.parallel import cores
 from sepclip.separation.containers import LOSSY, Format, require_encoder, require_fit
 from sepclip.separation.jobs import NAME, STDIN, Job, is_stream, make_plan, unusual_names
-from sepclip.separation.origins import Origins
+from sepclip.separation.origins import Origins, state_of
 from sepclip.separation.output import Encoding, Overload, choose_encoding, write_results
 from sepclip.separation.recording import FileRecording
 from sepclip.separation.spool import Spool
 from sepclip.separation.stream import MOST_TOGETHER, SeparatedStream, batch_seconds, encode_together
-from sepclip.terminal import AudioProgress, warn
+from sepclip.terminal import AudioProgress, say, warn
 
 MOST_JOBS = 4  # threads by default; each needs some hundred MB
 _SHOWN_JOINS = 3
@@ -105,11 +105,13 @@ def separate_files(
         origins = Origins(out, {**provenance, "subtype": options.subtype, "overload": options.overload})
     jobs = []
     for job in plan.jobs:
-        try:
-            if _is_due(job, weights_time, options.overwrite, origins, result):
-                jobs.append(job)
-        except OSError as error:  # such as a folder without permission to look into it
-            result.failed[job.path] = f"{error.filename or job.path}: {error.strerror or error}"
+        state = state_of(job, origins, weights_time=weights_time, overwrite=options.overwrite)
+        if state == "due":
+            jobs.append(job)
+        elif state == "done":
+            result.kept[job.path] = job.results
+        else:
+            result.failed[job.path] = state
     # separate them; jobs end in any order
     workers = _Workers(separator, out, device, options)
     with AudioProgress("separating", len(jobs)) as progress:
@@ -125,32 +127,6 @@ def separate_files(
     # list the results in the order of the inputs
     result.written = {job.path: job.results for job in jobs if job.path in result.written}
     return result
-
-
-def _is_due(job: Job, weights_time: float, overwrite: bool, origins: Origins | None, result: Separation) -> bool:
-    """Return whether a job is to be run; if not, add it to the kept or failed files of ``result``."""
-    # a stream has no age, so existing results of it are never known to be current
-    if overwrite or is_stream(job.path):
-        existing = [target for target in job.results if target.exists()]
-        if existing and not overwrite:
-            result.failed[job.path] = f"{existing[0]} already exists: --overwrite replaces it"
-        return overwrite or not existing
-    difference = origins.difference(job) if origins else None
-    # a record knows the file by its size and date, so its date does not matter any more
-    state = job.state(weights_time, same_version=origins is not None and origins.knows(job) and difference is None)
-    difference = difference if state != "new" else None
-    if difference:
-        result.failed[job.path] = (
-            f"{job.targets[0]} exists, but was {difference}: --overwrite replaces it, another --out keeps both"
-        )
-        return False
-    if state == "done":
-        result.kept[job.path] = job.results
-    elif state == "old":
-        result.failed[job.path] = (
-            f"{job.targets[0]} exists, but is older than the file or the weights of the run: --overwrite replaces it"
-        )
-    return state == "new"
 
 
 @dataclass(frozen=True)
@@ -172,6 +148,7 @@ class _Workers:
     options: Options
     pending: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue)
     stop: threading.Event = field(default_factory=threading.Event)
+    bandwidth_note: threading.Lock = field(default_factory=threading.Lock)  # acquired by the thread that prints it
 
     def run(self, jobs: list[Job], progress: AudioProgress) -> Iterator[tuple[Job, float | str]]:
         """Yield every job as it ends, with the seconds of sound separated, or the reason why it failed."""
@@ -248,6 +225,8 @@ class _Workers:
             raise UserError("interrupted")
         self.out.mkdir(parents=True, exist_ok=True)
         recording = stack.enter_context(open_recording(job.path, self.out))
+        if recording.rate_hz > self.separator.rate_hz and self.bandwidth_note.acquire(blocking=False):
+            say(_describe_bandwidth(self.separator.rate_hz, self.options))
         require_fit(self.options.format, self._encoding(recording).subtype, recording.rate_hz, recording.channels)
         return _OpenFile(job, recording, SeparatedStream(self.separator, recording, self.device))
 
@@ -281,6 +260,13 @@ class _Workers:
         if stream.undecided_join_times:
             warn(f"{job.path}: {_describe_undecided(stream)}")
         return stream.seconds
+
+
+def _describe_bandwidth(rate_hz: int, options: Options) -> str:
+    """Describe what is missing in the results of files with a higher rate than that of the network."""
+    where = "the residual has it" if options.residual else "--residual has it"
+    where += f" (not with --format {options.format})" if options.format in LOSSY else ""
+    return f"the model works at {rate_hz / 1000:g} kHz: no sound above {rate_hz / 2000:g} kHz in the results; {where}"
 
 
 def _describe_undecided(stream: SeparatedStream) -> str:

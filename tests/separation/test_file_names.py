@@ -1,5 +1,6 @@
 """Files that must not stop the others: names, formats and kinds of files, through the real command."""
 
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import soundfile
 
 from sepclip.cli import main
-from sepclip.separation.jobs import distinct_names, residual_name
+from sepclip.separation.jobs import distinct_names, make_plan, residual_name, unusual_names
 from tests.conftest import REPOSITORY
 
 RATE = 8000
@@ -92,7 +93,8 @@ def test_lossy_formats_keep_the_sound(format_name: str, rate_hz: int, subtype: s
     wave = 0.3 * np.sin(2 * np.pi * 440 / rate_hz * np.arange(rate_hz + 77))
     soundfile.write("in.wav", np.stack([wave, -wave], 1) * [[1, 0.5]], rate_hz)
     code, _, stderr = separate("in.wav", "--out", "out", "--format", format_name)
-    assert (code, stderr) == (0, "")
+    assert code == 0
+    assert stderr.endswith(f"--residual has it (not with --format {format_name})\n")
     assert soundfile.info(f"out/in_s1.{format_name}").subtype == subtype
     result, rate = soundfile.read(f"out/in_s1.{format_name}")
     assert (rate, result.shape) == (rate_hz, (len(wave), 2))
@@ -214,6 +216,14 @@ def test_residual_is_never_written_over_a_source_of_that_name() -> None:
     assert residual_name(["s1", "s2"]) == "residual"
     assert residual_name(["vocals", "residual"]) == "remainder"
     assert residual_name(["Residual", "remainder", "remainder-2"]) == "remainder-3"
+    sources = ("mixture", "residual", "vocals")
+    plan = make_plan([Path("song.wav")], Path("out"), sources, extension="wav", residual=True)
+    (job,) = plan.jobs
+    assert [path.name for path in job.targets] == [f"song_{source}.wav" for source in sources]
+    assert job.residual == Path("out/song_remainder.wav")
+    (message,) = unusual_names(plan, sources, residual=True)
+    assert "a source is called residual: the mixture minus the sources is remainder" in message
+    assert not unusual_names(plan, sources, residual=False)
 
 
 def test_loops_of_links_and_missing_files_stop_no_other_file(separate, tmp_path: Path) -> None:
@@ -342,3 +352,79 @@ def test_names_from_the_field(tiny_run: Path, tmp_path: Path) -> None:
     assert codes[:5] + codes[6:] == ["exit 1", "exit 0", "exit 0", "exit 1", "exit 0", "exit 1"]
     assert b"Traceback" not in result.stderr
     assert b"\033" not in result.stdout + result.stderr
+
+
+def spoil(folder: Path) -> dict[str, str]:
+    """Write 20 bad files of different kinds; return the names of the inputs and a word of the reason for each."""
+    good = as_bytes(tone())
+    flac = as_bytes(tone(), "FLAC")
+    contents: dict[str, tuple[bytes, str]] = {
+        "empty.wav": (b"", "not readable"),
+        "text.wav": (b"these are words\n" * 50, "not readable"),
+        "zeros.flac": (bytes(5000), "not readable"),
+        "header_only.wav": (good[:20], "not readable"),
+        "noise.mp3": (np.random.default_rng(1).bytes(3000), "not readable"),
+        "html.ogg": (b"<!DOCTYPE html><html></html>", "not readable"),
+        "caf\\xe9.aiff": (b"FORM\0\0\0\0AIFF", "not readable"),
+        "flac_cut.flac": (flac[:30], "not readable"),
+        "nan.wav": (as_bytes(np.full(4000, np.nan), subtype="FLOAT"), "NaN or infinite"),
+        "inf.wav": (as_bytes(np.r_[tone()[:, 0], np.inf], subtype="DOUBLE"), "NaN or infinite"),
+        "rate.wav": (as_bytes(tone(), rate_hz=44101), "44101 Hz"),
+        "wide.wav": (as_bytes(tone(100, 12)), "12 channels do not fit flac"),
+        "fast.wav": (as_bytes(tone(), rate_hz=800_000), "800000 Hz does not fit flac"),
+        "none.wav": (as_bytes(np.zeros(0)), "0 samples"),
+        f"{'x' * 248}.wav": (good, "the name of its result has 256 bytes"),
+        "line\nbreak.wav": (b"nope", "not readable"),
+    }
+    for name, (content, _) in contents.items():
+        (folder / os.fsdecode(name.replace("\\xe9", "\0").encode().replace(b"\0", b"\xe9"))).write_bytes(content)
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "loop.wav").symlink_to("loop.wav")
+    (folder / "dangling.wav").symlink_to("nothing.wav")
+    reasons = {name.replace("\n", "\\n"): reason for name, (_, reason) in contents.items()}
+    more = {"pipe.wav": "a named pipe", "loop.wav": "a loop of symbolic links", "dangling.wav": "does not exist"}
+    return {**reasons, **more}
+
+
+def as_bytes(wave: np.ndarray, container: str = "WAV", *, rate_hz: int = RATE, subtype: str = "PCM_16") -> bytes:
+    memory = io.BytesIO()
+    soundfile.write(memory, wave, rate_hz, format=container, subtype=subtype)
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
+def test_bad_files_among_many_are_named_and_the_command_resumes(count: int, separate) -> None:
+    # many in a tree, the bad ones among them, and one argument that is not there
+    for index in range(count - 20):
+        folder = Path("in") / f"{index % 7}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{index:04d}.wav").write_bytes(as_bytes(tone(800 + index)))
+    reasons = {f"in/3/{name}": reason for name, reason in spoil(Path("in/3")).items()}
+    reasons["missing.wav"] = "no such file"
+    assert len(reasons) == 20
+    good = [f"{path.relative_to('in').with_suffix('')}" for path in Path("in").rglob("[0-9]*.wav")]
+    assert len(good) == count - 20
+
+    def check(stderr: str) -> None:
+        assert "20 inputs could not be separated" in stderr
+        for name, reason in reasons.items():
+            (line,) = [line for line in stderr.splitlines() if line.startswith(f"  {name}: ")]
+            assert reason in line
+
+    code, _, stderr = separate("in", "missing.wav", "--out", "out", "--format", "flac")
+    assert code == 1
+    check(stderr)
+    assert f"{count - 20} files separated" in stderr
+    expected = sorted(f"{name}_{source}.flac" for name in good for source in ("s1", "s2"))
+    assert names("out") == expected
+    # as after a kill: some results are missing, and only these are made again
+    for name in good[:5]:
+        Path(f"out/{name}_s2.flac").unlink()
+    stamps = {name: Path(f"out/{name}_s2.flac").stat().st_mtime_ns for name in good[5:]}
+    code, _, stderr = separate("in", "missing.wav", "--out", "out", "--format", "flac")
+    assert code == 1
+    check(stderr)
+    assert "5 files separated" in stderr
+    assert f"{count - 25} files already separated" in stderr
+    assert names("out") == expected
+    assert stamps == {name: Path(f"out/{name}_s2.flac").stat().st_mtime_ns for name in good[5:]}
