@@ -16,7 +16,7 @@ from sepclip.terminal import warn
 
 STDIN = Path("-")
 NAME = "{name}_{source}"  # name of a result, without its extension
-RESIDUAL = "residual"
+RESIDUAL, OTHER_RESIDUAL = "residual", "mixture_minus_sources"
 _SHOWN_NAMES = 5
 _LONGEST_NAME = 255  # bytes, on all usual file systems
 
@@ -126,7 +126,7 @@ def make_plan(
 def residual_name(sources: Sequence[str]) -> str:
     """Return the name of the mixture minus the sources, which must not be the name of a source."""
     taken = {source.casefold() for source in sources}
-    candidates = chain((RESIDUAL, "remainder"), (f"remainder-{number}" for number in count(2)))
+    candidates = chain((RESIDUAL, OTHER_RESIDUAL), (f"{OTHER_RESIDUAL}-{number}" for number in count(2)))
     return next(name for name in candidates if name not in taken)
 
 

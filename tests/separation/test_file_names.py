@@ -214,15 +214,15 @@ def test_results_of_two_files_are_never_one_file(separate) -> None:
 
 def test_residual_is_never_written_over_a_source_of_that_name() -> None:
     assert residual_name(["s1", "s2"]) == "residual"
-    assert residual_name(["vocals", "residual"]) == "remainder"
-    assert residual_name(["Residual", "remainder", "remainder-2"]) == "remainder-3"
+    assert residual_name(["vocals", "residual"]) == "mixture_minus_sources"
+    assert residual_name(["Residual", "mixture_minus_sources", "mixture_minus_sources-2"]) == "mixture_minus_sources-3"
     sources = ("mixture", "residual", "vocals")
     plan = make_plan([Path("song.wav")], Path("out"), sources, extension="wav", residual=True)
     (job,) = plan.jobs
     assert [path.name for path in job.targets] == [f"song_{source}.wav" for source in sources]
-    assert job.residual == Path("out/song_remainder.wav")
+    assert job.residual == Path("out/song_mixture_minus_sources.wav")
     (message,) = unusual_names(plan, sources, residual=True)
-    assert "a source is called residual: the mixture minus the sources is remainder" in message
+    assert "a source is called residual: the mixture minus the sources is mixture_minus_sources" in message
     assert not unusual_names(plan, sources, residual=False)
 
 
