@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 import soundfile
 
 from sepclip.cli import main
+from sepclip.errors import UserError
+from sepclip.separation.containers import require_fit
 from sepclip.separation.jobs import distinct_names, make_plan, residual_name, unusual_names
 from tests.conftest import REPOSITORY
 
@@ -112,6 +115,14 @@ def test_m4a_is_encoded_by_ffmpeg(separate) -> None:
     info = soundfile.info("again/in_s1_s1.wav")
     assert (info.samplerate, info.channels, info.frames) == (44_100, 6, 4000)
     assert not [path for path in Path("out").iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "channels", "fits"), [(44_100, 8, True), (7350, 1, True), (22_254, 1, False), (8000, 9, False)]
+)
+def test_m4a_has_the_limits_of_aac(rate_hz: int, channels: int, fits: bool) -> None:
+    with nullcontext() if fits else pytest.raises(UserError, match="not fit m4a"):
+        require_fit("m4a", "AAC", rate_hz, channels)
 
 
 def test_m4a_without_ffmpeg_is_refused_before_any_file(separate, monkeypatch) -> None:
