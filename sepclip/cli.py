@@ -117,6 +117,9 @@ def _exit_code(run: Callable[[], object]) -> int:
         sys.stderr.close()  # nobody reads stdout any more, so do not print an error either
         return EXIT_USER_ERROR
     except (MemoryError, RuntimeError, ImportError) as error:
+        if str(error).startswith("Symlink loop"):  # pathlib before Python 3.13 has no class for it
+            print_error(UserError(f"{str(error).removeprefix('Symlink loop from ')}: a loop of symbolic links"))
+            return EXIT_USER_ERROR
         if not is_out_of_memory(error):
             raise
         print_error(UserError(OUT_OF_MEMORY))

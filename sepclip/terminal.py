@@ -5,6 +5,7 @@ unless ``NO_COLOR`` is set.
 """
 
 import json
+import re
 import sys
 import threading
 import time
@@ -22,8 +23,33 @@ T = TypeVar("T")
 _BARS = "▁▂▃▄▅▆▇█"
 _PLAIN_SECONDS = 30.0  # between lines of progress if stderr is not a terminal
 
-out = Console(highlight=False)
-notes = Console(stderr=True, highlight=False)
+# control characters but tab and line feed, surrogates, and characters that reverse the direction of writing
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """Return a text with control characters, and bytes of file names that are not UTF-8, as escapes.
+
+    A file name can hold anything, and a terminal would take some of it for commands.
+    """
+    return _UNPRINTABLE.sub(lambda match: _escape(ord(match[0])), text)
+
+
+def _escape(code: int) -> str:
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a name that is not UTF-8 (PEP 383)
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class _SafeConsole(Console):
+    """A console whose texts contain no control characters but its own."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(printable(item) if isinstance(item, str) else item for item in objects), **options)
+
+
+out = _SafeConsole(highlight=False)
+notes = _SafeConsole(stderr=True, highlight=False)
 
 
 @dataclass
@@ -39,7 +65,10 @@ volume = Volume()
 
 def print_json(document: dict[str, Any]) -> None:
     """Print one JSON document on stdout."""
-    sys.stdout.write(json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n")
+    # elsewhere than in UTF-8, escapes are safe; those of names that are not UTF-8 are the same in both
+    unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(document, allow_nan=False, ensure_ascii=not unicode)
+    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")
 
 
 def print_table(table: Table) -> None:
@@ -91,7 +120,7 @@ def say_some(heading: str, lines: list[str], most: int = 10, *, always: bool = F
     if volume.quiet and not always:
         return
     most = len(lines) if volume.verbose else most
-    shown = [heading, *(f"  {line}" for line in lines[:most])]
+    shown = [heading, *(f"  {line}".replace("\n", r"\n") for line in lines[:most])]  # a name may have a line break
     if len(lines) > most:
         shown.append(f"  ... and {len(lines) - most} more")
     for line in shown:

@@ -13,7 +13,10 @@ bytes it looks at the header, and at the end of the file or the headers within i
 of sound. Other formats are read as libsndfile reads them.
 """
 
+import errno
+import os
 import re
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -60,8 +63,8 @@ def _scan_version(path: Path, size: int, changed_ns: int) -> Scan:
 
 def scan(path: Path) -> Scan:
     """Return what the bytes of a sound file say. Raises OSError if it cannot be read."""
-    stat = path.stat()
-    return _scan_version(path, stat.st_size, stat.st_mtime_ns)
+    status = path.stat()
+    return _scan_version(path, status.st_size, status.st_mtime_ns)
 
 
 class SoundReader:
@@ -81,7 +84,7 @@ class SoundReader:
             self._files.append(file)
             self._lengths.append(int(file.frames if part.samples is None else part.samples))
         if not result.parts:
-            self._files.append(stack.enter_context(SequentialFile(path)))
+            self._files.append(stack.enter_context(SequentialFile(os.fsencode(path))))
             self._lengths.append(int(self._files[0].frames))
         first = self._files[0]
         self.rate_hz, self.channels = int(first.samplerate), int(first.channels)
@@ -138,7 +141,7 @@ def open_sound(path: Path) -> Iterator[SoundReader]:
     """Open a sound file; errors inside the ``with`` block are raised as BadSound."""
     try:
         if not path.is_file():
-            raise BadSound(path, "is a folder, not a sound file" if path.is_dir() else "no such file")
+            raise BadSound(path, _missing_reason(path))
         with ExitStack() as stack:
             yield SoundReader(path, scan(path), stack)
     except PermissionError as error:
@@ -150,6 +153,18 @@ def open_sound(path: Path) -> Iterator[SoundReader]:
 def _is_truncated(log: str) -> bool:
     """Return whether libsndfile's log says that a file is cut short."""
     return any(int(actual) < int(promised) for promised, actual in _SIZES.findall(log))
+
+
+def _missing_reason(path: Path) -> str:
+    """Return why there is no regular file at ``path``."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return "a link to a file that does not exist" if path.is_symlink() else "no such file"
+        return "a loop of symbolic links" if error.errno == errno.ELOOP else (error.strerror or str(error)).lower()
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}
+    return f"is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a sound file"
 
 
 def _unreadable_reason(path: Path) -> str:

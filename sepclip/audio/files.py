@@ -3,7 +3,6 @@
 import io
 import os
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import soundfile
 from sepclip.audio.arrays import AnyArray, Float32
 from sepclip.audio.bad_sound import BadSound as BadSound  # for all that read files
 from sepclip.audio.extent import SoundReader, open_sound
+from sepclip.audio.leftovers import temporary_suffix
 from sepclip.errors import UserError
 
 # Extensions of what libsndfile reads. RAW is left out because such a file does not state its own rate.
@@ -140,13 +140,15 @@ def find_sounds(root: Path) -> tuple[list[Path], dict[Path, str]]:
     sounds: list[Path] = []
     left_out: dict[Path, str] = {}
     known = EXTENSIONS | UNREAD
-    ancestors = {root: frozenset({root.resolve()})}  # of each folder still to visit, itself included, links resolved
+    ancestors = {
+        root: frozenset({Path(os.path.realpath(root))})
+    }  # of each folder still to visit, itself included, links resolved
     for name_of_folder, folders, names in os.walk(root, followlinks=True, onerror=_refuse):
         folder = Path(name_of_folder)
         above = ancestors.pop(folder)
         hidden = any(part.startswith(".") for part in folder.relative_to(root).parts)
         for name in list(folders):
-            real = (folder / name).resolve()
+            real = Path(os.path.realpath(folder / name))
             if real in above:  # a link to a folder above it: os.walk would never end
                 folders.remove(name)
             else:
@@ -195,7 +197,7 @@ def replace_file(path: Path, write: Callable[[Path], object], *, flush: bool = T
     Raises UserError if the disk is full or the folder cannot be written.
     """
     start = path.name.encode(errors="ignore")[:80].decode(errors="ignore")  # names are limited to 255 bytes
-    temporary = path.with_name(f".{start}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{start}{temporary_suffix()}")
     try:
         if not path.parent.is_dir():  # cheaper than mkdir, which only the first file of a folder needs
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,8 @@ def separate(
     overwrite: Annotated[bool, typer.Option(help="Replace results that already exist.")] = False,
     name: Annotated[str, typer.Option(help="Pattern for the names of the results.")] = "{name}_{source}",
     format_name: Annotated[
-        Literal["wav", "flac", "ogg"], typer.Option("--format", help="File format of the results.")
+        Literal["wav", "flac", "ogg", "opus", "mp3", "m4a"],
+        typer.Option("--format", help="File format of the results; m4a needs ffmpeg."),
     ] = "wav",
     subtype: Annotated[
         str | None,
@@ -47,7 +48,7 @@ def separate(
         Literal["rescale", "clamp", "float"] | None,
         typer.Option(
             help="If an estimate exceeds full scale: rescale all results of its file, clamp it, or write 32-bit float "
-            "[float; rescale for flac and ogg].",
+            "[float for wav; else rescale].",
             show_default=False,
         ),
     ] = None,
@@ -123,6 +124,7 @@ def separate(
             f"{counted(len(result.failed), 'input')} could not be separated:",
             [f"{path}: {reason}" for path, reason in result.failed.items()],
             most=50,
+            always=True,
         )
         raise typer.Exit(EXIT_USER_ERROR)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 import sepclip
+from sepclip.audio.leftovers import remove_leftovers
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import SCHEMA_VERSION, Leakage, Provenance, ScoreDocument
 from sepclip.evaluation.journal import Journal
@@ -43,6 +44,7 @@ def evaluate_items(
     require_packages(plan)
     memory_gib, museval_json = options.get("memory_gib"), options.get("museval_json", False)
     memory = None if memory_gib is None else int(memory_gib * 2**30)
+    remove_leftovers(folder, track_path(folder, "").parent)
     # open the journal, with what an earlier call with the same digest left
     journal = Journal(folder / JOURNAL, _digest(items, about, plan, museval_json))
     if journal.replaced:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
 
-import soundfile
-
+from sepclip.audio.files import BadSound, read_header
 from sepclip.errors import UserError, counted
 from sepclip.evaluation.document import Leakage
 from sepclip.mixing.mixture_set import MixtureSet
@@ -129,8 +128,9 @@ def _equal(seconds: float | None, other: float | None) -> bool:
 
 def _duration(path: Path) -> float | None:
     try:
-        return float(soundfile.info(path).duration)
-    except (soundfile.SoundFileError, OSError):
+        header = read_header(path)
+        return header.samples / header.rate_hz
+    except BadSound:
         return None
 
 

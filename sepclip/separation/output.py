@@ -1,5 +1,6 @@
 """Writing separated waves to files: the sample format, samples beyond full scale, and the residual."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,17 +13,13 @@ from numpy.typing import NDArray
 
 from sepclip.audio.arrays import Float64
 from sepclip.audio.files import replace_file
+from sepclip.audio.speaker_mask import write_mask
 from sepclip.errors import UserError
+from sepclip.separation.containers import SUBTYPES, Format, encode_aac, libsndfile_name
 from sepclip.separation.recording import Recording
 from sepclip.separation.spool import Spool
 
-Format = Literal["wav", "flac", "ogg"]
 Overload = Literal["rescale", "clamp", "float"]
-SUBTYPES: dict[str, tuple[str, ...]] = {  # sample formats; the first is the default
-    "wav": ("PCM_16", "PCM_U8", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"),
-    "flac": ("PCM_16", "PCM_S8", "PCM_24"),
-    "ogg": ("VORBIS", "OPUS"),
-}
 _BITS = {"PCM_S8": 8, "PCM_U8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 _OTHER_SIGN = {"PCM_S8": "PCM_U8", "PCM_U8": "PCM_S8"}  # WAV and FLAC each have only one of the two
 _WAV_LIMIT = 4_000_000_000  # bytes; longer files are written as RF64, which is WAV with 64-bit lengths
@@ -83,16 +80,22 @@ def choose_encoding(
 
 
 def write_results(
-    spool: Spool, recording: Recording, targets: list[Path], encoding: Encoding, residual: Path | None = None
+    spool: Spool,
+    recording: Recording,
+    targets: list[Path],
+    encoding: Encoding,
+    residual: Path | None = None,
+    speaker_mask: int | None = None,
 ) -> list[str]:
     """Write the sources of ``spool`` to ``targets``, and the mixture minus the sources to ``residual``.
 
     The written samples of all sources and the residual add up to the mixture within one step of the sample format, if
-    the residual is within full scale. Each file appears under its name only when it is complete. Returns sentences for
-    the user about samples beyond full scale.
+    the residual is within full scale. Each file appears under its name only when it is complete. ``speaker_mask`` says
+    which loudspeakers the channels are for, if the format can hold it. Returns sentences for the user about samples
+    beyond full scale.
     """
-    if encoding.format == "flac" and not spool.samples:
-        raise UserError("0 samples, which flac cannot hold: write wav")
+    if not spool.samples and encoding.format != "wav" and encoding.subtype != "VORBIS":
+        raise UserError(f"0 samples, which {encoding.format} cannot hold: choose --format wav")
     # one encoding and one gain for all sources and the residual, or they would not add up
     encoding, gain, message = _fit_to_scale(spool.peak, encoding)
     messages = dict.fromkeys([message] if message else [], True)  # a set in order, so that each message comes once
@@ -114,9 +117,9 @@ def write_results(
 
     # sources first, then the residual, which reads all of them from the spool again
     for index, target in enumerate(targets):
-        write_stream(target, source(index), shape, rate_hz, encoding)
+        write_stream(target, source(index), shape, rate_hz, encoding, speaker_mask)
     if residual is not None:
-        write_stream(residual, residual_pieces(), shape, rate_hz, encoding)
+        write_stream(residual, residual_pieces(), shape, rate_hz, encoding, speaker_mask)
     return list(messages)
 
 
@@ -133,19 +136,27 @@ def _fit_to_scale(peak: float, encoding: Encoding) -> tuple[Encoding, float, str
 
 
 def write_stream(
-    target: Path, pieces: Iterator[NDArray[np.generic]], shape: tuple[int, int], rate_hz: int, encoding: Encoding
+    target: Path,
+    pieces: Iterator[NDArray[np.generic]],
+    shape: tuple[int, int],
+    rate_hz: int,
+    encoding: Encoding,
+    speaker_mask: int | None = None,
 ) -> None:
     """Write the pieces (C, n) of a wave of ``shape`` (C, T) to a sound file, which appears when it is complete.
 
     Raises UserError if the disk is full.
     """
     channels, samples = shape
+    subtype = "FLOAT" if encoding.format == "m4a" else encoding.subtype
     container = _container(encoding, channels * samples)
+    if speaker_mask is not None and container == "WAV":
+        container = "WAVEX"  # WAV with a mask of loudspeakers
 
     def write(temporary: Path) -> None:
         try:
             with soundfile.SoundFile(
-                temporary, "w", rate_hz, channels, subtype=encoding.subtype, format=container
+                os.fsencode(temporary), "w", rate_hz, channels, subtype=subtype, format=container
             ) as file:
                 for piece in pieces:
                     file.write(np.ascontiguousarray(piece.T))
@@ -153,14 +164,25 @@ def write_stream(
         except (soundfile.SoundFileError, AssertionError) as error:
             free = shutil.disk_usage(target.parent).free >> 20
             raise UserError(f"{target} cannot be written ({free} MB are free on its disk): {error}") from error
+        if speaker_mask is not None and container in ("WAVEX", "RF64"):
+            write_mask(temporary, speaker_mask)
 
-    replace_file(target, write)
+    def write_aac(temporary: Path) -> None:
+        wave = temporary.with_name(f".wave{temporary.name}")
+        try:
+            write(wave)
+            encode_aac(wave, temporary, channels)
+        finally:
+            wave.unlink(missing_ok=True)
+
+    replace_file(target, write_aac if encoding.format == "m4a" else write)
 
 
 def _container(encoding: Encoding, values: int) -> str:
-    """Return the container of soundfile for a file of so many sample values."""
-    is_large = values * (8 if encoding.subtype == "DOUBLE" else 4) > _WAV_LIMIT
-    return "RF64" if encoding.format == "wav" and is_large else encoding.format.upper()
+    """Return the container of soundfile for a file of so many sample values; m4a is encoded from a WAV file."""
+    if encoding.format not in ("wav", "m4a"):
+        return libsndfile_name(encoding.format)
+    return "RF64" if values * (8 if encoding.subtype == "DOUBLE" else 4) > _WAV_LIMIT else "WAV"
 
 
 class _Reader:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,16 +22,19 @@ import torch
 
 from sepclip.audio.decoding import decode
 from sepclip.audio.files import UNREAD, BadSound, Header, read_header
+from sepclip.audio.leftovers import remove_leftovers, temporary_suffix
+from sepclip.audio.speaker_mask import read_mask
 from sepclip.errors import UserError, counted, is_out_of_memory
 from sepclip.model.inference import BlockSeparator
 from sepclip.parallel import cores
-from sepclip.separation.jobs import NAME, STDIN, Job, make_plan
-from sepclip.separation.origins import Origins
-from sepclip.separation.output import Format, Overload, choose_encoding, write_results
+from sepclip.separation.containers import LOSSY, Format, require_encoder, require_fit
+from sepclip.separation.jobs import NAME, STDIN, Job, is_stream, make_plan, unusual_names
+from sepclip.separation.origins import Origins, state_of
+from sepclip.separation.output import Encoding, Overload, choose_encoding, write_results
 from sepclip.separation.recording import FileRecording
 from sepclip.separation.spool import Spool
 from sepclip.separation.stream import MOST_TOGETHER, SeparatedStream, batch_seconds, encode_together
-from sepclip.terminal import AudioProgress, warn
+from sepclip.terminal import AudioProgress, say, warn
 
 MOST_JOBS = 4  # threads by default; each needs some hundred MB
 _SHOWN_JOINS = 3
@@ -78,24 +81,37 @@ def separate_files(
     If all results of a file exist and are newer than both the file and ``weights_time`` (when the weights were saved),
     they are kept. Older results are only replaced with ``options.overwrite``, and so are results of another file or
     with another ``provenance`` (the run and its options; None: neither checked nor recorded). A file that cannot be
-    used is reported, and the rest are separated. Raises UserError if two inputs would be written to the same name, or a
-    result over an input.
+    used is reported, and the rest are separated. Raises UserError for options that do not fit together.
     """
     # check the options before any file is opened
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: choose a folder")
     encoding = choose_encoding("PCM_16", options.format, options.subtype, options.overload)
-    if options.residual and encoding.format == "ogg":
-        raise UserError("--residual: ogg is lossy, so that no parts add up to the mixture: choose --format wav or flac")
+    require_encoder(encoding.format, encoding.subtype)
+    if options.residual and encoding.format in LOSSY:
+        raise UserError(
+            f"--residual: {encoding.format} is lossy, so no parts add up to the mixture: choose --format wav or flac"
+        )
     # list the files that have no current results yet
     plan = make_plan(
         inputs, out, separator.layout.names, extension=options.format, name=options.name, residual=options.residual
     )
+    for message in unusual_names(plan, separator.layout.names, options.residual):
+        warn(message)
+    remove_leftovers(*{out, *(target.parent for job in plan.jobs for target in job.results)})
     result = Separation(failed=plan.failed)
     origins = None
     if provenance is not None:
         origins = Origins(out, {**provenance, "subtype": options.subtype, "overload": options.overload})
-    jobs = [job for job in plan.jobs if _is_due(job, weights_time, options.overwrite, origins, result)]
+    jobs = []
+    for job in plan.jobs:
+        state = state_of(job, origins, weights_time=weights_time, overwrite=options.overwrite)
+        if state == "due":
+            jobs.append(job)
+        elif state == "done":
+            result.kept[job.path] = job.results
+        else:
+            result.failed[job.path] = state
     # separate them; jobs end in any order
     workers = _Workers(separator, out, device, options)
     with AudioProgress("separating", len(jobs)) as progress:
@@ -111,30 +127,6 @@ def separate_files(
     # list the results in the order of the inputs
     result.written = {job.path: job.results for job in jobs if job.path in result.written}
     return result
-
-
-def _is_due(job: Job, weights_time: float, overwrite: bool, origins: Origins | None, result: Separation) -> bool:
-    """Return whether a job is to be run; if not, add it to the kept or failed files of ``result``."""
-    # stdin has no age, so existing results of it are never known to be current
-    if overwrite or job.path == STDIN:
-        existing = [target for target in job.results if target.exists()]
-        if existing and not overwrite:
-            result.failed[job.path] = f"{existing[0]} already exists: --overwrite replaces it"
-        return overwrite or not existing
-    state = job.state(weights_time)
-    difference = origins.difference(job) if origins and state != "new" else None
-    if difference:
-        result.failed[job.path] = (
-            f"{job.targets[0]} exists, but was {difference}: --overwrite replaces it, another --out keeps both"
-        )
-        return False
-    if state == "done":
-        result.kept[job.path] = job.results
-    elif state == "old":
-        result.failed[job.path] = (
-            f"{job.targets[0]} exists, but is older than the file or the weights of the run: --overwrite replaces it"
-        )
-    return state == "new"
 
 
 @dataclass(frozen=True)
@@ -156,6 +148,7 @@ class _Workers:
     options: Options
     pending: queue.SimpleQueue[Job] = field(default_factory=queue.SimpleQueue)
     stop: threading.Event = field(default_factory=threading.Event)
+    bandwidth_note: threading.Lock = field(default_factory=threading.Lock)  # acquired by the thread that prints it
 
     def run(self, jobs: list[Job], progress: AudioProgress) -> Iterator[tuple[Job, float | str]]:
         """Yield every job as it ends, with the seconds of sound separated, or the reason why it failed."""
@@ -231,16 +224,23 @@ class _Workers:
             raise UserError("interrupted")
         self.out.mkdir(parents=True, exist_ok=True)
         recording = stack.enter_context(open_recording(job.path, self.out))
+        require_fit(self.options.format, self._encoding(recording).subtype, recording.rate_hz, recording.channels)
+        if recording.rate_hz > self.separator.rate_hz and self.bandwidth_note.acquire(blocking=False):
+            say(_describe_bandwidth(self.separator.rate_hz, self.options))
         stream = SeparatedStream(self.separator, recording, self.device)
         for message in _length_messages(job.path, recording.header, stream.facts.samples):
             warn(f"{job.path}: {message}")
         return _OpenFile(job, recording, stream)
 
+    def _encoding(self, recording: FileRecording) -> Encoding:
+        options = self.options
+        return choose_encoding(recording.header.subtype, options.format, options.subtype, options.overload)
+
     def _separate(self, file: _OpenFile, progress: AudioProgress) -> float:
         """Separate a file, write its results and return its seconds."""
-        separator, options = self.separator, self.options
+        separator = self.separator
         job, recording, stream = file.job, file.recording, file.stream
-        encoding = choose_encoding(recording.header.subtype, options.format, options.subtype, options.overload)
+        encoding = self._encoding(recording)
         progress.expect(stream.seconds)
         spool = Spool(self.out, separator.sources, recording.channels)
         try:
@@ -253,7 +253,7 @@ class _Workers:
             # from waves to files, now that their scale and peak are known
             if stream.factors is not None:
                 spool.factors = stream.factors
-            messages = write_results(spool, recording, job.targets, encoding, job.residual)
+            messages = write_results(spool, recording, job.targets, encoding, job.residual, read_mask(recording.path))
         finally:
             spool.close()
         # warn about cancelling channels, changed levels and uncertain joins
@@ -264,6 +264,13 @@ class _Workers:
         if stream.undecided_join_times:
             warn(f"{job.path}: {_describe_undecided(stream)}")
         return stream.seconds
+
+
+def _describe_bandwidth(rate_hz: int, options: Options) -> str:
+    """Describe what is missing in the results of files with a higher rate than that of the network."""
+    where = "the residual has it" if options.residual else "--residual has it"
+    where += f" (not with --format {options.format})" if options.format in LOSSY else ""
+    return f"the model works at {rate_hz / 1000:g} kHz: no sound above {rate_hz / 2000:g} kHz in the results; {where}"
 
 
 def _describe_undecided(stream: SeparatedStream) -> str:
@@ -300,13 +307,14 @@ def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
     Raises BadSound if neither libsndfile nor ffmpeg can read the file.
     """
     with ExitStack() as stack:
-        # copy stdin to a file, since recordings are read more than once
-        if path == STDIN:
+        # copy stdin or a pipe to a file, since recordings are read more than once
+        is_copied = is_stream(path)
+        if is_copied:
             copy = _temporary_folder(stack, folder) / "stdin"
-            with copy.open("wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+            with copy.open("wb") as file, nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as source:
+                shutil.copyfileobj(source, file)
             if not copy.stat().st_size:
-                raise BadSound(path, "stdin is empty")
+                raise BadSound(path, "stdin is empty" if path == STDIN else "an empty pipe")
             path = copy
         # open the file with libsndfile, or decode it with ffmpeg first
         try:
@@ -326,4 +334,5 @@ def open_recording(path: Path, folder: Path) -> Iterator[FileRecording]:
 
 def _temporary_folder(stack: ExitStack, folder: Path) -> Path:
     """Create a folder in ``folder`` that ``stack`` removes."""
-    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".sepclip-", dir=folder)))
+    temporary = tempfile.TemporaryDirectory(temporary_suffix(), ".sepclip-", folder)
+    return Path(stack.enter_context(temporary))

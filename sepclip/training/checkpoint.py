@@ -7,6 +7,7 @@ are kept are called ``NAME-STEP``.
 
 import json
 import os
+import re
 import shutil
 import struct
 import sys
@@ -102,8 +103,10 @@ def _replace(folder: Path, fill: Callable[[Path], object], keep: int) -> None:
         # swap the two by renaming; a kill between the renames leaves only the old one, which then must stay
         if folder.exists():
             # rename does not replace a folder that has files: make room for the old checkpoint first. This loses
-            # nothing, because ``folder`` itself is whole here
+            # nothing, because ``folder`` itself is whole here; then room for one more, so that a kill leaves no more
+            # than ``keep``
             _retire(old, keep)
+            _prune(folder, max(0, keep - 2))
             folder.rename(old)
         new.rename(folder)
         # the names are data of the parent folder: without this, a power cut could undo the renames
@@ -121,6 +124,14 @@ def drop_later(folder: Path, step: int) -> None:
     for kept in folder.parent.glob(f"{folder.name}-[0-9]*"):
         if int(kept.name.rpartition("-")[2]) > step:
             shutil.rmtree(kept, ignore_errors=True)
+
+
+def tidy(folder: Path, keep: int = 1) -> None:
+    """Remove what a killed save left beside the checkpoint ``folder``, and the earliest ones beyond ``keep``."""
+    shutil.rmtree(folder.with_name(f"{folder.name}.new"), ignore_errors=True)
+    shutil.rmtree(folder.with_name(f"{folder.name}.removed"), ignore_errors=True)
+    if (folder / COUNTERS).is_file():  # if not, the old one is the only one
+        _retire(_old(folder), keep)
 
 
 def find(folder: Path) -> Path | None:
@@ -250,16 +261,30 @@ def _require_number(name: str, value: object, kind: Any) -> None:
 def _retire(old: Path, keep: int) -> None:
     """Keep the checkpoint ``old`` under the name of its step if ``keep`` allows, and remove the earliest ones."""
     # either it becomes one of the earlier checkpoints, or it is removed
-    name = old.name.removesuffix(".old")
+    folder = old.with_name(old.name.removesuffix(".old"))
     if keep > 1 and (old / COUNTERS).is_file():
-        kept = old.with_name(f"{name}-{load_progress(old).step:08d}")
-        shutil.rmtree(kept, ignore_errors=True)
+        kept = folder.with_name(f"{folder.name}-{load_progress(old).step:08d}")
+        _remove(kept, folder)
         old.rename(kept)
-    shutil.rmtree(old, ignore_errors=True)
-    # steps have leading zeros, so the order of the names is the order of the steps
-    earlier = sorted(old.parent.glob(f"{name}-[0-9]*"))
-    for folder in earlier[: max(0, len(earlier) - (keep - 1))]:
-        shutil.rmtree(folder, ignore_errors=True)
+    _remove(old, folder)
+    _prune(folder, keep - 1)
+
+
+def _prune(folder: Path, count: int) -> None:
+    """Remove the earlier checkpoints of ``folder`` but the latest ``count``."""
+    pattern = re.compile(rf"{re.escape(folder.name)}-(\d{{8,}})")
+    steps = {path: int(match[1]) for path in folder.parent.iterdir() if (match := pattern.fullmatch(path.name))}
+    for path in sorted(steps, key=steps.__getitem__)[: max(0, len(steps) - count)]:
+        _remove(path, folder)
+
+
+def _remove(path: Path, folder: Path) -> None:
+    """Remove a checkpoint of ``folder`` under another name, so that a kill leaves no half of one under its own."""
+    removed = folder.with_name(f"{folder.name}.removed")
+    shutil.rmtree(removed, ignore_errors=True)
+    if path.is_dir():
+        path.rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def _old(folder: Path) -> Path:

@@ -61,6 +61,8 @@ def train(
     """
     lock = run.lock() if ranks.first else nullcontext()
     with lock, SignalRequests() as signals, out_of_memory_as_user_error(run.config):
+        if ranks.first:
+            run.tidy()
         training = Training.prepare(run, data, ranks, fresh_clip=fresh_clip)
         already = training.finished
         if not already:

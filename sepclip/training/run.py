@@ -16,6 +16,7 @@ import torch
 import sepclip
 from sepclip.audio.files import write_text
 from sepclip.audio.layout import Layout
+from sepclip.audio.leftovers import remove_leftovers
 from sepclip.config.load import differences, load_run_config, with_kmeans
 from sepclip.config.schema import Config
 from sepclip.errors import UserError
@@ -203,6 +204,12 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder of all checkpoints."""
         return self.path / "checkpoints"
+
+    def tidy(self) -> None:
+        """Remove what a killed training has left behind, and checkpoints beyond ``train.keep``; needs the lock."""
+        remove_leftovers(self.path, self.path / "checkpoints")
+        checkpoint.tidy(self.checkpoint_path("last"), self.config.train.keep)
+        checkpoint.tidy(self.checkpoint_path("best"))
 
     def checkpoint_path(self, which: str) -> Path:
         """Return the folder of the checkpoint ``last`` or ``best``."""

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from sepclip.errors import UserError
 from sepclip.evaluation.document import SCHEMA_VERSION
 from sepclip.evaluation.evaluate_items import build_document
-from sepclip.evaluation.folders import folder_items
+from sepclip.evaluation.folders import evaluate_folders, folder_items
 from sepclip.evaluation.item_files import NO_MIXTURE
 from sepclip.evaluation.sets import set_items
 from sepclip.evaluation.summary import summarise
@@ -43,6 +44,32 @@ def lay_out(folder: Path, name: str, sources: list[np.ndarray], rate_hz: int = R
 
 def rows_of(estimates: Path, references: Path, mixtures: Path | None = None) -> list[ScoreRow]:
     return score(folder_items(estimates, references, mixtures), ScoringPlan(), jobs=0)
+
+
+def test_temporary_files_of_a_killed_evaluation_are_removed(tmp_path: Path) -> None:
+    lay_out(tmp_path / "ref", "a", voices(1.0))
+    lay_out(tmp_path / "est", "a", voices(1.0))
+    out = tmp_path / "out"
+    for name in (".scores.json.4194304999-7.tmp", "museval/test/.a.json.4194304999-7.tmp"):
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text("half")
+    evaluate_folders(tmp_path / "est", tmp_path / "ref", out, ScoringPlan(("si_sdr",), ()), jobs=0)
+    assert sorted(path.name for path in out.rglob("*") if path.is_file()) == ["scores.csv", "scores.json", "scores.md"]
+
+
+def test_names_that_are_not_utf8_are_scored(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for folder in ("ref", "est"):
+        for source, wave in zip(("s1", "s2"), voices(1.0), strict=True):
+            path = tmp_path / folder / source / f"{name}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(os.fsencode(path), wave, RATE, format="WAV")
+    (tmp_path / "est" / "s1" / "loop.wav").symlink_to("loop.wav")
+    document = evaluate_folders(
+        tmp_path / "est", tmp_path / "ref", tmp_path / "out", ScoringPlan(("si_sdr",), ()), jobs=0
+    )
+    assert document["summary"]["count"]["perfect"] == 2
+    assert json.loads((tmp_path / "out" / "scores.json").read_text())["rows"][0]["name"] == r"caf\udce9"
 
 
 @pytest.mark.parametrize("layout", ["folders", "names"])

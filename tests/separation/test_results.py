@@ -78,6 +78,19 @@ def test_residual_has_the_band_above_the_rate_of_the_network(separate, tmp_path:
     assert np.abs(parts["in_s1.wav"][inner]).max() < 1e-5
 
 
+@pytest.mark.parametrize(("options", "where"), [([], "--residual has it"), (["--residual"], "the residual has it")])
+def test_lost_bandwidth_is_told_once(options, where, separate, tmp_path: Path) -> None:
+    for rate_hz in (RATE, 11025, 44100):
+        for index in range(3):
+            soundfile.write(tmp_path / f"{rate_hz}_{index}.wav", speech(0.2), rate_hz)
+    code, stderr = separate(*tmp_path.glob("8000_*"), "--out", tmp_path / "out", *options)
+    assert (code, stderr.count("the model works at")) == (0, 0)
+    code, stderr = separate(*tmp_path.glob("*.wav"), "--out", tmp_path / "out", *options, "--jobs", "3")
+    assert code == 0
+    message = f"the model works at 8 kHz: no sound above 4 kHz in the results; {where}\n"
+    assert stderr.count("the model works at") == stderr.count(message) == 1
+
+
 @pytest.fixture
 def loud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a file whose first estimate, by a mask of 1.5, reaches 1.35."""

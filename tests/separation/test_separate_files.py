@@ -1,4 +1,6 @@
 import os
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +8,6 @@ import pytest
 import soundfile
 import torch
 
-from sepclip.errors import UserError
 from sepclip.model.inference import BlockSeparator
 from sepclip.separation.jobs import make_plan
 from sepclip.separation.origins import FILE
@@ -169,7 +170,9 @@ def test_outdated_results_are_only_replaced_with_overwrite(separator, tmp_path: 
     soundfile.write(path, speech(), RATE)
     assert separate_files(separator, [path], out, device=device).written
     assert separate_files(separator, [path], out, device=device).kept
-    before = (out / "in_s2.wav").stat().st_mtime
+    before = (out / "in_s2.wav").stat().st_mtime - 100
+    for written in (path, out / "in_s1.wav", out / "in_s2.wav"):
+        os.utime(written, (before, before))
     for weights_time in (before + 10, 0.0):
         result = separate_files(separator, [path], out, device=device, weights_time=weights_time)
         assert "--overwrite replaces it" in result.failed[path]
@@ -215,13 +218,31 @@ def test_results_of_another_file_or_other_options_are_reported(separator, tmp_pa
     assert run(second, run="runs/b", misi=0).kept
 
 
+def test_wrong_dates_do_not_stop_a_second_run(separator, tmp_path: Path) -> None:
+    path, out, future = tmp_path / "in.wav", tmp_path / "out", time.time() + 86400
+    soundfile.write(path, speech(0.5), RATE)
+    os.utime(path, (future, future))
+    for provenance in (None, {"run": "a"}):
+        options = Options(overwrite=True)
+        run = partial(separate_files, separator, [path], out, device=torch.device("cpu"), provenance=provenance)
+        assert run(options=options).written
+        assert run().kept
+        assert run(weights_time=future).kept
+    for result in out.glob("in_*"):  # the date of the file has passed meanwhile
+        os.utime(result, (0, 0))
+    assert run().kept
+    os.utime(path, (future + 1, future + 1))
+    assert "another version" in run().failed[path]
+
+
 def test_input_is_never_overwritten(separator, tmp_path: Path) -> None:
     for name in ("a.wav", "a_s1.wav"):
         soundfile.write(tmp_path / name, speech(0.5), RATE)
     before = (tmp_path / "a_s1.wav").read_bytes()
     inputs = [tmp_path / "a.wav", tmp_path / "a_s1.wav"]
-    with pytest.raises(UserError, match="would overwrite"):
-        separate_files(separator, inputs, tmp_path, device=torch.device("cpu"))
+    result = separate_files(separator, inputs, tmp_path, device=torch.device("cpu"))
+    assert "a_s1.wav is an input too" in result.failed[inputs[0]]
+    assert list(result.written) == [inputs[1]]
     assert (tmp_path / "a_s1.wav").read_bytes() == before
 
 
@@ -264,6 +285,4 @@ def test_wrong_arguments_are_errors(tiny_run: Path, tmp_path: Path) -> None:
     assert_told(sepclip("separate", tmp_path / "norun", tmp_path / "a", "--out", out), "no such run", "sepclip train")
     assert_told(sepclip("separate", tmp_path / "empty", tmp_path / "a", "--out", out), "is not a run")
     assert_told(sepclip("separate", tiny_run, tmp_path / "a", "--out", tmp_path / "file"), "is a file")
-    both = sepclip("separate", tiny_run, tmp_path / "a" / "x.wav", tmp_path / "b" / "x.wav", "--out", out)
-    assert_told(both, "would both be written")
     assert not out.exists()

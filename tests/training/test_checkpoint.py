@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -71,6 +72,57 @@ def test_an_interrupted_save_leaves_a_whole_checkpoint(moment: int, tmp_path: Pa
     checkpoint.save(folder, state(4))
     assert loaded(folder) == 4
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def whole_checkpoints(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if (path / checkpoint.COUNTERS).is_file())
+
+
+@pytest.mark.parametrize("keep", [2, 3])
+@pytest.mark.parametrize("moment", range(12))
+def test_a_killed_save_leaves_no_checkpoint_too_many(moment: int, keep: int, tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "last"
+    for step in range(1, 5):
+        checkpoint.save(folder, state(step), keep)
+    assert whole_checkpoints(tmp_path) == ["last", *(f"last-{step:08d}" for step in range(5 - keep, 4))]
+    calls = 0
+
+    def counting(original):
+        def call(*arguments, **options):
+            nonlocal calls
+            calls += 1
+            if calls > moment:
+                raise Killed
+            return original(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for owner, name in ((Path, "rename"), (shutil, "rmtree"), (os, "fsync")):
+            patch.setattr(owner, name, counting(getattr(owner, name)))
+        with pytest.raises(Killed):
+            checkpoint.save(folder, state(5), keep)
+    assert len([name for name in whole_checkpoints(tmp_path) if not name.endswith((".new", ".removed"))]) <= keep
+    latest = loaded(folder)
+    checkpoint.tidy(folder, keep)  # as the next command does before it trains, or finds that there is nothing to do
+    assert loaded(folder) == latest
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == whole_checkpoints(tmp_path)
+    assert len(names) <= keep
+    for name in names[1:]:
+        loaded(tmp_path / name)
+    checkpoint.save(folder, state(6), keep)
+    assert len(list(tmp_path.iterdir())) <= keep
+    assert loaded(folder) == 6
+
+
+def test_fewer_kept_checkpoints_take_effect_and_other_folders_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "last"
+    for step in (1, 2, 100_000_001, 3):  # more digits than names are padded to
+        checkpoint.save(folder, state(step), 4)
+    (tmp_path / "last-00000001-copy").mkdir()
+    checkpoint.tidy(folder, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last", "last-00000001-copy", "last-100000001"]
 
 
 @pytest.mark.parametrize("name", [checkpoint.WEIGHTS, checkpoint.REST, checkpoint.COUNTERS])

@@ -202,4 +202,4 @@ def test_another_clip_rule_needs_a_fresh_history(small_set: Path, tmp_path: Path
 
 def test_run_alone_must_exist(tmp_path: Path) -> None:
     output = train(tmp_path / "log", "train", "--run", tmp_path / "nowhere", code=1)
-    assert "no such run; `sepclip train DATA --run" in output
+    assert "no such run or model; `sepclip train DATA --run" in output

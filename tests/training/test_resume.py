@@ -274,6 +274,15 @@ def test_checkpoints_are_saved_every_n_steps_and_the_last_ones_kept(small_set: P
     assert kept == {"best": 23, "last": 23, "last-00000020": 20, "last-00000015": 15}
     assert launch.run(command(small_set, run, *more, "--keep", 1, "--steps", 24), log)[0] == 0
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "last"}
+    # what killed commands leave is removed by the next, even if the training is finished
+    (run / ".config.yaml.4194304999-7.tmp").write_text("half")
+    for name in ("last.new", "best.removed", "best.new"):
+        (run / "checkpoints" / name).mkdir()
+    shutil.copytree(run / "checkpoints" / "last", run / "checkpoints" / "last.old")
+    shutil.copytree(run / "checkpoints" / "last", run / "checkpoints" / "last-00000020")
+    assert launch.run(command(small_set, run, *more, "--keep", 1, "--steps", 24), log)[0] == 0
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best", "last"}
+    assert not list(run.glob(".*"))
 
 
 def test_a_resumed_run_keeps_its_automatic_settings(small_set: Path, tmp_path: Path) -> None:
