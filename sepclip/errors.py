@@ -4,6 +4,18 @@ EXIT_USER_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
+# in lower case: CUDA and its driver, cuBLAS, cuDNN and cuFFT; then the allocators of torch, C++ and oneDNN on a CPU
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "status_alloc_failed",
+    "cufft_alloc_failed",
+    "can't allocate memory",
+    "not enough memory",
+    "bad alloc",
+    "bad_alloc",
+    "could not create a memory",
+    "cannot allocate memory",
+)
 
 
 class UserError(Exception):
@@ -19,6 +31,14 @@ class Stopped(Exception):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error of Python, torch or a library of a GPU says that there is not enough memory."""
+    # by the message, because only some of torch's errors have a type of their own. "memory" alone is not enough: an
+    # illegal memory access of a GPU is a bug, and its context cannot be used any more
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in message for words in _OUT_OF_MEMORY)
 
 
 def counted(number: int, noun: str) -> str:

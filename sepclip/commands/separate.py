@@ -70,7 +70,9 @@ def separate(
 
     torch_device = resolve_device(device)
     opened = Run.open(run)
-    options = InferenceOptions(misi, channels, masks, resolve_precision(precision, torch_device))
+    options = InferenceOptions(
+        misi, channels, masks, resolve_precision(precision, torch_device, opened.config.model.network)
+    )
     separator = opened.separator(torch_device, options, kmeans)
     result = separate_files(
         separator,

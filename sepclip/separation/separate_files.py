@@ -22,7 +22,7 @@ import torch
 
 from sepclip.audio.decoding import decode
 from sepclip.audio.files import UNREAD, BadSound, read_header
-from sepclip.errors import UserError, counted
+from sepclip.errors import UserError, counted, is_out_of_memory
 from sepclip.model.inference import BlockSeparator
 from sepclip.parallel import cores
 from sepclip.separation.jobs import NAME, STDIN, Job, make_plan
@@ -221,8 +221,7 @@ class _Workers:
         except OSError as error:
             return f"{error.filename or self.out} cannot be written: {error.strerror or error}"
         except (MemoryError, RuntimeError) as error:
-            # torch raises RuntimeError, not MemoryError, if it is out of memory
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             return f"too much for the memory of {self.device}: try a smaller --jobs, or --device cpu"
 

@@ -19,7 +19,7 @@ import yaml
 from sepclip.audio.files import replace_file
 from sepclip.audio.layout import Layout
 from sepclip.config.schema import Config
-from sepclip.errors import UserError
+from sepclip.errors import UserError, is_out_of_memory
 from sepclip.mixing.batches import Batch
 from sepclip.model.embedding import RawEmbedding
 from sepclip.model.separator import SeparationModel
@@ -167,10 +167,7 @@ def out_of_memory_as_user_error(config: Config) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # torch's CPU allocator, oneDNN and C++ have no exception type of their own for it
-        words = ("can't allocate memory", "not enough memory", "bad alloc", "could not create a memory")
-        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_memory and not any(word in str(error) for word in words):
+        if not is_out_of_memory(error):
             raise
         data, parts = config.data, config.train.accumulate
         # accumulate first: it is the only remedy that leaves the result of the training as it is, up to rounding

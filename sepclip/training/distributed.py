@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError
+from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError, is_out_of_memory
 from sepclip.mixing.batches import Share
 from sepclip.terminal import enable_output
 
@@ -189,9 +189,9 @@ def _lost_peer_as_user_error() -> Iterator[None]:
     """Raise PeerLost if the exchange in the block fails."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:  # gloo and NCCL have no exception type of their own
+        if is_out_of_memory(error):
+            raise
         raise PeerLost(
             "another process of the training has ended: its own message, or the system log (out of memory?), gives "
             "the reason; the same command resumes"
