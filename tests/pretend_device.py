@@ -127,6 +127,9 @@ class Pretended(torch.Tensor):
         device_log.wait("tolist")
         return self.host.tolist()
 
+    def record_stream(self, stream: Any) -> None:
+        """Do nothing: memory is not reused."""
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Pretended":
         if id(self) not in memo:
             copy = Pretended(self.host.detach().clone()).requires_grad_(self.requires_grad)
@@ -366,7 +369,7 @@ def pretended() -> Iterator[Device]:
     """Make the device available in the block, and yield its counts, which begin at zero."""
     global device_log
     _register()
-    plain, before = torch.tensor, device_log
+    plain, pin, before = torch.tensor, torch.Tensor.pin_memory, device_log
 
     def tensor(data: Any, *, dtype: Any = None, device: Any = None, **options: Any) -> torch.Tensor:
         # torch.tensor fills its memory without asking the dispatcher
@@ -374,11 +377,12 @@ def pretended() -> Iterator[Device]:
         return host if device is None or torch.device(device).type == "cpu" else host.to(device)
 
     torch.tensor = tensor
+    torch.Tensor.pin_memory = lambda self, *_: self.clone()  # type: ignore[method-assign]
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     device_log = Device()
     try:
         with torch.autograd.set_multithreading_enabled(False):
             yield device_log
     finally:
-        torch.tensor, device_log = plain, before
+        torch.tensor, torch.Tensor.pin_memory, device_log = plain, pin, before  # type: ignore[method-assign]
         torch.__future__.set_overwrite_module_params_on_conversion(False)

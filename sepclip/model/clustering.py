@@ -205,9 +205,10 @@ def _move(points: _Points, centroids: Tensor, tolerance: float) -> Tensor:
     size = points.counts.flatten() * values.shape[2]
     least = tolerance * (values.square().flatten(1).sum(1) / size).double()  # (B,)
     moving = torch.ones_like(least, dtype=torch.bool)
-    # to look whether all have settled makes the host wait for a GPU, so that it looks rarely; settled items stay put
+    # to look whether all have settled makes the host wait for a GPU, so that it looks rarely, and settled items stay
+    # where they are. On a CPU a look costs less than that
     alone = len(values) == 1 and values.device.type == "cpu"
-    look_every = 1 if alone else LOOK_EVERY
+    least_alone = float(least[0]) if alone else 0.0
     # one iteration of Lloyd's algorithm: assign each point to its nearest centroid, then average by matrix product
     for iteration in range(1, ITERATIONS + 1):
         nearness = _nearness(transposed, centroids)  # (B, R, S, P)
@@ -217,10 +218,15 @@ def _move(points: _Points, centroids: Tensor, tolerance: float) -> Tensor:
         sums = _product(members, values).reshape(centroids.shape)
         # a cluster without points keeps its centroid
         moved = torch.where(sizes > 0, sums / sizes.clamp_min(1), centroids)
-        settled = (moved - centroids).square().sum((2, 3)).amax(1).double() <= least  # (B,)
-        centroids = moved if alone else torch.where(moving.view(-1, 1, 1, 1), moved, centroids)
-        moving = ~settled if alone else moving & ~settled
-        if iteration % look_every == 0 and not moving.any():
+        distance = (moved - centroids).square().sum((2, 3))  # (B, R)
+        if alone:
+            centroids = moved
+            if float(distance.max()) <= least_alone:
+                break
+            continue
+        centroids = torch.where(moving.view(-1, 1, 1, 1), moved, centroids)
+        moving &= ~(distance.amax(1).double() <= least)
+        if iteration % LOOK_EVERY == 0 and not moving.any():
             break
     return centroids
 
