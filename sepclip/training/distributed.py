@@ -18,12 +18,17 @@ from torch import Tensor
 
 from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError, is_out_of_memory
 from sepclip.mixing.batches import Share
-from sepclip.terminal import enable_output
+from sepclip.terminal import enable_output, notes
+from sepclip.training.lifeline import lifeline
 
 T = TypeVar("T")
 # keys of the shared store: the rank of the process that reports a failure; the number of processes that have ended
 _FAILED, _ENDED = "sepclip/failed", "sepclip/ended"
 _FAREWELL_SECONDS = 2.0  # that the reporting process waits for the others to end
+_LOST = (
+    "another process of the training has ended: its own message, or the system log (out of memory?), gives the reason; "
+    "the same command resumes"
+)
 _PATIENCE = timedelta(minutes=30)  # that a process waits for another one, which may be validating or saving
 
 
@@ -143,7 +148,8 @@ def joined() -> Iterator[Ranks]:
         raise UserError(f"the {ranks.size} processes cannot connect: {str(error).splitlines()[0]}") from error
     store = dist.distributed_c10d._get_default_store()
     try:
-        yield ranks
+        with lifeline(ranks.rank, ranks.size, store, lambda: _end_after_loss(store, ranks)):
+            yield ranks
     except Stopped:
         raise
     except BaseException:
@@ -163,14 +169,34 @@ def _ranks_of_torchrun() -> Ranks:
     return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
 
 
+def _end_after_loss(store: Any, ranks: Ranks) -> None:
+    """End this process, whose main thread waits for one that has died; one of the processes prints the message."""
+    try:
+        reports = _claims_report(store, ranks)
+    except RuntimeError:  # the store has ended with the process that has died
+        reports = True
+    if reports:
+        enable_output(True)
+        notes.print(f"error: {_LOST}", markup=False, soft_wrap=True, style="red")
+    sys.stdout.flush()
+    if ranks.first:
+        time.sleep(_FAREWELL_SECONDS)  # this process may host the store, which the others ask who prints
+    os._exit(EXIT_USER_ERROR)  # the main thread cannot be interrupted
+
+
+def _claims_report(store: Any, ranks: Ranks) -> bool:
+    """Return whether this process is the first one to report a failure."""
+    # atomic in the store: of several processes that fail together exactly one gets its own number back
+    return bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
+
+
 def _reports_failure(store: Any, ranks: Ranks) -> bool:
     """Return whether this process reports a failure: the first one that gets here does.
 
     It waits a moment for the others, since the store may end with one of them.
     """
     try:
-        # atomic in the store: of several processes that fail together exactly one gets its own number back
-        reports = bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
+        reports = _claims_report(store, ranks)
         store.add(_ENDED, 1)
         # with NCCL the destruction could wait for processes that have already ended
         if not torch.cuda.is_available():
@@ -192,7 +218,4 @@ def _lost_peer_as_user_error() -> Iterator[None]:
     except RuntimeError as error:  # gloo and NCCL have no exception type of their own
         if is_out_of_memory(error):
             raise
-        raise PeerLost(
-            "another process of the training has ended: its own message, or the system log (out of memory?), gives "
-            "the reason; the same command resumes"
-        ) from error
+        raise PeerLost(_LOST) from error
