@@ -18,9 +18,11 @@ from pathlib import Path
 from sepclip import startup
 
 FRAMES, BINS, SAMPLES = 400, 129, 399 * 64
-LOSSES = ("dc", "wkm", "mi", "chimera", "snr")
+LOSSES = ("dc", "wkm", "mi", "chimera", "snr", "tsnr", "si-sdr")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-HEADS = {"dc": "embedding", "wkm": "embedding", "mi": "mask", "snr": "mask", "chimera": "both"}
+HEADS = {"dc": "embedding", "wkm": "embedding", "chimera": "both"} | dict.fromkeys(
+    ("mi", "snr", "tsnr", "si-sdr"), "mask"
+)
 FLOOR_OF = {"embedding": "dc", "mask": "mi", "both": "chimera"}  # the loss that stands for these heads
 
 

@@ -89,7 +89,9 @@ def separate(
     if is_model(chosen):
         say(f"{chosen}: {read_card(str(chosen)).limits}")
     torch_device = resolve_device(device)
-    options = InferenceOptions(misi, channels, masks, resolve_precision(precision, torch_device))
+    options = InferenceOptions(
+        misi, channels, masks, resolve_precision(precision, torch_device, opened.config.model.network)
+    )
     separator = opened.separator(torch_device, options, kmeans)
     result = separate_files(
         separator,

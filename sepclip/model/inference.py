@@ -20,6 +20,7 @@ from sepclip.audio.si_sdr import align_to_first
 from sepclip.audio.stft import STFT, magnitude
 from sepclip.errors import UserError
 from sepclip.model.clustering import KMeansSettings, assign, fit_centroids
+from sepclip.model.cudnn_settings import set_cudnn
 from sepclip.model.losses import LOSSES
 from sepclip.model.network_base import MaskNetwork
 from sepclip.model.separator import SeparationModel
@@ -152,6 +153,9 @@ class BlockSeparator:
         The blocks may differ in length if the network returns masks. Returns for each block the hidden state
         (I, N, 2H), or the waves (I, S, T) if the network returns waves.
         """
+        # these switches are those of the process: a training, or another separator, may have left them otherwise
+        if blocks[0].device.type != "cpu":
+            set_cudnn(self.options.precision, equal_shapes=False)
         # pad the inputs of all blocks to the longest, and join them into one batch
         inputs = [self.network_input(block, of_block) for block, of_block in zip(blocks, conditions, strict=True)]
         longest = max(waves.shape[-1] for waves in inputs)

@@ -5,6 +5,7 @@ Every loss takes the outputs of the network (its heads by name), the true :class
 AutoClip paper (Seetharaman et al. 2020).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -198,7 +199,11 @@ def whitened_k_means(outputs: NetworkOutputs, signals: Signals, settings: LossSe
     # are at the start of a training: hence the ridge
     gram = gram + torch.diag_embed(_ridge(diagonal, settings.ridge).unsqueeze(1).expand_as(diagonal))
     # the trace is |R^-1 V^T W Y (Y^T W Y)^-1/2|^2 with R R^T = V^T W V: no inverse of an ill-conditioned matrix
-    whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(gram), cross.mT, upper=False)  # (B, E, S)
+    # torch.linalg.cholesky raises for a matrix that is not finite, and waits for the GPU to know it. With NaN in place
+    # of such a factor the loss of its excerpt is NaN, and the step is skipped as with any other loss
+    factor, failures = torch.linalg.cholesky_ex(gram)  # (B, E, E), (B,)
+    factor = torch.where((failures == 0).view(-1, 1, 1), factor, math.nan)
+    whitened = torch.linalg.solve_triangular(factor, cross.mT, upper=False)  # (B, E, S)
     divisor = source_weights + _ridge(source_weights, settings.ridge).unsqueeze(1)  # (B, S)
     trace = (whitened.square().sum(1) / divisor).sum(1)  # (B,)
     loss: Tensor = diagonal.shape[1] - trace

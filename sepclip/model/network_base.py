@@ -32,6 +32,7 @@ class MaskNetwork(nn.Module):
     """
 
     supported_heads: ClassVar[tuple[Head, ...]] = ("mask",)
+    gains_from_bf16: ClassVar[bool] = True  # on a GPU: whether precision auto is bf16 there, and not TF32
 
     def __init__(self, bins: int, sources: int, heads: Sequence[Head], settings: Any = None):
         super().__init__()
@@ -79,6 +80,7 @@ class WaveNetwork(nn.Module):
     """Base class of networks that map mixtures (B, T) to the waves of their sources (B, S, T), as the head ``wave``."""
 
     supported_heads: ClassVar[tuple[Head, ...]] = ("wave",)
+    gains_from_bf16: ClassVar[bool] = True
 
     def __init__(self, bins: int, sources: int, heads: Sequence[Head], settings: Any = None):
         super().__init__()

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sepclip.audio.resample import load_torchaudio
 from sepclip.model.embedding import EmbeddingActivation, RawEmbedding
 from sepclip.model.network_base import STRICT, AtLeastOne, Head, MaskNetwork, NetworkOutputs, WaveNetwork
-from sepclip.model.recurrence import run_by_lengths
+from sepclip.model.recurrence import run_recurrent
 
 LOG_FLOOR = 1e-4  # smaller magnitudes count as this one: -80 dB re 1, as in the code of AutoClip's author
 
@@ -208,7 +208,7 @@ class Blstm(MaskNetwork):
             if index:
                 hidden = dropout(hidden, self.dropout if self.training else 0.0)
             assert isinstance(layer, nn.RNNBase)
-            hidden = layer(hidden)[0] if lengths is None else run_by_lengths(layer, hidden, lengths)  # (B, N, 2H)
+            hidden = run_recurrent(layer, hidden, lengths)  # (B, N, 2H)
         return hidden
 
     def decode(self, encoded: Tensor, head: Head) -> Tensor:
@@ -248,6 +248,9 @@ class ConvTasNet(WaveNetwork):
     ``filter_length`` (L) samples at a hop of L / 2. ``repeats`` (R) stacks of ``blocks`` (X) convolutions with dilation
     1, 2, 4, ... and ``hidden`` (H) channels, connected by ``bottleneck`` (B, Sc) channels, compute masks for it.
     """
+
+    # its many small layers take more time to be started than to run, and the casts of autocast double their number
+    gains_from_bf16 = False
 
     def __init__(self, bins: int, sources: int, heads: Sequence[Head], settings: ConvTasNetSettings):
         super().__init__(bins, sources, heads)

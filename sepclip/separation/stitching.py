@@ -65,11 +65,12 @@ def fade_place(old: Tensor, new: Tensor, fade: int, hop: int) -> int:
     # candidates from the middle outwards, so that the nearest to the middle wins a tie
     samples = old.shape[-1]
     middle = (samples - fade) // 2
-    offsets = torch.arange(0, max(middle - round(CONTEXT * samples), 0) + 1, hop, device=old.device)
+    offsets = torch.arange(0, max(middle - round(CONTEXT * samples), 0) + 1, hop)
     places = middle + torch.stack([offsets, -offsets], 1).flatten()
     # In the first half of an overlap the new block is less accurate, because it has less context there; in the second
     # half it is the old block. The difference between a place and the middle is therefore the cost of that place.
-    energy = (old - new).double().square().sum((0, 1)).cumsum(0)  # (T,)
+    # On the CPU, since the result is needed there, and a GPU adds the terms of a cumulative sum in any order.
+    energy = (old - new).double().square().sum((0, 1)).cpu().cumsum(0)  # (T,)
     within = energy[places + fade - 1] - energy[places]
     beside = (energy[places + fade // 2] - energy[middle + fade // 2]).abs()
     return int(places[(_STRICT * within + beside).argmin()])

@@ -21,9 +21,9 @@ from sepclip.separation.blocks import BLOCKS, WAVE_BLOCKS, Blocks, cut_blocks
 from sepclip.separation.recording import Recording, WaveRecording
 from sepclip.separation.stitching import Stitcher
 
-BATCH_SECONDS = {"cpu": 240.0, "cuda": 640.0}  # sound in a batch of blocks; larger batches are hardly faster
+BATCH_SECONDS = {"cpu": 240.0, "gpu": 640.0}  # sound in a batch of blocks; larger batches are hardly faster
 BATCH_BINS = 700  # above this many bins, batches shrink in proportion, to bound memory
-WAVE_BATCH_SECONDS = {"cpu": 20.0, "cuda": 160.0}  # for networks that return waves
+WAVE_BATCH_SECONDS = {"cpu": 20.0, "gpu": 160.0}  # for networks that return waves
 MOST_TOGETHER = 16  # blocks of short recordings in a batch; more are not faster
 FADE_SECONDS = 0.1
 FITTED_BLOCKS = 16  # blocks, evenly spread, from which centroids are fitted; their hidden states are kept
@@ -221,9 +221,10 @@ class SeparatedStream:
 
 def batch_seconds(separator: BlockSeparator, device: torch.device) -> float:
     """Return how many seconds of sound a batch of the network has."""
+    kind = "cpu" if device.type == "cpu" else "gpu"
     if separator.takes_waves:
-        return WAVE_BATCH_SECONDS[device.type]
-    return BATCH_SECONDS[device.type] * min(1.0, BATCH_BINS / (separator.stft.bins * separator.layout.channels))
+        return WAVE_BATCH_SECONDS[kind]
+    return BATCH_SECONDS[kind] * min(1.0, BATCH_BINS / (separator.stft.bins * separator.layout.channels))
 
 
 def encode_together(streams: Sequence[SeparatedStream]) -> None:

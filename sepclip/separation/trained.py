@@ -44,8 +44,10 @@ class Separator:
         Raises UserError if there is no such run or model, if it is damaged, or if the run does not support the options.
         """
         torch_device = resolve_device(device)
-        options = InferenceOptions(misi, channels, masks, resolve_precision(precision, torch_device))
-        return cls(Run.open(Path(run)).separator(torch_device, options), torch_device)
+        opened = Run.open(Path(run))
+        resolved = resolve_precision(precision, torch_device, opened.config.model.network)
+        options = InferenceOptions(misi, channels, masks, resolved)
+        return cls(opened.separator(torch_device, options), torch_device)
 
     @property
     def network(self) -> nn.Module:

@@ -3,7 +3,7 @@
 from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sepclip.model.separator import SeparationModel
 
@@ -19,6 +19,11 @@ class WeightAverage:
         # costs one more copy of the weights; in eval mode for good, since it is validated and used but never trained
         self.separator = deepcopy(separator).eval().requires_grad_(False)
         self._decay = decay
+        # copied one by one, the weights of a recurrent layer are separate pieces of memory, which cuDNN would join at
+        # every call
+        for module in self.separator.modules():
+            if isinstance(module, nn.RNNBase):
+                module.flatten_parameters()
 
     @torch.no_grad()
     def update(self, separator: SeparationModel, step: int) -> None:

@@ -56,7 +56,7 @@ def save(folder: Path, state: TrainingState, keep: int = 1) -> None:
     checkpoint still in place, if the disk is full or the folder cannot be written.
     """
     # collected outside the try block, since an error in here would be a bug and not a full disk
-    rest = state.rest()
+    rest = _on_cpu(state.rest())
     counters = {"version": VERSION, **asdict(state.progress)}
 
     def fill(new: Path) -> None:
@@ -204,7 +204,16 @@ def _mismatch(folder: Path, reason: str) -> UserError:
 
 def _save_weights(separator: nn.Module, path: Path) -> None:
     # safetensors refuses tensors that are not contiguous
-    save_file({name: value.contiguous() for name, value in separator.state_dict().items()}, path)
+    save_file({name: value.cpu().contiguous() for name, value in separator.state_dict().items()}, path)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Return data with its tensors on the CPU, so that a machine without this GPU can read the file."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    return [_on_cpu(item) for item in value] if isinstance(value, list) else value
 
 
 def _load_weights(path: Path, separator: nn.Module) -> None:

@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError
+from sepclip.errors import EXIT_USER_ERROR, Stopped, UserError, is_out_of_memory
 from sepclip.mixing.batches import Share
 from sepclip.terminal import enable_output, print_error
+from sepclip.training.lifeline import lifeline
 
 T = TypeVar("T")
 # keys of the shared store: the rank of the process that reports a failure; whether it has; the number of processes that
@@ -27,6 +28,10 @@ T = TypeVar("T")
 _FAILED, _PRINTED, _ENDED = "sepclip/failed", "sepclip/printed", "sepclip/ended"
 _PRINT_SECONDS = 30.0  # that the others wait for the report, before torchrun ends all processes because one has ended
 _FAREWELL_SECONDS = 2.0  # that the reporting process waits for the others to end
+_LOST = (
+    "another process of the training has ended: its own message, or the system log (out of memory?), gives the reason; "
+    "the same command resumes"
+)
 _PATIENCE = timedelta(minutes=30)  # that a process waits for another one, which may be validating or saving
 
 
@@ -146,7 +151,8 @@ def joined() -> Iterator[Ranks]:
         raise UserError(f"the {ranks.size} processes cannot connect: {str(error).splitlines()[0]}") from error
     store = dist.distributed_c10d._get_default_store()
     try:
-        yield ranks
+        with lifeline(ranks.rank, ranks.size, store, lambda: _end_after_loss(store, ranks)):
+            yield ranks
     except Stopped:
         raise
     except BaseException as error:
@@ -167,6 +173,30 @@ def _ranks_of_torchrun() -> Ranks:
     return Ranks(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
 
 
+def _end_after_loss(store: Any, ranks: Ranks) -> None:
+    """End this process, whose main thread waits for one that has died; one of the processes prints the message."""
+    reports, printed = True, False
+    try:
+        reports = _claims_report(store, ranks)
+        if reports:
+            _print(UserError(_LOST))
+            printed = True
+            store.set(_PRINTED, "")
+    except RuntimeError:  # the store has ended with the process that has died
+        if not printed:
+            _print(UserError(_LOST))
+    sys.stdout.flush()
+    if ranks.first:
+        time.sleep(_FAREWELL_SECONDS)  # this process may host the store, which the others ask who prints
+    os._exit(EXIT_USER_ERROR)  # the main thread cannot be interrupted
+
+
+def _claims_report(store: Any, ranks: Ranks) -> bool:
+    """Return whether this process is the first one to report a failure."""
+    # atomic in the store: of several processes that fail together exactly one gets its own number back
+    return bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
+
+
 def _report_failure(store: Any, ranks: Ranks, error: BaseException) -> bool:
     """Print ``error`` if this process is the first one that gets here; return whether it is.
 
@@ -175,8 +205,7 @@ def _report_failure(store: Any, ranks: Ranks, error: BaseException) -> bool:
     """
     reports, printed = True, False
     try:
-        # atomic in the store: of several processes that fail together exactly one gets its own number back
-        reports = bool(store.compare_set(_FAILED, "", str(ranks.rank)).decode() == str(ranks.rank))
+        reports = _claims_report(store, ranks)
         if reports:
             _print(error)
             printed = True
@@ -214,10 +243,7 @@ def _lost_peer_as_user_error() -> Iterator[None]:
     """Raise PeerLost if the exchange in the block fails."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:  # gloo and NCCL have no exception type of their own
-        raise PeerLost(
-            "another process of the training has ended: its own message, or the system log (out of memory?), gives "
-            "the reason; the same command resumes"
-        ) from error
+        if is_out_of_memory(error):
+            raise
+        raise PeerLost(_LOST) from error

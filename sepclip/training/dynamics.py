@@ -105,6 +105,8 @@ class DynamicsRecorder:
         separator = state.separator
         parameters = [parameter for parameter in separator.parameters() if parameter.requires_grad]
         start = [parameter.detach().clone() for parameter in parameters]
+        # in float16 the gradient of the loss itself would be zero; this factor, 1 in other precisions, suits the step
+        factor = state.scaler.get_scale()
         before = LossEnvironment(separator, state.device)
         yield
         after = LossEnvironment(separator, state.device)
@@ -112,11 +114,12 @@ class DynamicsRecorder:
         def same_loss() -> Tensor:
             # the same dropout mask for every gradient, or the difference would measure the masks as well
             before.restore()
-            return loss()
+            return loss() * factor
 
         # after the step: measure it, and let the training continue as if nothing had happened
         try:
             step_size, smoothness = local_smoothness(same_loss, parameters, start, self._settings.points)
+            smoothness /= factor  # it is proportional to the loss; exact, because the factor is a power of two
         finally:
             after.restore()  # bit for bit: test_recording_does_not_change_a_run
         # as in metrics.jsonl, before clipping
@@ -136,7 +139,7 @@ class LossEnvironment:
         self._device = device
         # both generators: on a GPU, dropout draws from that of the device
         self._random = torch.get_rng_state()
-        self._random_cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        self._random_gpu = torch.get_device_module(device).get_rng_state(device) if device.type != "cpu" else None
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -144,8 +147,8 @@ class LossEnvironment:
         for buffer, value in zip(self._buffers, self._values, strict=True):
             buffer.copy_(value)
         torch.set_rng_state(self._random)
-        if self._random_cuda is not None:
-            torch.cuda.set_rng_state(self._random_cuda, self._device)
+        if self._random_gpu is not None:
+            torch.get_device_module(self._device).set_rng_state(self._random_gpu, self._device)
 
 
 def local_smoothness(

@@ -10,6 +10,7 @@ import torch
 
 from sepclip.mixing.batches import Batch
 from sepclip.training.batch_processes import BatchProcesses
+from sepclip.training.hardware import use_as_current
 
 _AHEAD = 2  # batches made ahead: one on its way, one being made
 
@@ -39,10 +40,11 @@ class Feed:
         self._steps, self._device, self._dtype = steps, device, dtype
         # processes start in __enter__, before the thread below has work: a fork must not happen beside a busy thread
         self._processes = BatchProcesses(batch, range(first, steps), processes, longest)
-        cuda = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if cuda else None  # type: ignore[no-untyped-call]
+        gpu = device.type != "cpu"
+        self._stream = torch.get_device_module(device).Stream(device) if gpu else None
         # one thread: batches must be taken from the processes in the order of the steps
-        self._thread = ThreadPoolExecutor(1, "batches") if (cuda if ahead is None else ahead) else None
+        starts_thread = gpu if ahead is None else ahead
+        self._thread = ThreadPoolExecutor(1, "batches", use_as_current, (device,)) if starts_thread else None
         self._pending: deque[tuple[int, Future[tuple[Batch, torch.cuda.Event | None]]]] = deque()
 
     def __enter__(self) -> "Feed":
@@ -70,7 +72,7 @@ class Feed:
         batch, copy_event = self._pending.popleft()[1].result() if self._pending else self._load(step)
         # let the GPU wait for the copy, not this thread
         if copy_event is not None:
-            current = torch.cuda.current_stream(self._device)
+            current = torch.get_device_module(self._device).current_stream(self._device)
             current.wait_event(copy_event)
             for tensor in (batch.mixture, batch.sources):
                 tensor.record_stream(current)  # its memory must not be reused before this stream has finished with it
@@ -86,7 +88,7 @@ class Feed:
         batch = replace(batch, mixture=copy(batch.mixture), sources=copy(batch.sources))
         if self._stream is None:
             return self._to_device(batch), None
-        with torch.cuda.stream(self._stream):
+        with torch.get_device_module(self._device).stream(self._stream):
             return self._to_device(batch), self._stream.record_event()
 
     def _to_device(self, batch: Batch) -> Batch:

@@ -5,10 +5,15 @@ import re
 import sys
 
 import torch
+from torch import nn
 
 from sepclip import startup
 from sepclip.config.schema import DEVICE, Config
 from sepclip.errors import UserError
+from sepclip.model import recurrence
+from sepclip.model.cudnn_settings import set_cudnn
+from sepclip.model.networks import NETWORKS
+from sepclip.model.separator import SeparationModel
 from sepclip.parallel import cores
 
 AUTOMATIC = ("device", "precision", "threads", "allocator")  # keys that may be "auto"
@@ -44,10 +49,11 @@ def runs_bf16() -> bool:
     return not with_mkldnn or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
-    """Return a precision by name; ``auto`` is bf16 if the device has it in hardware, else fp32.
+def resolve_precision(name: str, device: torch.device, network: str = "blstm") -> str:
+    """Return a precision by name; ``auto`` is the fastest one in which ``network`` trains well on the device.
 
-    Raises UserError for a precision that the device does not support.
+    That is bf16 if the device has it in hardware and the network gains from it; otherwise, on a GPU, TF32 if there is
+    any, and else fp32. Raises UserError for a precision that the device does not support.
     """
     if name == "fp16" and device.type == "cpu":
         raise UserError("precision fp16: CPUs do not train in it; use bf16 or fp32")
@@ -58,7 +64,9 @@ def resolve_precision(name: str, device: torch.device) -> str:
     if name != "auto":
         return name
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= _AMPERE else "fp32"
+        if torch.cuda.get_device_capability(device) < _AMPERE:
+            return "fp32"
+        return "bf16" if NETWORKS[network].module.gains_from_bf16 else "tf32"
     # bfloat16 only in hardware, where a step takes 0.7 of the time of float32 (docs/RESULTS.md)
     return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
 
@@ -71,7 +79,7 @@ def resolve_hardware(config: Config) -> Config:
     return config.model_copy(
         update={
             "device": str(device),
-            "precision": resolve_precision(config.precision, device),
+            "precision": resolve_precision(config.precision, device, config.model.network),
             "threads": torch.get_num_threads() if config.threads == "auto" else config.threads,
             "allocator": ("keep" if keeps_memory else "system") if config.allocator == "auto" else config.allocator,
         }
@@ -117,10 +125,7 @@ def configure_torch(config: Config) -> torch.device:
         startup.keep_memory()
     if torch.get_num_threads() != config.threads:
         torch.set_num_threads(int(config.threads))
-    # TF32 for recurrent layers and convolutions only: it is too coarse for the products of embeddings in their losses
-    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.benchmark = not config.deterministic  # pays off, since shapes do not change
+    set_cudnn(config.precision, equal_shapes=not config.deterministic)
     if config.deterministic:
         # cuBLAS reads this at its first use; without it torch refuses to run cuBLAS deterministically
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -128,4 +133,23 @@ def configure_torch(config: Config) -> torch.device:
         torch.use_deterministic_algorithms(config.deterministic)
     device = resolve_device(config.device)
     resolve_precision(config.precision, device)  # the run may have been started on another machine
+    use_as_current(device)
     return device
+
+
+def use_as_current(device: torch.device) -> None:
+    """Make a GPU with a number the current one of this thread, so that nothing is allocated on the first GPU."""
+    # every thread starts with the first GPU as its current one, where pinned memory alone takes hundreds of MB
+    if device.type != "cpu" and device.index is not None:
+        torch.get_device_module(device).set_device(device)
+
+
+def describe_precision(precision: str, separator: SeparationModel, device: torch.device) -> str:
+    """Return the ``precision`` of a training, and that of recurrent layers if it is another one."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in separator.modules())
+    if precision != "bf16" or device.type == "cpu" or not recurrent:
+        return precision
+    if recurrence.takes_bf16(device):
+        return "bf16 (recurrent layers too)"
+    tf32 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _AMPERE
+    return f"bf16 (recurrent layers in {'tf32' if tf32 else 'fp32'}, since cuDNN does not run them in bf16)"

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from sepclip.audio.stft import STFT
 from sepclip.config.schema import Config
 from sepclip.errors import EXIT_INTERRUPTED, EXIT_TERMINATED, Stopped, UserError
@@ -19,7 +21,7 @@ from sepclip.training.diagnosis import NonFiniteReporter, ProgressMonitor, out_o
 from sepclip.training.distributed import ALONE, Ranks
 from sepclip.training.dynamics import DynamicsRecorder
 from sepclip.training.feed import Feed
-from sepclip.training.hardware import configure_torch, reader_count, worker_count
+from sepclip.training.hardware import configure_torch, describe_precision, reader_count, worker_count
 from sepclip.training.lengthening import (
     BEST,
     HOLD,
@@ -43,6 +45,7 @@ from sepclip.training.signals import SignalRequests
 from sepclip.training.state import UNKNOWN, TrainingState, build_separator, dtype_of, seed_dropout
 from sepclip.training.step import mean_loss, take_step
 from sepclip.training.validation import validate
+from sepclip.training.watchdog import ZeroGradientWatchdog
 
 
 class TrainingResult(TrainingSummary):
@@ -80,6 +83,7 @@ def _train(training: "Training", signals: SignalRequests, trace: Path | None = N
     recorder = DynamicsRecorder(run.path / DYNAMICS, config.dynamics, state)
     nonfinite, monitor, clock = NonFiniteReporter(run.path, config, ranks), ProgressMonitor(config), Clock(state)
     separator = state.separator.train()
+    watchdog = ZeroGradientWatchdog(separator)
     with (
         # must come first: it forks processes, which is unsafe once RunLog's display thread runs
         training.feed() as feed,
@@ -104,6 +108,8 @@ def _train(training: "Training", signals: SignalRequests, trace: Path | None = N
 
             # each step: report what goes wrong
             nonfinite.check(result, batch, state)
+            if not result.skip_reason:
+                watchdog.note()
             monitor.check(state, result, *clock.end_step())
 
             # each step: agree with the other processes whether to stop, save or end
@@ -113,6 +119,7 @@ def _train(training: "Training", signals: SignalRequests, trace: Path | None = N
             validates = state.step % training.valid_every == 0
             if validates or state.step % config.train.log_every == 0:
                 log.record(progress_row(state, clock.waited_share()))
+                watchdog.report()
 
             # every `train.valid_every` steps: validate, adapt the learning rate, keep the best weights
             if validates:
@@ -160,12 +167,13 @@ def _finish(training: "Training", log: RunLog, clock: Clock) -> None:
     training.save(LAST, config.train.keep)
 
 
-def _description(config: Config, steps: int, separator: SeparationModel) -> str:
+def _description(config: Config, steps: int, separator: SeparationModel, device: torch.device) -> str:
     """Return a line about what will be trained, so that an unintended default is noticed at once."""
     parameters = sum(parameter.numel() for parameter in separator.parameters() if parameter.requires_grad)
     return (
         f"{steps:,} steps of {config.data.batch_size} excerpts, {config.model.network} with {parameters:,} parameters, "
-        f"--loss {config.loss.name} --clip {config.clip}, on {config.device} in {config.precision}"
+        f"--loss {config.loss.name} --clip {config.clip}, on {config.device} in "
+        f"{describe_precision(config.precision, separator, device)}"
     )
 
 
@@ -225,7 +233,7 @@ class Training:
             )
             training._say_how_it_continues()
         else:
-            say(f"training {run.path}: {_description(config, steps, separator)}")
+            say(f"training {run.path}: {_description(config, steps, separator, device)}")
         training._require_agreement()
         return training
 

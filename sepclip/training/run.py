@@ -132,7 +132,7 @@ class Run:
         config = resolve_hardware(_with_full_path(config)).model_copy(update={"stft": config.stft.at(layout.rate_hz)})
         _initial_run(config, layout)
         data_facts: DataFacts = {"path": str(data.path.resolve()), "digest": data.digest, "layout": asdict(layout)}
-        facts: RunFacts = {"data": data_facts, **environment()}
+        facts: RunFacts = {"data": data_facts, **environment(resolve_device(config.device))}
         write_text(path / ENVIRONMENT, json.dumps(facts, indent=1) + "\n")
         # last: a run counts as one only if it has both files
         write_text(path / CONFIG, config.to_yaml())
@@ -288,15 +288,15 @@ def hold(path: Path, doing: str = "being trained") -> Iterator[None]:
         os.close(handle)
 
 
-def environment() -> Environment:
-    """Return what the results of a run depend on besides its configuration and data."""
+def environment(device: torch.device) -> Environment:
+    """Return what the results of a run on ``device`` depend on besides its configuration and data."""
     return {
         "sepclip": sepclip.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "git": git_state(Path(sepclip.__file__).parent),
     }
 

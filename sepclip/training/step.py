@@ -16,6 +16,7 @@ from sepclip.model.network_base import NetworkOutputs
 from sepclip.model.separator import SeparationModel
 from sepclip.terminal import warn
 from sepclip.training.distributed import ALONE, Ranks
+from sepclip.training.host_copy import HostCopy
 from sepclip.training.profiling import stage
 from sepclip.training.state import TrainingState
 
@@ -125,11 +126,13 @@ def _share_statistics(separator: SeparationModel, parts: list[Batch], ranks: Ran
 
 def _clip(state: TrainingState, losses: Tensor, config: Config) -> StepResult:
     """Clip the gradient, or drop it if the step must be skipped; UserError after too many skipped steps in a row."""
+    # started before the rule, whose wait for the norms is the only one of a step: the losses arrive with them
+    losses_on_host = HostCopy(losses)
     try:
         clipped = state.clip(state.separator.named_parameters())
     except clip.TooManySkipped as error:
         raise UserError(f"training stopped at step {state.step + 1}: {error}; lower the learning rate") from error
-    loss_values: list[float] = losses.tolist()  # after the rule, which has already waited for the device
+    loss_values = losses_on_host.tolist()
     skip_reason = clipped.skipped or _refusal(fmean(loss_values), clipped.norm, config.train.skip_norm)
     refused = bool(skip_reason) and not clipped.skipped
     state.count_refused(refused)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sepclip.model.clustering import MOST_POINTS, _active
+from sepclip.model.clustering import MOST_POINTS, _active, _kmeans
 from sepclip.model.clustering import cluster_masks as masks_by_clusters
 from sepclip.model.clustering import kmeans as run_kmeans
 from tests.model.build import kmeans_settings
@@ -236,3 +236,12 @@ def test_kmeans_separates_clusters_far_from_zero():
     nearest = torch.cdist(points.double() + 1000, kmeans(points + 1000, 3).double()).argmin(1)
     assert all(nearest[owner == index].unique().numel() == 1 for index in range(3))
     assert nearest.unique().numel() == 3
+
+
+def test_several_mixtures_at_once_have_the_clusters_that_each_has_alone():
+    """As on a GPU, with more points than the sample of the starts, and with few."""
+    generator = torch.Generator().manual_seed(0)
+    items = [torch.rand(count, 6, generator=generator) for count in (5000, 700, 12, 4500)]
+    together = _kmeans(torch.cat(items), [len(item) for item in items], 3, 1, 4)
+    for item, centroids in zip(items, together, strict=True):
+        torch.testing.assert_close(centroids, kmeans(item, 3, seed=1, restarts=4), rtol=0, atol=1e-5)
