@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from sepclip.commands.options import Device, Json, KMeans, MaskSource, Precision
-from sepclip.errors import EXIT_USER_ERROR, counted
+from sepclip.errors import EXIT_USER_ERROR, UserError, counted
 from sepclip.pretrained.model_cards import CONFIG, DEFAULT, find_run, is_model, model_names, read_card
 from sepclip.terminal import out, print_json, say, say_some
 
@@ -136,13 +136,20 @@ def _choose_run(files: list[Path], model: str | None, run: Path | None) -> tuple
 
     Without any of the three, the default model is used.
     """
+    from sepclip.audio.files import find_sounds
+
     if model is not None and run is not None:
         raise typer.BadParameter("give either --model or --run")
     first, *others = files
     names_run = (first / CONFIG).is_file() or (not first.exists() and is_model(first))
     if model is None and run is None and not names_run:
+        # neither sound nor a run: not silently another model for the files after it
         if not first.exists() and not first.suffix and str(first) != "-":
-            find_run(first)  # neither a file nor a run: not silently another model for the files after it
+            find_run(first)
+        if others and first.is_dir() and not find_sounds(first)[0]:
+            raise UserError(
+                f"{first} is not a run ({CONFIG} is missing) and contains no sound files: give a run or sounds"
+            )
         return DEFAULT, files
     if names_run:
         if model is not None or run is not None:

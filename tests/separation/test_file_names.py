@@ -97,7 +97,7 @@ def test_lossy_formats_keep_the_sound(format_name: str, rate_hz: int, subtype: s
     soundfile.write("in.wav", np.stack([wave, -wave], 1) * [[1, 0.5]], rate_hz)
     code, _, stderr = separate("in.wav", "--out", "out", "--format", format_name)
     assert code == 0
-    assert stderr.endswith(f"--residual has it (not with --format {format_name})\n")
+    assert f"--residual has it (not with --format {format_name})\n" in stderr
     assert soundfile.info(f"out/in_s1.{format_name}").subtype == subtype
     result, rate = soundfile.read(f"out/in_s1.{format_name}")
     assert (rate, result.shape) == (rate_hz, (len(wave), 2))
@@ -380,7 +380,7 @@ def spoil(folder: Path) -> dict[str, str]:
         "flac_cut.flac": (flac[:30], "not readable"),
         "nan.wav": (as_bytes(np.full(4000, np.nan), subtype="FLOAT"), "NaN or infinite"),
         "inf.wav": (as_bytes(np.r_[tone()[:, 0], np.inf], subtype="DOUBLE"), "NaN or infinite"),
-        "rate.wav": (as_bytes(tone(), rate_hz=44101), "44101 Hz"),
+        "rate.wav": (as_bytes(tone(), rate_hz=500), "500 Hz"),
         "wide.wav": (as_bytes(tone(100, 12)), "12 channels do not fit flac"),
         "fast.wav": (as_bytes(tone(), rate_hz=800_000), "800000 Hz does not fit flac"),
         "none.wav": (as_bytes(np.zeros(0)), "0 samples"),

@@ -41,6 +41,7 @@ def trained_separator(small_set: Path, tmp_path_factory: pytest.TempPathFactory)
     """Return a small network that is trained to separate, and so remembers what it heard seconds before."""
     run = tmp_path_factory.mktemp("runs") / "trained"
     sizes = ("model.hidden=48", "data.segment_frames=250", "data.batch_size=8", "train.valid_every=100")
+    sizes += ("optimizer.schedule=cosine",)
     settings = [part for size in sizes for part in ("--set", size)]
     process = sepclip("train", small_set, "--run", run, "--config", "demo", "--steps", 300, "--no-report", *settings)
     assert process.returncode == 0, process.stderr
