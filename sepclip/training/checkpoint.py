@@ -152,9 +152,33 @@ def load_weights(folder: Path, separator: nn.Module) -> None:
 
     Raises UserError if their file is damaged or they are of another network.
     """
+    _load_weights(_used_weights(folder), separator)
+
+
+def _used_weights(folder: Path) -> Path:
     # validation chose the best checkpoint by the average, so that is what separation uses
     average = folder / AVERAGE
-    _load_weights(average if average.is_file() else folder / WEIGHTS, separator)
+    return average if average.is_file() else folder / WEIGHTS
+
+
+def load_initial_weights(folder: Path, separator: nn.Module) -> list[str]:
+    """Load what fits of the weights of a checkpoint into ``separator``, to train it further; return its new heads.
+
+    The heads of the two networks may differ, as after deep clustering: heads that only the checkpoint has are left out,
+    and those that only ``separator`` has keep their random weights. Raises UserError if anything else differs.
+    """
+    path = _used_weights(folder)
+    weights, own = _read_weights(path), separator.state_dict()
+    kept = {name: value for name, value in weights.items() if name in own or not _head_of(name)}
+    new = {name: value for name, value in own.items() if name not in weights and _head_of(name)}
+    _fill(separator, {**new, **kept}, path)
+    return sorted({_head_of(name) for name in new})
+
+
+def _head_of(name: str) -> str:
+    """Return the head of a network that a tensor belongs to, or an empty text."""
+    before, heads, rest = name.partition("network.heads.")
+    return rest.partition(".")[0] if heads and not before else ""
 
 
 def load(folder: Path, state: TrainingState, *, fresh_clip: bool = False) -> None:
@@ -217,8 +241,15 @@ def _on_cpu(value: Any) -> Any:
 
 
 def _load_weights(path: Path, separator: nn.Module) -> None:
+    _fill(separator, _read_weights(path), path)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
     with _damage_as_user_error(path.parent, _UNREADABLE):
-        weights = load_file(path)
+        return load_file(path)
+
+
+def _fill(separator: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     difference = _difference(separator.state_dict(), weights)
     if difference:
         raise _mismatch(path.parent, f"another network ({difference})")

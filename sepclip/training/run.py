@@ -191,10 +191,14 @@ class Run:
         return [(Path(facts["path"]), facts["digest"]), *(initial_run.training_sets() if initial_run else [])]
 
     def load_initial_weights(self, separator: SeparationModel) -> None:
-        """Load the weights of the run ``init_from``, if set, into ``separator``; UserError if they do not fit."""
+        """Load the weights of the run ``init_from``, if set, into ``separator``; UserError if they do not fit.
+
+        A head that the run lacks, as masks after deep clustering, starts from random weights, with a note.
+        """
         initial_run = _initial_run(self.config, self.layout)
         if initial_run is not None:
-            checkpoint.load_weights(initial_run._trained(), separator)
+            for head in checkpoint.load_initial_weights(initial_run._trained(), separator):
+                say(f"--init-from {initial_run.path}: it has no head for {head}, which starts from random weights")
 
     def lock(self) -> AbstractContextManager[None]:
         """Lock the run for this process, until the end of the block or a kill; UserError if another one trains it."""

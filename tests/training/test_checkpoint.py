@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from sepclip.audio.layout import Layout
 from sepclip.config.load import load_config
@@ -215,3 +217,18 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="damaged"):
         checkpoint.load(folder, state(0))
     assert not (tmp_path / "pwned").exists()
+
+
+def test_initial_weights_may_have_other_heads_and_nothing_else(tmp_path: Path) -> None:
+    def separator(*settings: str) -> nn.Module:
+        return build_separator(load_config(settings=[*TINY, *settings]), Layout(8000, 2))
+
+    embeddings, masks = separator("loss.name=dc"), separator("loss.name=mi")
+    save_file({name: value + 1 for name, value in embeddings.state_dict().items()}, tmp_path / checkpoint.WEIGHTS)
+    before = {name: value.clone() for name, value in masks.state_dict().items()}
+    assert checkpoint.load_initial_weights(tmp_path, masks) == ["mask"]
+    for name, value in masks.state_dict().items():
+        expected = before[name] if ".heads.mask." in name else embeddings.state_dict()[name] + 1
+        assert torch.equal(value, expected), name
+    with pytest.raises(UserError, match="another network"):
+        checkpoint.load_initial_weights(tmp_path, separator("loss.name=mi", "model.hidden=9"))
