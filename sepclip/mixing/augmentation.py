@@ -9,7 +9,6 @@ from functools import lru_cache
 from random import Random
 
 import numpy as np
-from scipy import fft
 
 from sepclip.audio.arrays import Float32, Float64
 from sepclip.audio.loudness import rms
@@ -40,6 +39,8 @@ def telephone(waves: Float32, rate_hz: int) -> Float32:
 def coloured_noise(chance: Random, samples: int) -> Float32:
     """Draw noise (T,) of RMS 1 whose spectrum falls by 0 to 6 dB an octave."""
     slope = chance.uniform(*_NOISE_SLOPES)
+    from scipy import fft  # here and below: importing scipy would delay commands that mix nothing
+
     generator = np.random.Generator(np.random.PCG64(chance.getrandbits(64)))
     spectrum = fft.rfft(generator.standard_normal(_padded(samples), np.float32))
     # amplitude is the root of the power; the lowest bins are left out, or brown noise would be an offset
@@ -62,6 +63,8 @@ def fade(wave: Float32, start: int, stop: int, samples: int) -> None:
 @lru_cache(maxsize=8)  # a training uses few lengths of excerpts
 def _padded(samples: int) -> int:
     """Return a length of transform that is fast, with room for what a filter of zero phase smears over the ends."""
+    from scipy import fft
+
     length: int = fft.next_fast_len(samples + samples // 8 + 1, real=True)
     return length
 
@@ -69,14 +72,14 @@ def _padded(samples: int) -> int:
 @lru_cache(maxsize=8)
 def _log_frequencies(samples: int, rate_hz: int) -> Float64:
     """Return the logarithms of the frequencies of the transform, in Hz; 0 below 1 Hz."""
-    logarithms: Float64 = np.log(np.maximum(fft.rfftfreq(_padded(samples), 1 / rate_hz), 1.0))
+    logarithms: Float64 = np.log(np.maximum(np.fft.rfftfreq(_padded(samples), 1 / rate_hz), 1.0))
     return logarithms
 
 
 @lru_cache(maxsize=8)
 def _telephone_response(samples: int, rate_hz: int) -> Float64:
     """Return the response of the telephone band: 1 in it, 0 outside, and a raised cosine between."""
-    frequencies, (low, high) = fft.rfftfreq(_padded(samples), 1 / rate_hz), TELEPHONE_HZ
+    frequencies, (low, high) = np.fft.rfftfreq(_padded(samples), 1 / rate_hz), TELEPHONE_HZ
     below = np.clip((frequencies / low - (1 - _EDGE)) / _EDGE, 0, 1)
     above = np.clip(((1 + _EDGE) - frequencies / high) / _EDGE, 0, 1)
     response: Float64 = (1 - np.cos(np.pi * below)) * (1 - np.cos(np.pi * above)) / 4
@@ -84,6 +87,8 @@ def _telephone_response(samples: int, rate_hz: int) -> Float64:
 
 
 def _filtered(waves: Float32, response: Float64) -> Float32:
+    from scipy import fft
+
     samples = waves.shape[-1]
     spectrum = fft.rfft(waves, _padded(samples), axis=-1)
     spectrum *= response

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from sepclip.audio.files import mono_at_rate
+from sepclip.audio.channels import mono_at_rate
 from sepclip.errors import UserError
 from sepclip.mixing.mixture_set import MixtureSet
 from sepclip.mixing.recipe import SPLITS, Recipe, Source

@@ -191,7 +191,7 @@ def test_noise_that_has_moved_is_told(corpus, noise, tmp_path):
 
 def test_the_script_for_rooms_writes_rooms_that_can_be_used(tmp_path: Path) -> None:
     pytest.importorskip("pyroomacoustics")
-    script = Path(__file__).parents[2] / "examples" / "make_rooms.py"
+    script = Path(__file__).parents[2] / "benchmarks" / "make_rooms.py"
     subprocess.run([sys.executable, script, tmp_path, "--rooms", "2", "--rate", "8000"], check=True)
     for room in ("0000", "0001"):
         responses = [read_response(path, 8000) for path in sorted((tmp_path / room).iterdir())]

@@ -1,7 +1,7 @@
 """Fill a folder with the responses of simulated rooms, for ``sepclip prepare speakers --rirs``.
 
     pip install pyroomacoustics
-    python examples/make_rooms.py ROOMS --rooms 200 --rate 16000
+    python benchmarks/make_rooms.py ROOMS --rooms 200 --rate 16000
     sepclip prepare speakers VOICES SET --rirs ROOMS --targets dry
 
 Each room is a folder with the responses from a few talkers to one microphone, by the image method (Allen and Berkley,
