@@ -87,7 +87,7 @@ def evaluate(
     mixtures: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the mixtures: NAME.wav, mix/NAME.wav, or mixture in the place of a source [those beside "
+            help="Folder of the mixtures: NAME.wav, mix/NAME.wav, or mixture instead of a source [those beside "
             "the references, else the sum of the references].",
             show_default=False,
         ),

@@ -77,8 +77,8 @@ def folder_items(
     Patterns give the positions of a file's name and source in its path below the folder, without extension:
     ``{source}/{name}`` (if there is a folder s1) or ``{name}_{source}`` by default, with sources s1, s2, ...; in a
     given pattern, a source is any word. The mixture is ``mix/NAME`` in ``references`` or the file with ``mix`` or
-    ``mixture`` in the place of a source; in ``mixtures``, if given, also ``NAME`` alone. Without such a file, the sum
-    of the references takes its place, with a note. ``limit``: the first so many; ``only``: those with these names.
+    ``mixture`` instead of a source; in ``mixtures``, if given, also ``NAME`` alone. Without such a file, the sum of
+    the references takes its place, with a note. ``limit``: the first so many; ``only``: those with these names.
     Raises UserError if there are no references, no estimates of them, or nothing in ``mixtures`` for any of them.
     """
     references_by_name = find_sources(references, reference_pattern)

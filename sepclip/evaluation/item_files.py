@@ -78,7 +78,7 @@ class ItemFiles:
     def _waves(
         self, refs: Mapping[str, Sound], estimates: Mapping[str, Sound | str], mixture: Sound | str | None
     ) -> Waves:
-        """Return the sounds cut to the shortest; a text in the place of a sound says why it is missing."""
+        """Return the sounds cut to the shortest; a text instead of a sound says why it is missing."""
         sounds = [sound for sound in (*refs.values(), *estimates.values(), mixture) if isinstance(sound, Sound)]
         lengths = {sound.samples.shape[1] for sound in sounds}
         length = min(lengths)

@@ -38,9 +38,9 @@ def telephone(waves: Float32, rate_hz: int) -> Float32:
 
 def coloured_noise(chance: Random, samples: int) -> Float32:
     """Draw noise (T,) of RMS 1 whose spectrum falls by 0 to 6 dB an octave."""
-    slope = chance.uniform(*_NOISE_SLOPES)
     from scipy import fft  # here and below: importing scipy would delay commands that mix nothing
 
+    slope = chance.uniform(*_NOISE_SLOPES)
     generator = np.random.Generator(np.random.PCG64(chance.getrandbits(64)))
     spectrum = fft.rfft(generator.standard_normal(_padded(samples), np.float32))
     # amplitude is the root of the power; the lowest bins are left out, or brown noise would be an offset
