@@ -123,10 +123,7 @@ def _train(training: "Training", signals: SignalRequests, trace: Path | None = N
 
             # every `train.valid_every` steps: validate, adapt the learning rate, keep the best weights
             if validates:
-                with stage(VALIDATION):
-                    scores = validate(state.eval_separator, training.crops, config, state.device, ranks)
-                log.record(validation_row(state.step, scores))
-                loss, gain = scores["valid_loss"], scores["valid_si_sdr_improvement"]
+                loss, gain = training.validate(log)
                 if state.note_validation(loss, gain, by=config.train.best_by):
                     training.save(BEST)
             log.advance(state.step)
@@ -151,9 +148,7 @@ def _finish(training: "Training", log: RunLog, clock: Clock) -> None:
     if state.step % training.valid_every:
         if state.recent:
             log.record(progress_row(state, clock.waited_share()))
-        scores = validate(state.eval_separator, training.crops, config, state.device, ranks)
-        log.record(validation_row(state.step, scores))
-        loss, gain = scores["valid_loss"], scores["valid_si_sdr_improvement"]
+        loss, gain = training.validate(log)
         best = state.progress_if_best(loss, gain, by=config.train.best_by)
         if best is not None:
             if ranks.first:
@@ -292,6 +287,14 @@ class Training:
         self.time_up = agreed["time_up"]
         exit_code = EXIT_INTERRUPTED if agreed["interrupted"] else EXIT_TERMINATED if agreed["terminated"] else 0
         return StepAction(exit_code, agreed["save"])
+
+    def validate(self, log: RunLog) -> tuple[float, float]:
+        """Validate the weights and record the scores; return the loss and the SI-SDR improvement in dB."""
+        state = self.state
+        with stage(VALIDATION):
+            scores = validate(state.eval_separator, self.crops, self.run.config, state.device, self.ranks)
+        log.record(validation_row(state.step, scores))
+        return scores["valid_loss"], scores["valid_si_sdr_improvement"]
 
     def save(self, which: str, keep: int = 1) -> None:
         """Save a checkpoint from the first process, after checking that the state of all processes is the same."""
